@@ -1,0 +1,295 @@
+"""The nouns and contracts of attrscore.
+
+Shape legend, used by every docstring of the package:
+
+==== ============================================================================
+N    samples (cells) of a batch
+C    channels of an input or of a layer
+*S   the 2 or 3 spatial axes of the input, (Y, X) or (Z, Y, X)
+*s   the spatial axes of a layer's own grid, as many as *S
+K    outputs of the network (classes, or dimensions of an embedding)
+R    regions
+==== ============================================================================
+
+This module needs torch for annotations only, so results can be read where torch is not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from attrscore.errors import DataError, preview
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from torch import Tensor, device, nn
+
+    from attrscore.heat import Heat
+    from attrscore.passes import Pass
+
+__all__ = [
+    "INPUT",
+    "STATUSES",
+    "Batch",
+    "Dataset",
+    "Diagnosed",
+    "InputSpec",
+    "Maps",
+    "Method",
+    "ModelFactory",
+    "Result",
+    "Scorer",
+    "Status",
+    "Target",
+]
+
+INPUT = "input"
+"""The layer name of maps that live on the input grid."""
+
+Maps = Mapping[str, "Tensor"]
+"""Layer name (or INPUT) -> signed map (N, C, *s), raw: nothing normalised, no sign taken."""
+
+Status = Literal[
+    "ok",
+    "no_positive_mass",
+    "empty_region",
+    "full_region",
+    "unresolvable",
+    "nonfinite",
+    "unsupported",
+    "out_of_memory",
+    "error",
+]
+"""Why a row's score is a number (``ok``, and ``unresolvable`` with a warning) or is undefined."""
+
+STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]  # no typed accessor
+
+
+class Diagnosed(dict[str, "Tensor"]):
+    """Maps with numbers about themselves, (N,) each, that become columns of the results.
+
+    Integrated Gradients returns its completeness error this way.
+    """
+
+    def __init__(self, maps: Maps, /, diagnostics: Mapping[str, Tensor]) -> None:
+        super().__init__(maps)
+        self.diagnostics = dict(diagnostics)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network must accept to run on a dataset."""
+
+    channels: int
+    size: tuple[int, ...]
+    """*S, in pixels."""
+    classes: int
+
+    @property
+    def dimensions(self) -> int:
+        """2 or 3."""
+        return len(self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """N crops with what is known of them. Checked when it is made, trusted afterwards.
+
+    ``inputs`` is (N, C, *S) floating point. ``regions`` are (N, *S), bool or within [0, 1]: ``cell``
+    is the object asked about and must be there; ``neighbours`` are other objects and must not
+    overlap it; further regions (``nucleus``, ...) are free. ``label`` is int64 (N,), -1 where
+    unknown. ``ids`` are unique within a dataset. ``meta`` holds columns of N values that are
+    carried to every result row. ``spacing`` is micrometres a voxel along *S.
+
+    Non-finite pixels are allowed: the rows concerned get the status ``nonfinite``.
+
+    :raises DataError: shapes, types or lengths that do not fit together, named.
+    """
+
+    inputs: Tensor
+    regions: Mapping[str, Tensor]
+    label: Tensor = None  # type: ignore[assignment]  # a tensor of -1 after __post_init__
+    ids: Sequence[str] = ()
+    meta: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    spacing: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        import torch  # here, so that reading results needs no torch
+
+        x = self.inputs
+        if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim not in (4, 5):
+            got = (
+                f"{x.dtype} {tuple(x.shape)}"
+                if isinstance(x, torch.Tensor)
+                else type(x).__name__
+            )
+            raise DataError(
+                "inputs must be a floating-point tensor (N, C, Y, X) or (N, C, Z, Y, X); "
+                f"given: {got}. Convert with torch.as_tensor(...).float() and add the missing axes."
+            )
+        n = len(x)
+        if "cell" not in self.regions:
+            raise DataError(
+                "regions must hold 'cell', the mask of the object asked about; "
+                f"given: {preview(self.regions) or 'none'}."
+            )
+        for name, region in self.regions.items():
+            _check_region(name, region, n, tuple(x.shape[2:]))
+        if "neighbours" in self.regions:
+            _check_disjoint(self.regions["cell"], self.regions["neighbours"])
+
+        label: Tensor | None = self.label
+        if label is None:
+            label = torch.full((n,), -1, dtype=torch.int64, device=x.device)
+        if tuple(label.shape) != (n,) or label.is_floating_point():
+            raise DataError(
+                f"label must be integers ({n},), -1 where unknown; "
+                f"given: {label.dtype} {tuple(label.shape)}."
+            )
+        ids = tuple(str(i) for i in (self.ids if len(self.ids) else range(n)))
+        if len(ids) != n or len(set(ids)) != n:
+            raise DataError(
+                f"ids must be {n} different names, one a sample; "
+                f"given: {len(ids)} names, {len(set(ids))} different."
+            )
+        for name, values in self.meta.items():
+            if len(values) != n:
+                raise DataError(f"meta['{name}'] must have {n} values; given: {len(values)}.")
+        if self.spacing is not None and len(self.spacing) != x.ndim - 2:
+            raise DataError(
+                f"spacing must have {x.ndim - 2} values, micrometres along "
+                f"{'Z, ' if x.ndim == 5 else ''}Y, X; given: {self.spacing}."
+            )
+        object.__setattr__(self, "label", label.long())
+        object.__setattr__(self, "ids", ids)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """*S."""
+        return tuple(self.inputs.shape[2:])
+
+    def to(self, where: device | str, /) -> Batch:
+        """The same batch on another device."""
+        if self.inputs.device == where or str(self.inputs.device) == str(where):
+            return self
+        return replace(
+            self,
+            inputs=self.inputs.to(where),
+            regions={name: region.to(where) for name, region in self.regions.items()},
+            label=self.label.to(where),
+        )
+
+    def rows(self, start: int, stop: int, /) -> Batch:
+        """Samples ``start`` to ``stop``, as views."""
+        return replace(
+            self,
+            inputs=self.inputs[start:stop],
+            regions={name: region[start:stop] for name, region in self.regions.items()},
+            label=self.label[start:stop],
+            ids=self.ids[start:stop],
+            meta={name: values[start:stop] for name, values in self.meta.items()},
+        )
+
+
+def _check_region(name: str, region: Tensor, n: int, space: tuple[int, ...]) -> None:
+    if tuple(region.shape) != (n, *space):
+        raise DataError(
+            f"region '{name}' must have the shape {(n, *space)}, as the inputs; "
+            f"given: {tuple(region.shape)}."
+        )
+    if region.dtype.is_complex or str(region.dtype) == "torch.bool":
+        return
+    low, high = (float(v) for v in region.aminmax()) if region.numel() else (0.0, 0.0)
+    if not (0 <= low and high <= 1):
+        raise DataError(
+            f"region '{name}' must be bool or lie within [0, 1]; given: {low:g} to {high:g}. "
+            "A label image becomes a mask with labels == number."
+        )
+
+
+def _check_disjoint(cell: Tensor, neighbours: Tensor) -> None:
+    both = cell.double() + neighbours.double()
+    if both.numel() and float(both.max()) > 1 + 1e-6:
+        raise DataError(
+            "regions 'cell' and 'neighbours' overlap, so shares could not sum to 1; "
+            "remove the cell from the neighbours: neighbours & ~cell."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One batch under one method at one layer: N rows of the results table."""
+
+    method: str
+    layer: str
+    target: str
+    columns: Mapping[str, np.ndarray]
+    """``id``, ``label``, ``predicted``, ``status``, ``reason``, every score and carried metadata."""
+    maps: np.ndarray | None = None
+    """Signed (N, C, *s), where maps are kept."""
+
+    def __len__(self) -> int:
+        return len(self.columns["id"])
+
+
+@runtime_checkable
+class Method(Protocol):
+    """An attribution method: one pass in, signed maps out."""
+
+    def __call__(self, run: Pass, /) -> Maps: ...
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Heat and pass in, numbers out: (N,) each, NaN where undefined.
+
+    A mapping gives several columns, ``<scorer>.<key>``; the key ``score`` becomes ``<scorer>``.
+    """
+
+    def __call__(self, heat: Heat, run: Pass, /) -> Tensor | Mapping[str, Tensor]: ...
+
+
+@runtime_checkable
+class Target(Protocol):
+    """The scalar a sample that is explained."""
+
+    def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
+        """What is fixed on the clean input (N, ...): the class index, a reference vector."""
+        ...
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:
+        """(N, K) and aux -> (N,), differentiable."""
+        ...
+
+
+class ModelFactory(Protocol):
+    """Options of a network; it is built for a dataset, in eval mode, weights loaded."""
+
+    def __call__(self, spec: InputSpec, /) -> nn.Module: ...
+
+
+class Dataset(Protocol):
+    """Cells by number. ``table`` is known before any pixel is needed again."""
+
+    table: pd.DataFrame
+    """A row a cell in fixed order: ``id`` (unique), ``label`` (int, -1 unknown), then carried
+    columns (``Metadata_...``)."""
+    classes: tuple[str, ...]
+    """Class names; ``label`` is an index into them."""
+    spec: InputSpec
+    skipped: Mapping[str, str]
+    """What was left out (a file, a cell) -> why, in one sentence."""
+
+    def read(self, rows: Sequence[int], /) -> Batch:
+        """The cells of these table rows, in this order, on the CPU."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of what ``read`` returns for all rows: content and preprocessing, no paths."""
+        ...

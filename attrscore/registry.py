@@ -1,0 +1,241 @@
+"""Plugins by name: decorators for this process, entry points for installed packages.
+
+One registry a kind: ``METHODS``, ``SCORERS``, ``TARGETS``, ``MODELS``, ``DATASETS``. A plugin is a class whose
+constructor takes its options (a frozen dataclass), or a plain function whose keyword-only
+parameters are its options.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, entry_points, version
+from typing import Any, TypeVar
+
+from attrscore.errors import AttrscoreError, ConfigError, did_you_mean, preview
+
+__all__ = [
+    "DATASETS",
+    "METHODS",
+    "MODELS",
+    "REGISTRIES",
+    "SCORERS",
+    "TARGETS",
+    "Configured",
+    "Entry",
+    "Registry",
+]
+
+Plugin = TypeVar("Plugin", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered name."""
+
+    name: str
+    package: str
+    """Where it comes from: ``attrscore``, another distribution, or ``this process``."""
+    alias_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A plain function with its options filled in: the plugin value of a function plugin."""
+
+    function: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args, **self.options)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{self.function.__name__}({options})"
+
+
+class Registry:
+    """The plugins of one kind.
+
+    ``home`` is the package or module whose import registers the built-in ones; it is imported on
+    first use, so that a listing of another kind does not pay for it.
+    """
+
+    def __init__(self, kind: str, home: str) -> None:
+        self.kind = kind
+        self.group = f"attrscore.{kind}s"
+        self._home = home
+        self._local: dict[str, Callable[..., Any]] = {}
+        self._aliases: dict[str, str] = {}
+
+    def register(self, name: str, /, *, aliases: Iterable[str] = ()) -> Callable[[Plugin], Plugin]:
+        """Decorator that registers a class or function under ``name`` for this process.
+
+        Registering the same name again from a notebook cell replaces it; replacing a built-in is
+        an error.
+        """
+
+        def keep(plugin: Plugin) -> Plugin:
+            for key in (name, *aliases):
+                before = self._local.get(key)
+                if before is not None and _origin(before) != _origin(plugin):
+                    raise ConfigError(
+                        f"{self.kind} '{key}' is already registered by {_origin(before)}; "
+                        f"{_origin(plugin)} needs another name."
+                    )
+                self._local[key] = plugin
+                if key != name:
+                    self._aliases[key] = name
+            return plugin
+
+        return keep
+
+    def entries(self) -> list[Entry]:
+        """Every name and the package it is from, without importing installed plugins."""
+        found = {
+            name: Entry(name, _package(plugin), self._aliases.get(name))
+            for name, plugin in self._built_in().items()
+        }
+        for name, points in self._installed().items():
+            if len(points) > 1 or name in found:
+                continue  # a clash: load() says so; the others keep working
+            found[name] = Entry(name, _distribution(points[0]))
+        return sorted(found.values(), key=lambda entry: entry.name)
+
+    def names(self) -> list[str]:
+        """Every registered name, aliases included, sorted."""
+        return [entry.name for entry in self.entries()]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._built_in() or name in self._installed()
+
+    def load(self, name: str, /) -> Callable[..., Any]:
+        """The class or function behind ``name``.
+
+        :raises ConfigError: unknown (with a suggestion), claimed by two packages, or broken on
+            import (named with its distribution).
+        """
+        local, installed = self._built_in().get(name), self._installed().get(name, [])
+        claims = [_package(local)] if local is not None else []
+        claims += [_distribution(point) for point in installed]
+        if not claims:
+            raise ConfigError(
+                f"No {self.kind} is called {name!r}. {did_you_mean(name, self.names())}"
+            )
+        if len(claims) > 1:
+            raise ConfigError(
+                f"{self.kind} '{name}' is claimed by {' and '.join(claims)}; "
+                "uninstall one or ask its author to rename the entry point."
+            )
+        if local is not None:
+            return local
+        try:
+            plugin = installed[0].load()
+        except Exception as error:
+            raise ConfigError(
+                f"{self.kind} '{name}' of the package {claims[0]} cannot be imported: "
+                f"{type(error).__name__}: {error}. The other plugins still work."
+            ) from error
+        if not callable(plugin):
+            raise ConfigError(
+                f"{self.kind} '{name}' of the package {claims[0]} is a "
+                f"{type(plugin).__name__}; expected a class or a function."
+            )
+        return plugin  # type: ignore[no-any-return]  # callable, checked above
+
+    def options(self, name: str, /) -> dict[str, Any]:
+        """The options of ``name`` with their defaults (``inspect.Parameter.empty`` if required)."""
+        return {p.name: p.default for p in _parameters(self.load(name))}
+
+    def build(self, name: str, /, **options: Any) -> Any:
+        """The plugin as a value, its options checked and filled in.
+
+        :raises ConfigError: an unknown, missing or wrong option, named with its plugin.
+        """
+        plugin = self.load(name)
+        known = self.options(name)
+        for option in options:
+            if option not in known:
+                raise ConfigError(
+                    f"{self.kind} '{name}' has no option {option!r}. {did_you_mean(option, known)}"
+                )
+        missing = [
+            option
+            for option, default in known.items()
+            if default is inspect.Parameter.empty and option not in options
+        ]
+        if missing:
+            raise ConfigError(
+                f"{self.kind} '{name}' needs {preview(missing)}: "
+                f"{self.kind}.{missing[0]}=... on the command line, {missing[0]}=... in Python."
+            )
+        if inspect.isclass(plugin):
+            try:
+                return plugin(**options)
+            except AttrscoreError as error:
+                error.add_note(f"while building {self.kind} '{name}'")
+                raise
+        return Configured(plugin, options)
+
+    def origin(self, name: str, /) -> str:
+        """Package and version of the code behind ``name``, for provenance and identity.
+
+        A plugin of this process has no version, so its source text stands in for one.
+        """
+        plugin = self.load(name)
+        installed = self._installed().get(name)
+        if installed and installed[0].dist is not None:
+            return f"{installed[0].dist.name} {installed[0].dist.version}"
+        if _package(plugin) == "attrscore":
+            return f"attrscore {version('attrscore')}"
+        try:
+            source = inspect.getsource(plugin)
+        except (OSError, TypeError):
+            source = _origin(plugin)
+        return f"local {hashlib.blake2b(source.encode(), digest_size=8).hexdigest()}"
+
+    def _built_in(self) -> Mapping[str, Callable[..., Any]]:
+        importlib.import_module(self._home)
+        return self._local
+
+    @functools.cached_property
+    def _entry_points(self) -> dict[str, list[EntryPoint]]:
+        points: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.group):
+            points.setdefault(point.name, []).append(point)
+        return points
+
+    def _installed(self) -> dict[str, list[EntryPoint]]:
+        return self._entry_points
+
+
+def _parameters(plugin: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameters = inspect.signature(plugin).parameters.values()
+    if inspect.isclass(plugin):
+        return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def _origin(plugin: Callable[..., Any]) -> str:
+    return f"{plugin.__module__}.{getattr(plugin, '__qualname__', type(plugin).__qualname__)}"
+
+
+def _package(plugin: Callable[..., Any]) -> str:
+    return "attrscore" if plugin.__module__.split(".")[0] == "attrscore" else "this process"
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+METHODS = Registry("method", "attrscore.methods")
+SCORERS = Registry("scorer", "attrscore.scorers")
+TARGETS = Registry("target", "attrscore.targets")
+MODELS = Registry("model", "attrscore.models")
+DATASETS = Registry("dataset", "attrscore.datasets")
+
+REGISTRIES = {r.kind: r for r in (METHODS, SCORERS, TARGETS, MODELS, DATASETS)}
