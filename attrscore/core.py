@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INPUT",
+    "KEY_COLUMNS",
     "STATUSES",
     "Batch",
     "Dataset",
@@ -48,6 +49,22 @@ __all__ = [
 
 INPUT = "input"
 """The layer name of maps that live on the input grid."""
+
+KEY_COLUMNS = (
+    "id",
+    "model",
+    "dataset",
+    "method",
+    "layer",
+    "target",
+    "label",
+    "predicted",
+    "status",
+    "reason",
+    "explained",
+    "confidence",
+)
+"""The first columns of every results table: what a row is about, and whether it counts."""
 
 Maps = Mapping[str, "Tensor"]
 """Layer name (or INPUT) -> signed map (N, C, *s), raw: nothing normalised, no sign taken."""
@@ -98,9 +115,9 @@ class InputSpec:
 class Batch:
     """N crops with what is known of them. Checked when it is made, trusted afterwards.
 
-    ``inputs`` is (N, C, *S) floating point. ``regions`` are (N, *S), bool or within [0, 1]: ``cell``
-    is the object asked about and must be there; ``neighbours`` are other objects and must not
-    overlap it; further regions (``nucleus``, ...) are free. ``label`` is int64 (N,), -1 where
+    ``inputs`` is (N, C, *S) floating point. ``regions`` are (N, *S), bool or within [0, 1]:
+    ``cell`` is the object asked about and must be there; ``neighbours`` are other objects and must
+    not overlap it; further regions (``nucleus``, ...) are free. ``label`` is int64 (N,), -1 where
     unknown. ``ids`` are unique within a dataset. ``meta`` holds columns of N values that are
     carried to every result row. ``spacing`` is micrometres a voxel along *S.
 
@@ -121,11 +138,7 @@ class Batch:
 
         x = self.inputs
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim not in (4, 5):
-            got = (
-                f"{x.dtype} {tuple(x.shape)}"
-                if isinstance(x, torch.Tensor)
-                else type(x).__name__
-            )
+            got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
             raise DataError(
                 "inputs must be a floating-point tensor (N, C, Y, X) or (N, C, Z, Y, X); "
                 f"given: {got}. Convert with torch.as_tensor(...).float() and add the missing axes."
@@ -158,6 +171,11 @@ class Batch:
         for name, values in self.meta.items():
             if len(values) != n:
                 raise DataError(f"meta['{name}'] must have {n} values; given: {len(values)}.")
+            if name in KEY_COLUMNS:
+                raise DataError(
+                    f"meta['{name}'] would overwrite the results column of that name; "
+                    f"call it Metadata_{name}."
+                )
         if self.spacing is not None and len(self.spacing) != x.ndim - 2:
             raise DataError(
                 f"spacing must have {x.ndim - 2} values, micrometres along "
@@ -206,7 +224,7 @@ def _check_region(name: str, region: Tensor, n: int, space: tuple[int, ...]) -> 
     if region.dtype.is_complex or str(region.dtype) == "torch.bool":
         return
     low, high = (float(v) for v in region.aminmax()) if region.numel() else (0.0, 0.0)
-    if not (0 <= low and high <= 1):
+    if not (low >= 0 and high <= 1):
         raise DataError(
             f"region '{name}' must be bool or lie within [0, 1]; given: {low:g} to {high:g}. "
             "A label image becomes a mask with labels == number."
@@ -230,7 +248,7 @@ class Result:
     layer: str
     target: str
     columns: Mapping[str, np.ndarray]
-    """``id``, ``label``, ``predicted``, ``status``, ``reason``, every score and carried metadata."""
+    """``id``, ``label``, ``predicted``, ``status``, ``reason``, the scores, carried metadata."""
     maps: np.ndarray | None = None
     """Signed (N, C, *s), where maps are kept."""
 
@@ -240,9 +258,16 @@ class Result:
 
 @runtime_checkable
 class Method(Protocol):
-    """An attribution method: one pass in, signed maps out."""
+    """An attribution method: one pass in, signed maps out.
 
-    def __call__(self, run: Pass, /) -> Maps: ...
+    A method whose maps live on the input says so with an attribute ``explains = "input"``; without
+    it, the maps must be keyed by the layers of the pass. ``needs_input_gradient = True`` lets the
+    shared backward pass go on to the input.
+    """
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer (or INPUT) -> signed map (N, C, *s)."""
+        ...
 
 
 @runtime_checkable
@@ -252,7 +277,9 @@ class Scorer(Protocol):
     A mapping gives several columns, ``<scorer>.<key>``; the key ``score`` becomes ``<scorer>``.
     """
 
-    def __call__(self, heat: Heat, run: Pass, /) -> Tensor | Mapping[str, Tensor]: ...
+    def __call__(self, heat: Heat, run: Pass, /) -> Tensor | Mapping[str, Tensor]:
+        """(N,), or column -> (N,)."""
+        ...
 
 
 @runtime_checkable
@@ -271,7 +298,9 @@ class Target(Protocol):
 class ModelFactory(Protocol):
     """Options of a network; it is built for a dataset, in eval mode, weights loaded."""
 
-    def __call__(self, spec: InputSpec, /) -> nn.Module: ...
+    def __call__(self, spec: InputSpec, /) -> nn.Module:
+        """The network for inputs (N, C, *S) of this kind."""
+        ...
 
 
 class Dataset(Protocol):

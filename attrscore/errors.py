@@ -36,7 +36,7 @@ class LayerError(AttrscoreError, LookupError):
 
 
 class UnsupportedError(AttrscoreError):
-    """A network or a situation that a method cannot explain; rows get the status ``unsupported``."""
+    """A network or situation that a method cannot explain; rows get the status ``unsupported``."""
 
 
 class StoreError(AttrscoreError, OSError):

@@ -1,8 +1,8 @@
 """Plugins by name: decorators for this process, entry points for installed packages.
 
-One registry a kind: ``METHODS``, ``SCORERS``, ``TARGETS``, ``MODELS``, ``DATASETS``. A plugin is a class whose
-constructor takes its options (a frozen dataclass), or a plain function whose keyword-only
-parameters are its options.
+One registry a kind: ``METHODS``, ``SCORERS``, ``TARGETS``, ``MODELS``, ``DATASETS``. A plugin is a
+class whose constructor takes its options (a frozen dataclass), or a plain function whose
+keyword-only parameters are its options.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class Configured:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, *args: Any) -> Any:
+        """Call the function with its options."""
         return self.function(*args, **self.options)
 
     def __repr__(self) -> str:
@@ -180,6 +181,46 @@ class Registry:
                 error.add_note(f"while building {self.kind} '{name}'")
                 raise
         return Configured(plugin, options)
+
+    def resolve(self, given: Any, /) -> dict[str, Any]:
+        """Plugins by the key that names them in the results.
+
+        ``given`` is a name, a plugin, a sequence of either, or a mapping from keys to either.
+
+        :raises ConfigError: nothing given, something that is no plugin, or one key twice.
+        """
+        if isinstance(given, Mapping):
+            pairs = list(given.items())
+        else:
+            single = isinstance(given, str) or callable(given)
+            pairs = [(None, item) for item in ([given] if single else given)]
+        chosen: dict[str, Any] = {}
+        for key, item in pairs:
+            if not (isinstance(item, str) or callable(item)):
+                raise ConfigError(
+                    f"{item!r} is no {self.kind}; expected a registered name or a callable. "
+                    f"Known: {preview(self.names(), most=40)}."
+                )
+            plugin = self.build(item) if isinstance(item, str) else item
+            name = key or (item if isinstance(item, str) else self.name_of(plugin))
+            if name in chosen:
+                raise ConfigError(
+                    f"{self.kind} '{name}' is given twice; give a mapping with two names: "
+                    f"{{'{name}_a': ..., '{name}_b': ...}}."
+                )
+            chosen[name] = plugin
+        if not chosen:
+            raise ConfigError(f"No {self.kind} is given. Known: {preview(self.names(), most=40)}.")
+        return chosen
+
+    def name_of(self, plugin: Any, /) -> str:
+        """The registered name of a plugin value, or the name of its function or class."""
+        source = getattr(plugin, "function", plugin)
+        behind = source if inspect.isroutine(source) else type(source)
+        for name, known in self._built_in().items():
+            if known is behind and name not in self._aliases:
+                return name
+        return str(behind.__name__)
 
     def origin(self, name: str, /) -> str:
         """Package and version of the code behind ``name``, for provenance and identity.

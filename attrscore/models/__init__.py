@@ -1,1 +1,12 @@
-"""models."""
+"""Networks by name, and the files that hold their weights.
+
+Every model here has the options ``weights`` (a .safetensors or .pt/.pth file) and ``seed``, and
+takes its channels, axes and classes from the dataset.
+"""
+
+from __future__ import annotations
+
+from attrscore.models import factory, monai, tiny  # noqa: F401  # importing registers
+from attrscore.models.weights import fingerprint, load_weights, save_weights
+
+__all__ = ["fingerprint", "load_weights", "save_weights"]

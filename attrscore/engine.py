@@ -1,0 +1,375 @@
+"""The only loop: batches x methods x layers x scorers.
+
+``run`` yields results as they are computed; ``evaluate`` gathers them into one table. The command
+line writes what ``run`` yields.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from attrscore.core import (
+    INPUT,
+    KEY_COLUMNS,
+    Batch,
+    Dataset,
+    InputSpec,
+    Maps,
+    Method,
+    Result,
+    Scorer,
+    Status,
+    Target,
+)
+from attrscore.errors import (
+    AttrscoreError,
+    AttrscoreWarning,
+    ConfigError,
+    DataError,
+    UnsupportedError,
+    choose,
+    preview,
+)
+from attrscore.heat import Grids, Heat, HeatOptions
+from attrscore.layers import select_layers, unwrap
+from attrscore.passes import Pass, as_found
+from attrscore.registry import METHODS, SCORERS, TARGETS
+
+__all__ = ["Triple", "batches_of", "evaluate", "explains_layers", "run", "to_frame"]
+
+Triple = tuple[str, str, str]
+"""A method, a layer and a scorer: what is computed or skipped as one."""
+
+Keep = Literal["none", "native"]
+OnError = Literal["record", "raise"]
+
+
+def batches_of(
+    dataset: Dataset, /, *, batch_size: int = 32, start: int = 0, stop: int | None = None
+) -> Iterator[Batch]:
+    """The cells ``start`` to ``stop`` of a dataset, in order, ``batch_size`` at a time."""
+    stop = len(dataset.table) if stop is None else stop
+    for first in range(start, stop, batch_size):
+        yield dataset.read(range(first, min(first + batch_size, stop)))
+
+
+def explains_layers(method: Method, /) -> bool:
+    """Whether a method's maps are keyed by layers, rather than living on the input alone."""
+    return bool(_declared(method, "explains", "layers") != INPUT)
+
+
+def run(
+    model: nn.Module,
+    batches: Batch | Iterable[Batch],
+    *,
+    methods: Any = "grad_cam",
+    scorers: Any = "grad_camo",
+    layers: str | Sequence[str] = "last_conv",
+    target: str | Target = "predicted",
+    heat: HeatOptions | Mapping[str, Any] | None = None,
+    keep: Keep = "none",
+    on_error: OnError = "record",
+    skip: Iterable[Triple] = (),
+) -> Iterator[Result]:
+    """Attribute and score, one :class:`Result` a batch, method and layer.
+
+    ``methods`` and ``scorers`` are registered names, plugin values, sequences of them, or mappings
+    from the names they get in the results. ``layers`` are names, globs or rules (``last_conv``,
+    ``all_conv``, ``stages``). ``keep="native"`` keeps the signed maps on their own grids. ``skip``
+    names triples (method, layer, scorer) that are known already.
+
+    What cannot be computed becomes rows with a status and a reason, and the rest goes on;
+    ``on_error="raise"`` stops instead. The network is left as it was found, and works where its
+    parameters are.
+
+    :raises ConfigError: unknown names or options.
+    :raises LayerError: a layer that does not exist or has no map.
+    :raises DataError: inputs on which the network cannot run.
+    """
+    chosen_methods: dict[str, Method] = METHODS.resolve(methods)
+    chosen_scorers: dict[str, Scorer] = SCORERS.resolve(scorers)
+    ((_, chosen_target),) = TARGETS.resolve(target).items()
+    options = heat if isinstance(heat, HeatOptions) else HeatOptions(**(heat or {}))
+    choose(keep, ("none", "native"), option="keep")
+    choose(on_error, ("record", "raise"), option="on_error")
+    skipped = set(skip)
+    model = unwrap(model)
+    where = next((p.device for p in model.parameters()), torch.device("cpu"))
+    modules: dict[str, nn.Module] | None = None
+
+    for batch in [batches] if isinstance(batches, Batch) else batches:
+        batch = batch.to(where)
+        if modules is None:
+            modules = layers_of(model, batch, chosen_methods, layers)
+        current = Pass(
+            model,
+            batch,
+            chosen_target,
+            modules,
+            to_input=any(
+                _declared(method, "needs_input_gradient", default=False)
+                for method in chosen_methods.values()
+            ),
+        )
+        base = _base_columns(current)
+        grids = Grids(batch.space, options.resize)
+        for name, method in chosen_methods.items():
+            places = list(modules) if explains_layers(method) else [INPUT]
+            wanted = {
+                layer: [s for s in chosen_scorers if (name, layer, s) not in skipped]
+                for layer in places
+            }
+            if not any(wanted.values()):
+                continue
+            maps, status, reason = _attribute(method, current, places, on_error)
+            for layer in places:
+                if not wanted[layer]:
+                    continue
+                signed = maps.get(layer)
+                columns = dict(base)
+                if signed is None:
+                    scores = {scorer: np.full(len(batch), np.nan) for scorer in wanted[layer]}
+                    columns["status"] = _repeat(status, len(batch))
+                    columns["reason"] = _repeat(reason, len(batch))
+                else:
+                    blanked = _blank_nonfinite(signed, batch)
+                    made = Heat(blanked, batch.space, options, grids=grids)
+                    scores, failure = _score(
+                        {s: chosen_scorers[s] for s in wanted[layer]}, made, current, on_error
+                    )
+                    states = made.status(batch.regions["cell"])
+                    if failure:
+                        states = ["error" if state == "ok" else state for state in states]
+                    columns["status"] = np.array(states, dtype=object)
+                    columns["reason"] = _repeat(failure, len(batch))
+                columns |= _diagnostics(maps) | scores
+                yield Result(
+                    method=name,
+                    layer=layer,
+                    target=str(chosen_target),
+                    columns=columns | _carried(batch),
+                    maps=None if keep == "none" or signed is None else _numpy(signed),
+                )
+
+
+def evaluate(
+    model: nn.Module | Mapping[str, nn.Module],
+    data: Batch | Iterable[Batch] | Dataset,
+    *,
+    batch_size: int = 32,
+    dataset: str = "",
+    progress: Literal["bar", "none"] = "bar",
+    **options: Any,
+) -> pd.DataFrame:
+    """Attribute and score, gathered into one table: a row a (id, model, method, layer, target).
+
+    ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a batch,
+    an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. The other
+    options are those of :func:`run`. The columns are the keys, then the scores, then what the
+    batches carry; ``status`` says which rows count.
+
+    :raises AttrscoreError: as :func:`run`.
+    """
+    networks = model if isinstance(model, Mapping) else {_name_of(model): model}
+    source: Sequence[Batch] | Iterable[Batch]
+    total: int | None = None
+    if isinstance(data, Batch):
+        source = [data]
+    elif hasattr(data, "read") and hasattr(data, "table"):
+        source, total = (), -(-len(data.table) // batch_size)
+    else:
+        source = data if len(networks) == 1 else list(data)
+    if isinstance(source, Sequence) and source:
+        total = len(source)
+    console = Console(stderr=True)
+    hide = progress == "none" or not (console.is_terminal or console.is_jupyter)
+    frames = []
+    for name, network in networks.items():
+        each = batches_of(data, batch_size=batch_size) if source == () else source  # type: ignore[arg-type]  # a Dataset by its attributes
+        shown = track(each, name, total, console=console, disable=hide, transient=True)
+        frames.append(to_frame(run(network, shown, **options), model=name, dataset=dataset))
+    table = pd.concat(frames, ignore_index=True)
+    _warn_of_gaps(table)
+    return table
+
+
+def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.DataFrame:
+    """Results as one table in the order of :data:`attrscore.core.KEY_COLUMNS`, scores, the rest."""
+    frames = []
+    for result in results:
+        frame = pd.DataFrame(dict(result.columns))
+        keys = {"model": model, "dataset": dataset, "method": result.method}
+        frame = frame.assign(**keys, layer=result.layer, target=result.target)
+        frames.append(frame)
+    if not frames:
+        raise DataError("There is no batch to evaluate; the data are empty.")
+    table = pd.concat(frames, ignore_index=True)
+    carried = [column for column in table if str(column).startswith("Metadata_")]
+    scores = [column for column in table if column not in {*KEY_COLUMNS, *carried}]
+    return table[[*KEY_COLUMNS, *scores, *carried]]
+
+
+def layers_of(
+    model: nn.Module, batch: Batch, methods: Mapping[str, Method], layers: str | Sequence[str]
+) -> dict[str, nn.Module]:
+    """The layers that the methods will explain: none where all of them explain the input.
+
+    :raises DataError: the network cannot run on these inputs.
+    :raises LayerError: as :func:`attrscore.layers.select_layers`.
+    """
+    with as_found(model):
+        try:
+            if any(explains_layers(method) for method in methods.values()):
+                return select_layers(model, layers, batch.inputs[:1])
+            with torch.no_grad():
+                model(batch.inputs[:1])
+        except AttrscoreError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            spec = InputSpec(batch.inputs.shape[1], batch.space, 0)
+            raise DataError(
+                f"{type(model).__name__} cannot run on these crops ({spec.channels} channels, "
+                f"{spec.dimensions}D, {' x '.join(map(str, spec.size))}): "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+    return {}
+
+
+def _attribute(
+    method: Method, current: Pass, places: Sequence[str], on_error: OnError
+) -> tuple[Maps, Status, str]:
+    """Maps, or a status and a reason why there are none."""
+    try:
+        with as_found(current.model):
+            maps = method(current)
+        _check_maps(maps, places, current.batch)
+    except ConfigError:
+        raise  # a mistake in the configuration is the same for every batch
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        if on_error == "raise":
+            raise
+        return {}, "out_of_memory", _sentence(error)
+    except UnsupportedError as error:
+        if on_error == "raise":
+            raise
+        return {}, "unsupported", _sentence(error)
+    except Exception as error:
+        if on_error == "raise":
+            raise
+        return {}, "error", _sentence(error)
+    return maps, "error", "The method returned no map for this layer."
+
+
+def _check_maps(maps: Maps, places: Sequence[str], batch: Batch) -> None:
+    unknown = [layer for layer in maps if layer not in places]
+    if unknown:
+        raise UnsupportedError(
+            f"The method returned maps for {preview(unknown)}; expected {preview(places)}. "
+            "A method whose maps live on the input declares explains = 'input'."
+        )
+    for layer, signed in maps.items():
+        if signed.ndim != batch.inputs.ndim or len(signed) != len(batch):
+            raise UnsupportedError(
+                f"The method returned a map {tuple(signed.shape)} for '{layer}'; expected "
+                f"(N, C, *s) with N = {len(batch)} and {len(batch.space)} spatial axes."
+            )
+
+
+def _score(
+    scorers: Mapping[str, Scorer], heat: Heat, current: Pass, on_error: OnError
+) -> tuple[dict[str, np.ndarray], str]:
+    """Columns of all scorers, and why one of them failed (empty if none did)."""
+    columns: dict[str, np.ndarray] = {}
+    failures = []
+    for name, scorer in scorers.items():
+        try:
+            scored = scorer(heat, current)
+            entries = scored if isinstance(scored, Mapping) else {"score": scored}
+            for key, values in entries.items():
+                column = name if key == "score" else f"{name}.{key}"
+                columns[column] = _one_a_cell(key, values, len(heat))
+        except Exception as error:
+            if on_error == "raise":
+                error.add_note(f"in scorer '{name}'")
+                raise
+            columns[name] = np.full(len(heat), np.nan)
+            failures.append(f"scorer '{name}': {_sentence(error)}")
+    return columns, " ".join(failures)
+
+
+def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
+    if isinstance(values, Tensor) and tuple(values.shape) == (n,):
+        return _numpy(values.double())
+    got = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+    raise DataError(f"'{key}' must be a tensor ({n},), one number a cell; given: {got}.")
+
+
+def _base_columns(current: Pass) -> dict[str, np.ndarray]:
+    output = current.output.double()
+    unsure = torch.full((len(output),), torch.nan)
+    return {
+        "id": np.array(current.batch.ids, dtype=object),
+        "label": _numpy(current.batch.label),
+        "predicted": _numpy(output.argmax(1)),
+        "status": _repeat("ok", len(output)),
+        "reason": _repeat("", len(output)),
+        "explained": _numpy(current.value.double()),
+        "confidence": _numpy(output.softmax(1).amax(1) if output.shape[1] > 1 else unsure),
+    }
+
+
+def _diagnostics(maps: Maps) -> dict[str, np.ndarray]:
+    found = getattr(maps, "diagnostics", {})
+    return {name: _numpy(values.double()) for name, values in found.items()}
+
+
+def _blank_nonfinite(signed: Tensor, batch: Batch) -> Tensor:
+    """NaN maps for non-finite inputs: a ReLU can turn a NaN pixel into a finite map."""
+    bad = ~batch.inputs.isfinite().flatten(1).all(1)
+    return torch.where(bad.view(-1, *[1] * (signed.ndim - 1)), torch.nan, signed)
+
+
+def _carried(batch: Batch) -> dict[str, np.ndarray]:
+    return {name: np.asarray(values) for name, values in batch.meta.items()}
+
+
+def _declared(method: Method, attribute: str, default: Any) -> Any:
+    behind = getattr(method, "function", method)
+    return getattr(method, attribute, getattr(behind, attribute, default))
+
+
+def _name_of(model: nn.Module) -> str:
+    return type(unwrap(model)).__name__
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.detach().cpu().numpy()
+
+
+def _repeat(value: str, n: int) -> np.ndarray:
+    return np.full(n, value, dtype=object)
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    first = text[0] if text else "no message"
+    return first if isinstance(error, AttrscoreError) else f"{type(error).__name__}: {first}"
+
+
+def _warn_of_gaps(table: pd.DataFrame) -> None:
+    failed = table[table["reason"] != ""]
+    for (method, reason), rows in failed.groupby(["method", "reason"], sort=False):
+        warnings.warn(
+            f"{len(rows)} rows of {method} are {rows['status'].iloc[0]}: {reason}",
+            AttrscoreWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,135 @@
+"""Any attribution class of ``captum.attr`` that fits, by name."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+from attrscore.core import INPUT, Maps
+from attrscore.errors import ConfigError, UnsupportedError, did_you_mean
+from attrscore.methods.guided import check_guidable
+from attrscore.passes import Pass
+from attrscore.registry import METHODS
+
+__all__ = ["FromCaptum"]
+
+# Filled in by attrscore: the network, the layer, the inputs, and the target (kept by the pass).
+_OURS = {
+    "self", "forward_func", "model", "layer", "device_ids", "inputs", "target",
+    "additional_forward_args", "return_convergence_delta", "kwargs",
+}  # fmt: skip
+_WRONG_KIND = ("Neuron", "LLM", "Remote", "DataLoader", "Perturbation")
+
+
+def _candidates() -> dict[str, type]:
+    """The classes that explain one scalar of one network: no neurons, texts or data loaders."""
+    return {
+        name: found
+        for name, found in vars(captum.attr).items()
+        if inspect.isclass(found)
+        and issubclass(found, captum.attr.Attribution)
+        and not name.startswith(_WRONG_KIND)
+        and not name.endswith("Attribution")
+        and {"forward_func", "model"} & set(inspect.signature(found).parameters)
+    }
+
+
+@METHODS.register("captum")
+@dataclass(frozen=True)
+class FromCaptum:
+    """An algorithm of ``captum.attr`` with its own options.
+
+    ``FromCaptum("Occlusion", {"sliding_window_shapes": [3, 8, 8]})``: options of the
+    constructor and of ``attribute`` are told apart by name, and lists become tuples. Layer
+    algorithms run once a layer; the others give a map on the input. Cost, sign rule and limits are
+    the algorithm's own. ``seed`` fixes what is drawn at random, so results can be repeated.
+
+    :raises ConfigError: no such class, or an option that it does not have, with a suggestion.
+    """
+
+    algorithm: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        known = _candidates()
+        if self.algorithm not in known:
+            raise ConfigError(
+                f"captum.attr has no algorithm {self.algorithm!r} that explains an image network. "
+                f"{did_you_mean(self.algorithm, known)}"
+            )
+        accepted = self._parameters(known[self.algorithm]) | self._parameters(self._attribute)
+        for option in self.options:
+            if option not in accepted:
+                raise ConfigError(
+                    f"captum {self.algorithm} has no option {option!r}. "
+                    f"{did_you_mean(option, accepted)}"
+                )
+
+    @property
+    def explains(self) -> str:
+        """``layers`` or INPUT."""
+        parameters = inspect.signature(_candidates()[self.algorithm]).parameters
+        return "layers" if "layer" in parameters else INPUT
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer, or INPUT -> (N, C, *s)."""
+        algorithm = _candidates()[self.algorithm]
+        places: Mapping[str, nn.Module | None] = {INPUT: None}
+        if self.explains == "layers":
+            places = run.layers
+        if not places:
+            raise UnsupportedError(f"captum {self.algorithm} explains layers; none was chosen.")
+        aux = run.aux
+        with run.prepared():
+            if self.algorithm.startswith(("Guided", "Deconvolution")):
+                check_guidable(run)
+            torch.manual_seed(self.seed)
+            return {
+                name: self._attribute_at(algorithm, run, layer, aux)
+                for name, layer in places.items()
+            }
+
+    def _attribute_at(
+        self, algorithm: type, run: Pass, layer: nn.Module | None, aux: Tensor
+    ) -> Tensor:
+        options = {name: _plain(value) for name, value in self.options.items()}
+        own = {name: options.pop(name) for name in self._parameters(algorithm) & set(options)}
+        explainer = algorithm(run.explained, *([] if layer is None else [layer]), **own)
+        inputs = run.batch.inputs.detach().clone().requires_grad_()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Setting (backward|forward)")
+            signed = explainer.attribute(inputs, additional_forward_args=aux, **options)
+        if isinstance(signed, tuple) and len(signed) == 1:
+            signed = signed[0]
+        if (
+            not isinstance(signed, Tensor)
+            or signed.ndim != inputs.ndim
+            or len(signed) != len(inputs)
+        ):
+            got = tuple(signed.shape) if isinstance(signed, Tensor) else type(signed).__name__
+            raise UnsupportedError(
+                f"captum {self.algorithm} returned {got}; expected one map (N, C, *s) with N = "
+                f"{len(inputs)} and {inputs.ndim - 2} spatial axes."
+            )
+        return signed.detach()
+
+    @property
+    def _attribute(self) -> Any:
+        return _candidates()[self.algorithm].attribute  # type: ignore[attr-defined]  # Captum's
+
+    @staticmethod
+    def _parameters(of: Any) -> set[str]:
+        return set(inspect.signature(of).parameters) - _OURS
+
+
+def _plain(value: Any) -> Any:
+    """A list of the configuration as the tuple that Captum wants."""
+    return tuple(_plain(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,251 @@
+"""What a network's numbers are: initialised from a seed, read, written and recognised again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import re
+import uuid
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from attrscore.core import InputSpec
+from attrscore.errors import ConfigError, DataError, did_you_mean, preview
+
+__all__ = ["fingerprint", "initialise", "load_weights", "outputs", "save_weights"]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+
+
+def outputs(spec: InputSpec, classes: int | None) -> int:
+    """K of a network on this dataset: as many as it has classes, unless ``classes`` says otherwise.
+
+    :raises ConfigError: neither says how many.
+    """
+    number = spec.classes if classes is None else classes
+    if number < 1:
+        raise ConfigError(
+            "The dataset states no classes, so the network's outputs must be given: "
+            "model.classes=... on the command line, classes=... in Python."
+        )
+    return number
+
+
+def initialise(make: Callable[[], nn.Module], *, seed: int, weights: str | None) -> nn.Module:
+    """The network of ``make``, drawn from ``seed``, weights loaded, in eval mode.
+
+    torch's global random state is as it was before.
+    """
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also reseed the accelerators, which are not forked here.
+        torch.default_generator.manual_seed(seed)
+        model = make()
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, path: str | Path, /) -> None:
+    """Fill ``model`` from a state dict: .safetensors, or .pt/.pth/.ckpt/.bin as tensors only.
+
+    ``{"state_dict": ...}`` and ``{"model": ...}`` are opened, and prefixes that wrappers add
+    (``module.``, ``model.``, ``_orig_mod.``) are removed where every name has them.
+
+    :raises DataError: a file that is missing, damaged, holds pickled objects, or does not fit; the
+        model is untouched then.
+    """
+    file = Path(path).expanduser()
+    state = _without_prefixes(_read(file), model)
+    own = model.state_dict()
+
+    # Tied weights: a file may hold one of the names that share a tensor.
+    shared = {own[name].data_ptr(): tensor for name, tensor in state.items() if name in own}
+    missing = [
+        name
+        for name, tensor in own.items()
+        if name not in state
+        and (not tensor.numel() or tensor.data_ptr() not in shared)
+        # A counter that only training with momentum=None reads; converters leave it out.
+        and not name.endswith("num_batches_tracked")
+    ]
+    unexpected = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} {tuple(tensor.shape)} for {tuple(own[name].shape)}"
+        for name, tensor in state.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    faults = [
+        f"{len(names)} {kind} ({preview(names, most=3)})"
+        for kind, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", misshapen),
+        )
+        if names
+    ]
+    if faults:
+        raise DataError(
+            f"{file} does not fit {type(model).__name__}: of {len(own)} tensors "
+            f"{', '.join(faults)}. Check that the model, its options, and the dataset's channels "
+            "and classes are those of the training."
+        )
+    model.load_state_dict(state, strict=False)
+
+
+def save_weights(model: nn.Module, path: str | Path, /) -> None:
+    """Write the state dict as safetensors, whole or not at all; the folder is made.
+
+    Tensors that share memory are written once a name.
+
+    :raises DataError: another suffix than .safetensors, or a state that is not only tensors.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() != ".safetensors":
+        raise DataError(f"Weights are written as .safetensors; given: {file}.")
+    state = model.state_dict()
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        raise DataError(
+            f"The state of {type(model).__name__} is not only tensors: {preview(others)}; "
+            "safetensors cannot hold the others."
+        )
+    tensors = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in state.items()
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(safetensors.torch.save(tensors))
+            stream.flush()
+            os.fsync(stream.fileno())  # else a power cut may leave the new name on an empty file
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fingerprint(model: nn.Module, /) -> str:
+    """Hex digest of what a network computes with: its modules, their settings, every tensor.
+
+    The same on every device, and for a network before and after ``torch.compile``. Code in
+    ``forward`` is not seen.
+    """
+    model = getattr(model, "_orig_mod", model)
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in model.named_modules():
+        kind = type(module)
+        settings = re.sub(r" at 0x[0-9a-fA-F]+", "", module.extra_repr())
+        digest.update(f"{name}|{kind.__module__}.{kind.__qualname__}|{settings}\n".encode())
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):
+            digest.update(f"{name}|{value!r}\n".encode())
+            continue
+        digest.update(f"{name}|{value.dtype}|{tuple(value.shape)}\n".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise DataError(_no_file(file))
+    suffix = file.suffix.lower()
+    if suffix == ".safetensors":
+        try:
+            return safetensors.torch.load_file(file)
+        except Exception as error:
+            raise DataError(_damaged(file, "safetensors file")) from error
+    if suffix not in TORCH_SUFFIXES:
+        raise DataError(
+            f"{file} is not known as a file of weights; "
+            f"expected: .safetensors, {', '.join(TORCH_SUFFIXES)}."
+        )
+    loaded = _torch_load(file)
+    for wrapper in WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping):
+        raise DataError(
+            f"{file} holds a {type(loaded).__name__}, not a state dict. "
+            "Save model.state_dict() where the network was trained."
+        )
+    others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if others:
+        raise DataError(
+            f"{file} holds more than tensors: {preview(others)}. Expected a state dict, bare or "
+            f"under one of the keys {', '.join(WRAPPERS)}."
+        )
+    return dict(loaded)
+
+
+def _torch_load(file: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; the error below says more
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        head = _head(file)
+        refused = isinstance(error, pickle.UnpicklingError) and head[:1] in (b"\x80", b"P")
+        if refused or "TorchScript" in str(error):
+            named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+            what = f" ({named[1]})" if named else ""
+            raise DataError(
+                f"{file} holds pickled objects{what}; attrscore loads tensors only. Save "
+                "model.state_dict() where the network was trained, and build the network with "
+                "model=factory."
+            ) from error
+        raise DataError(_damaged(file, "file of torch.save")) from error
+
+
+def _without_prefixes(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    own = model.state_dict()
+    while True:
+        prefix = next(
+            (
+                prefix
+                for prefix in PREFIXES
+                if state
+                and all(name.startswith(prefix) for name in state)
+                and not any(name.startswith(prefix) for name in own)
+            ),
+            None,
+        )
+        if prefix is None:
+            return state
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _no_file(file: Path) -> str:
+    if file.is_dir():
+        return f"{file} is a folder; expected a file of weights in it."
+    if not file.parent.is_dir():
+        return f"There is no file {file}: the folder {file.parent} does not exist."
+    suffixes = (".safetensors", *TORCH_SUFFIXES)
+    there = [f.name for f in file.parent.iterdir() if f.suffix.lower() in suffixes]
+    return f"There is no file {file}. {did_you_mean(file.name, there)}"
+
+
+def _damaged(file: Path, kind: str) -> str:
+    head = _head(file)
+    text = head.decode("ascii", errors="replace").splitlines()[:1]
+    begins = f" It begins with {text[0]!r}." if text and text[0].isprintable() else ""
+    size = file.stat().st_size
+    return (
+        f"{file} ({size} bytes) is damaged or is not a {kind}.{begins} "
+        "Fetch or save it again, and compare its size."
+    )
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(40)

@@ -1,0 +1,84 @@
+"""A figure that needs no pyplot, and how it becomes a file."""
+
+from __future__ import annotations
+
+import io
+import os
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from attrscore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["Sheet", "save"]
+
+_SUFFIXES = (".png", ".svg", ".pdf")
+_TITLE_INCHES, _NOTE_INCHES = 0.27, 0.19
+
+
+class Sheet(Figure):
+    """A figure outside pyplot's list of open ones; a notebook shows it when a cell returns it."""
+
+    def __init__(self, *, inches: tuple[float, float]) -> None:
+        super().__init__(figsize=inches, layout="constrained", facecolor="white")
+
+    def _repr_png_(self) -> bytes:
+        written = io.BytesIO()
+        self.savefig(written, format="png")
+        return written.getvalue()
+
+    def head(self, title: str, notes: Iterable[str]) -> None:
+        """A bold title over small print, wrapped to the width; the axes make room for both."""
+        width, height = (float(side) for side in self.get_size_inches())
+        lines = [(line, True) for line in textwrap.wrap(title, max(24, int(width * 9)))]
+        for note in notes:
+            lines += [(line, False) for line in textwrap.wrap(note, max(30, int(width * 12)))]
+        steps = [_TITLE_INCHES if bold else _NOTE_INCHES for _, bold in lines]
+        height += sum(steps)
+        self.set_size_inches(width, height)
+        top = height - 0.08
+        for (line, bold), step in zip(lines, steps, strict=True):
+            self.text(
+                0.1 / width,
+                top / height,
+                line,
+                va="top",
+                fontsize=12 if bold else 9,
+                fontweight="bold" if bold else "normal",
+                color="black" if bold else "0.3",
+            )
+            top -= step
+        engine = self.get_layout_engine()
+        if engine is not None:
+            engine.set(rect=(0, 0, 1, top / height))  # type: ignore[call-arg]
+
+
+def save(figure: Figure, path: str | os.PathLike[str], /, *, dpi: float = 150) -> Path:
+    """Write the figure as PNG, SVG or PDF, as the suffix says, and close it; returns the path.
+
+    The folder is made where it is missing. The file appears whole or not at all: it is written
+    beside its place and renamed.
+
+    :raises ConfigError: another suffix.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        raise ConfigError(
+            f"A figure is written as {', '.join(_SUFFIXES)}, as its name ends; given: '{path}'."
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
+    try:
+        figure.savefig(draft, format=suffix[1:], dpi=dpi)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+        plt.close(figure)
+    return path
