@@ -147,7 +147,7 @@ def run(
                         {s: chosen_scorers[s] for s in wanted[layer]}, made, current, on_error
                     )
                     states = made.status(batch.regions["cell"])
-                    if failure:
+                    if all(np.isnan(values).all() for values in scores.values()) and failure:
                         states = ["error" if state == "ok" else state for state in states]
                     columns["status"] = np.array(states, dtype=object)
                     columns["reason"] = _repeat(failure, len(batch))
@@ -266,7 +266,7 @@ def _attribute(
         if on_error == "raise":
             raise
         return {}, "error", _sentence(error)
-    return maps, "error", "The method returned no map for this layer."
+    return maps, "unsupported", "There is no map for this layer: the explained score does not depend on it."
 
 
 def _check_maps(maps: Maps, places: Sequence[str], batch: Batch) -> None:

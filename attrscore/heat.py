@@ -20,7 +20,16 @@ from torch import Tensor
 from attrscore.core import STATUSES, Status
 from attrscore.errors import DataError, choose
 
-__all__ = ["Grid", "Grids", "Heat", "HeatOptions", "area_fraction", "join_channels", "take_sign"]
+__all__ = [
+    "Grid",
+    "Grids",
+    "Heat",
+    "HeatOptions",
+    "area_fraction",
+    "join_channels",
+    "take_sign",
+    "unresolvable",
+]
 
 Channels = Literal["sum", "absolute", "max"]
 Sign = Literal["positive", "absolute", "negative"]
@@ -29,8 +38,8 @@ MinMax = Literal["never", "each_map"]
 
 _LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
-UNRESOLVABLE = 1e-6
-"""Where the highest attainable score exceeds chance by less than this, no score means anything."""
+RESOLVABLE = 1.01
+"""A grid resolves a region where some map on it scores at least this many times chance."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,15 @@ def stretch(native: Tensor, /) -> Tensor:
 def area_fraction(region: Tensor, /) -> Tensor:
     """The share f of the crop that a region covers: (N, *S) -> (N,) float64."""
     return region.flatten(1).mean(1, dtype=torch.float64)
+
+
+def unresolvable(highest: Tensor, area: Tensor, /) -> Tensor:
+    """Whether no map on a grid can score more than about chance: (N,), (N,) -> (N,) bool.
+
+    ``highest`` is the attainable score and ``area`` the area fraction of the region. Scores there say
+    nothing about the network.
+    """
+    return highest < RESOLVABLE * area
 
 
 @functools.lru_cache(maxsize=256)
@@ -243,7 +261,7 @@ class Heat:
         _, highest = self.attainable(region)
         codes = torch.full((len(self),), STATUSES.index("ok"), device=self.native.device)
         for status, where in (  # the later overrides the earlier
-            ("unresolvable", highest - area < UNRESOLVABLE),
+            ("unresolvable", unresolvable(highest, area)),
             ("no_positive_mass", self.mass() == 0),
             ("full_region", area >= 1),
             ("empty_region", area <= 0),

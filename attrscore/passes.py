@@ -146,7 +146,10 @@ class Pass:
 
     @property
     def gradients(self) -> Mapping[str, Tensor]:
-        """Layer -> gradient of ``value`` with respect to the layer's output, (N, C, *s)."""
+        """Layer -> gradient of ``value`` with respect to the layer's output, (N, C, *s).
+
+        A layer on which the value does not depend is left out.
+        """
         if self._gradients is None:
             self._backward()
         return cast("dict[str, Tensor]", self._gradients)
@@ -182,35 +185,23 @@ class Pass:
             self._output = output.detach()
             scalar = self.target(output, self.aux)
             sources = [*recorded.values(), *([inputs] if self._to_input else [])]
-            gradients = _differentiate(scalar, sources, self.model)
+            gradients: Sequence[Tensor | None] = [None] * len(sources)
+            if scalar.requires_grad:
+                gradients = torch.autograd.grad(scalar.sum(), sources, allow_unused=True)
+        if all(gradient is None for gradient in gradients):
+            places = [f"layer '{name}'" for name in recorded] or ["the input"]
+            raise UnsupportedError(
+                f"No gradient flows from {preview(places)} to the output of "
+                f"{type(self.model).__name__}: a detach(), no_grad() or argmax inside the network "
+                "blocks it, or the layer is beside the way. Explain a layer further up, or use a "
+                "perturbation method: captum Occlusion."
+            )
         self._activations = {name: recorded[name].detach() for name in self.layers}
         by_name = dict(zip(recorded, gradients, strict=False))
         if self._to_input:
-            self._input_gradient = _connected(gradients[-1], "the input", self.model)
-        self._gradients = {
-            name: _connected(by_name[name], f"layer '{name}'", self.model) for name in self.layers
-        }
-
-
-def _differentiate(
-    scalar: Tensor, sources: Sequence[Tensor], model: nn.Module
-) -> Sequence[Tensor | None]:
-    if not scalar.requires_grad:
-        raise UnsupportedError(
-            f"No gradient flows through {type(model).__name__} to its output "
-            "(a detach(), a no_grad() or an argmax inside the network blocks it); "
-            "explain the differentiable part, or use a perturbation method: captum Occlusion."
-        )
-    return torch.autograd.grad(scalar.sum(), list(sources), allow_unused=True)
-
-
-def _connected(gradient: Tensor | None, what: str, model: nn.Module) -> Tensor:
-    if gradient is None:
-        raise UnsupportedError(
-            f"The explained output of {type(model).__name__} does not depend on {what}; "
-            "choose a layer on the way from the image to the output."
-        )
-    return gradient
+            self._input_gradient = gradients[-1]
+        found = {name: by_name[name] for name in self.layers}
+        self._gradients = {name: each for name, each in found.items() if each is not None}
 
 
 def check_output(output: Any, n: int, /) -> Tensor:

@@ -111,6 +111,10 @@ class Registry:
         """Every registered name, aliases included, sorted."""
         return [entry.name for entry in self.entries()]
 
+    def installed(self) -> list[str]:
+        """Names that installed packages give, without importing anything."""
+        return sorted(self._installed())
+
     def __contains__(self, name: object) -> bool:
         return name in self._built_in() or name in self._installed()
 

@@ -1,4 +1,4 @@
-"""Divide a dataset's cells in two, so that nothing learned on one side can be recognised on the other.
+"""Divide the cells of a dataset in two, with nothing on one side to recognise the other by.
 
 Cells of one well, field or embryo resemble each other; a split between cells would test memory.
 """

@@ -71,7 +71,8 @@ def train(
     """Fit ``model`` in place, on its own device, and measure it on held-out groups.
 
     Cells that share a value of the column ``split_by`` stay on one side (None: every cell by
-    itself). Only parameters that require gradients learn. ``flips`` mirrors each cell at random
+    itself). ``learning_rate`` falls to zero along a cosine, so that weights and running statistics
+    settle. Only parameters that require gradients learn. ``flips`` mirrors each cell at random
     along each axis. ``progress`` receives a line an epoch. The same seed gives the same weights on
     one machine; torch's global random state is as it was before.
 
@@ -91,6 +92,8 @@ def train(
     history: list[Epoch] = []
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    steps = epochs * math.ceil(len(inside) / batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     try:
         with _seeded(seed, parameters[0].device), torch.enable_grad():
             for number in range(1, epochs + 1):
@@ -110,6 +113,7 @@ def train(
                     optimizer.zero_grad()
                     error.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                     optimizer.step()
+                    schedule.step()
                     loss += error.item() * len(rows) / len(inside)
                     accuracy += int((logits.argmax(1) == labels).sum()) / len(inside)
                 hits = _hits(model, cells, outside, batch_size, dataset.classes)

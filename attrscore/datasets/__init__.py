@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attrscore.datasets.fields import Fields
+from attrscore.datasets.hdf5 import HDF5, write_hdf5
 from attrscore.datasets.phantom import Phantom
 
-__all__ = ["Phantom"]
+__all__ = ["HDF5", "Fields", "Phantom", "write_hdf5"]

@@ -29,8 +29,6 @@ Confounder = Literal["background", "neighbours", "intensity"]
 GENERATOR = 1
 """Raised whenever the same options give other pixels, so that old results are not mistaken."""
 
-_CACHE_BYTES = 64 * 2**20
-
 
 @DATASETS.register("phantom")
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +36,7 @@ class Phantom:
     """Synthetic Cell Painting crops, 2D or 3D by ``size``; what carries the label is an option.
 
     Every crop has four binary attributes, independent and balanced: the organelle texture of the
-    cell, that of its neighbours, the texture of the background (puncta or filaments, of equal
+    cell, that of its neighbours, the texture of the background (puncta or patches, of equal
     mean and spread), and the brightness of the cell. ``carrier`` says which of them is the
     label, so the same seed gives the same images under other labels. With ``mixture`` the label is
     the cell's texture and the attribute named by ``confounder`` agrees with it with probability
@@ -61,7 +59,7 @@ class Phantom:
     area: tuple[float, float] = (0.08, 0.2)
     neighbours: tuple[int, int] = (0, 3)
     offset: float = 0.05
-    noise: float = 0.03
+    noise: float = 0.02
     plates: int = 2
     wells: int = 8
     seed: int = 0
@@ -73,7 +71,8 @@ class Phantom:
         choose(self.confounder, get_args(Confounder), option="confounder")
         _require(
             len(self.size) in (2, 3) and all(isinstance(n, int) and n >= 8 for n in self.size),
-            f"size={list(self.size)} must be 2 or 3 whole numbers of at least 8: (Y, X) or (Z, Y, X)",
+            f"size={list(self.size)} must be 2 or 3 whole numbers of at least 8, "
+            "(Y, X) or (Z, Y, X)",
         )
         _require(
             1 <= self.channels <= len(STAINS),
@@ -106,7 +105,7 @@ class Phantom:
     @property
     def classes(self) -> tuple[str, ...]:
         """What label 0 and label 1 mean."""
-        return ("dim", "bright") if self.carrier == "intensity" else ("puncta", "filaments")
+        return ("dim", "bright") if self.carrier == "intensity" else ("puncta", "patches")
 
     @property
     def spec(self) -> InputSpec:
@@ -134,17 +133,13 @@ class Phantom:
         outside = [row for row in rows if not 0 <= row < self.cells]
         if outside:
             raise DataError(f"Row {outside[0]} does not exist; rows are 0 to {self.cells - 1}.")
-        crops = [self._crop(row) for row in rows]
-        images = np.stack([image for image, _ in crops]) if crops else np.empty(
-            (0, self.channels, *self.size), np.float32
-        )
+        images = np.empty((len(rows), self.channels, *self.size), np.float32)
         names = ("cell", "nucleus", "cytoplasm", "neighbours")
-        masks = {
-            name: np.stack([regions[name] for _, regions in crops])
-            if crops
-            else np.empty((0, *self.size), bool)
-            for name in names
-        }
+        masks = {name: np.empty((len(rows), *self.size), bool) for name in names}
+        for position, row in enumerate(rows):
+            images[position], regions = self._crop(row)
+            for name, region in regions.items():
+                masks[name][position] = region
         table = self.table.iloc[rows]
         return Batch(
             inputs=torch.from_numpy(images),
@@ -165,9 +160,7 @@ class Phantom:
 
     @property
     def _needs_neighbours(self) -> bool:
-        return "neighbours" in (
-            self.confounder if self.carrier == "mixture" else self.carrier,
-        )
+        return "neighbours" in (self.confounder if self.carrier == "mixture" else self.carrier,)
 
     def _attributes(self, row: int) -> dict[str, int]:
         # one stream a purpose: more neighbours, say, must not shift the texture's random numbers
@@ -215,34 +208,22 @@ class Phantom:
             "Metadata_area_fraction": float(cell.mean()),
         }
 
-    @cached_property
-    def _cache(self) -> dict[int, tuple[np.ndarray, dict[str, np.ndarray]]]:
-        return {}
-
-    def _crop(self, row: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        if row not in self._cache:
-            bits = self._attributes(row)
-            cells = self._place(row, bits)
-            scene = Scene(
-                cell=bits["cell"],
-                neighbours=bits["neighbours"],
-                background=bits["background"],
-                intensity=bits["intensity"],
-            )
-            image = paint(self._stream(row, 3), cells, scene, stains=self.stains, noise=self.noise)
-            regions = {
-                "cell": cells.cell,
-                "nucleus": cells.nucleus,
-                "cytoplasm": cells.cell & ~cells.nucleus,
-                "neighbours": cells.neighbours > 0,
-            }
-            # Epochs of training read the same rows again; a bound keeps big phantoms from filling
-            # the memory.
-            crop = image.nbytes + sum(mask.nbytes for mask in regions.values())
-            if (len(self._cache) + 1) * crop > _CACHE_BYTES and self._cache:
-                self._cache.pop(next(iter(self._cache)))
-            self._cache[row] = image, regions
-        return self._cache[row]
+    def _crop(self, row: int) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+        bits = self._attributes(row)
+        cells = self._place(row, bits)
+        scene = Scene(
+            cell=bits["cell"],
+            neighbours=bits["neighbours"],
+            background=bits["background"],
+            intensity=bits["intensity"],
+        )
+        image = paint(self._stream(row, 3), cells, scene, stains=self.stains, noise=self.noise)
+        return image, {
+            "cell": cells.cell,
+            "nucleus": cells.nucleus,
+            "cytoplasm": cells.cell & ~cells.nucleus,
+            "neighbours": cells.neighbours > 0,
+        }
 
     def _stream(self, row: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([self.seed, row, purpose]))

@@ -12,7 +12,7 @@ from attrscore.errors import choose
 from attrscore.passes import Pass
 from attrscore.registry import METHODS
 
-__all__ = ["GradCAM", "grad_cam"]
+__all__ = ["GradCAM", "HiResCAM", "grad_cam", "hires_cam"]
 
 
 def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") -> Tensor:
@@ -51,5 +51,37 @@ class GradCAM:
         """Layer -> (N, 1, *s)."""
         return {
             name: grad_cam(run.activations[name], gradient, channels=self.channels)
+            for name, gradient in run.gradients.items()
+        }
+
+
+def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
+    """Activations weighted by their own gradients, place by place, before the ReLU.
+
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). Draelos, Carin, arXiv 2011.08891 (2020), equation 4.
+
+    >>> import torch
+    >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    >>> gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])
+    >>> hires_cam(activation, gradient)
+    tensor([[[[-2.,  6.]]]])
+    """
+    return (gradient * activation).sum(1, keepdim=True)
+
+
+@METHODS.register("hires_cam")
+@dataclass(frozen=True)
+class HiResCAM:
+    """HiResCAM at every layer of the pass, signed.
+
+    Lights up only places that raised the score where convolutions are followed by one linear layer;
+    there, under global average pooling, it equals Grad-CAM at the last convolution. Costs nothing
+    beside the shared pass. Draelos, Carin, arXiv 2011.08891 (2020).
+    """
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s)."""
+        return {
+            name: hires_cam(run.activations[name], gradient)
             for name, gradient in run.gradients.items()
         }

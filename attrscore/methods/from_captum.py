@@ -104,6 +104,11 @@ class FromCaptum:
         own = {name: options.pop(name) for name in self._parameters(algorithm) & set(options)}
         explainer = algorithm(run.explained, *([] if layer is None else [layer]), **own)
         inputs = run.batch.inputs.detach().clone().requires_grad_()
+        if "baselines" in self._parameters(self._attribute):
+            # Some algorithms want a tensor, and GradientShap has no default.
+            baselines = options.get("baselines", 0.0)
+            if isinstance(baselines, int | float):
+                options["baselines"] = torch.full_like(inputs, float(baselines)).detach()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting (backward|forward)")
             signed = explainer.attribute(inputs, additional_forward_args=aux, **options)

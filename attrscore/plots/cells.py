@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,9 +37,9 @@ _PANEL_INCHES = 1.75
 # Colour tells apart, opacity hides: nothing at 0, so that the image shows where the map is silent.
 _HEAT = ListedColormap(
     [
-        (*colour, 0.85 * min(1.0, 1.6 * share))
+        (*colour, 0.9 * share**0.6)
         for share, colour in zip(
-            np.linspace(0, 1, 256), sns.color_palette("inferno", 330)[74:], strict=True
+            np.linspace(0, 1, 256), sns.color_palette("inferno", 356)[100:], strict=True
         )
     ]
 )
@@ -74,8 +75,8 @@ class Example:
             for name, array in arrays.items():
                 if array.shape != space:
                     raise DataError(
-                        f"{kind} '{name}' must have the image's shape {space}; given: {array.shape}. "
-                        "Heat on a layer's own grid is resized with Heat.full() first."
+                        f"{kind} '{name}' must have the image's shape {space}; given: "
+                        f"{array.shape}. Heat on a layer's own grid is resized by Heat.full()."
                     )
         for name, heat in self.heats.items():
             if (heat < 0).any():
@@ -128,9 +129,12 @@ def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
         raise DataError("There is no example to draw: choose at least one cell.")
     names = list(dict.fromkeys(name for example in examples for name in example.heats))
     rows = [(example, *view) for example in examples for view in _views(example)]
-    sheet = Sheet(
-        inches=((1 + len(names)) * _PANEL_INCHES + 0.6, len(rows) * (_PANEL_INCHES + 0.2) + 0.7)
-    )
+    heights = [
+        _PANEL_INCHES * example.image.shape[-2] / example.image.shape[-1]
+        + (0.25 if plane in ("", _PROJECTION) else 0.05)
+        for example, plane, _ in rows
+    ]
+    sheet = Sheet(inches=((1 + len(names)) * _PANEL_INCHES + 0.6, sum(heights) + 0.8))
     axes = sheet.subplots(len(rows), 1 + len(names), squeeze=False)
     for i, (example, plane, view) in enumerate(rows):
         image = _stretched(example.image)
@@ -174,28 +178,27 @@ def _views(example: Example) -> Iterator[tuple[str, _View]]:
     first, last = (inside[0], inside[-1]) if len(inside) else (0, example.image.shape[1] - 1)
     bins = (np.arange(_SLICES) + 0.5) / _SLICES
     for z in np.unique((first + bins * (last - first + 1)).astype(int)):
-        yield f"z = {z}", lambda array, z=z: array[..., z, :, :]
+        yield f"z = {z}", partial(np.take, indices=z, axis=-3)
 
 
 def _stretched(image: _Array) -> _Array:
     """(C, *S) to [0, 1], each channel between two of its percentiles; 0 where not finite."""
     out = np.zeros(image.shape)
-    for channel, into in zip(image.astype(float), out, strict=True):
+    for c, channel in enumerate(image.astype(float)):
         finite = np.isfinite(channel)
-        if not finite.any():
-            continue
-        low, high = np.percentile(channel[finite], (1, 99.8))
-        if high > low:
-            into[finite] = ((channel[finite] - low) / (high - low)).clip(0, 1)
+        if finite.any():
+            low, high = np.percentile(channel[finite], (1, 99.8))
+            if high > low:
+                out[c][finite] = ((channel[finite] - low) / (high - low)).clip(0, 1)
     return out
 
 
-def _coloured(channels: _Array) -> _Array:
-    """(C, Y, X) in [0, 1] added up in the channels' colours: (Y, X, 3)."""
-    n = len(channels)
-    palette = _CHANNELS.get(n) or sns.color_palette("husl", n)
+def _colours(image: _Array) -> _Array:
+    """(C, 3) to add up a stretched image (C, *S) in, so dark that hardly any pixel overflows."""
+    palette = _CHANNELS.get(len(image)) or sns.color_palette("husl", len(image))
     colours = np.array([to_rgb(colour) for colour in palette])
-    return np.einsum("cyx,cr->yxr", channels, colours).clip(0, 1)
+    brightest = np.percentile(np.tensordot(image, colours, axes=(0, 0)), 99.5)
+    return colours / max(1.0, float(brightest))
 
 
 def _draw(
@@ -204,7 +207,8 @@ def _draw(
     """One plane; ``image`` is stretched, and heat is scaled by the whole map's maximum."""
     channels = view(image)
     if heat is None:
-        ax.imshow(_coloured(channels), interpolation="nearest")
+        coloured = np.tensordot(channels, _colours(image), axes=(0, 0)).clip(0, 1)
+        ax.imshow(coloured, interpolation="nearest")
     else:
         ax.imshow(0.8 * channels.mean(axis=0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         top = float(heat.max())

@@ -33,12 +33,17 @@ class Sheet(Figure):
         self.savefig(written, format="png")
         return written.getvalue()
 
-    def head(self, title: str, notes: Iterable[str]) -> None:
-        """A bold title over small print, wrapped to the width; the axes make room for both."""
+    def head(self, title: str, notes: Iterable[str], *, beside: float = 0.0) -> None:
+        """A bold title over small print; the axes make room for both.
+
+        Lines are wrapped to the width less ``beside``, inches taken by a legend.
+        """
         width, height = (float(side) for side in self.get_size_inches())
-        lines = [(line, True) for line in textwrap.wrap(title, max(24, int(width * 9)))]
+        lines = [(line, True) for line in textwrap.wrap(title, max(24, int((width - beside) * 9)))]
         for note in notes:
-            lines += [(line, False) for line in textwrap.wrap(note, max(30, int(width * 12)))]
+            lines += [
+                (line, False) for line in textwrap.wrap(note, max(30, int((width - beside) * 13)))
+            ]
         steps = [_TITLE_INCHES if bold else _NOTE_INCHES for _, bold in lines]
         height += sum(steps)
         self.set_size_inches(width, height)

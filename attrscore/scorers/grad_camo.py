@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from attrscore.errors import ConfigError, DataError, did_you_mean
-from attrscore.heat import UNRESOLVABLE, Heat, area_fraction
+from attrscore.heat import Heat, area_fraction, unresolvable
 from attrscore.passes import Pass
 from attrscore.registry import SCORERS
 
 __all__ = ["GradCAMO", "mask_ratio", "roc_auc"]
+
+LEVELS = 2**20
+"""Steps between 0 and the hottest voxel that ``roc_auc`` tells apart."""
 
 
 def mask_ratio(heat: Tensor, mask: Tensor, /) -> Tensor:
@@ -51,21 +53,21 @@ def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
     """Chance that a voxel on the mask is hotter than one off it, ties counted half.
 
     Non-negative (N, *S) and mask (N, *S), taken as true above 0.5 -> (N,) float64; 0.5 for a flat
-    map whatever the area; NaN where either side is empty or a value is not finite. Equal to the
-    Mann-Whitney statistic (Hanley, McNeil, Radiology 1982).
+    map whatever the area; NaN where either side is empty or a value is not finite. Voxels closer
+    than a millionth of the hottest are ties, since resizing rounds. Equal to the Mann-Whitney
+    statistic (Hanley, McNeil, Radiology 1982).
 
     >>> roc_auc(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, False, False, False]]))
     tensor([1.], dtype=torch.float64)
     """
     hot = heat.flatten(1)
     on = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1)
-    if hot.dtype != torch.float64:
-        hot = hot.float()
-    # A non-negative float is ordered as its bits are, so value and side fit one unsigned integer:
-    # numpy sorts those with SIMD, several times faster than any sort that carries an index.
-    values = (hot + 0.0).cpu().numpy()  # + 0.0 turns -0.0 into 0.0
-    bits: Any = values.view(np.uint64 if values.dtype == np.float64 else np.uint32)
-    keys = np.sort((bits << 1) | on.cpu().numpy().astype(bits.dtype), axis=1)
+    hottest = hot.amax(1, keepdim=True)
+    defined = (hottest.isfinite() & hot.isfinite().all(1, keepdim=True))[:, 0].cpu().numpy()
+    levels = (hot / torch.where(hottest > 0, hottest, 1) * LEVELS).round().nan_to_num(0, 0, 0)
+    # Value and side fit one integer: numpy sorts those with SIMD, several times faster than any
+    # sort that carries an index.
+    keys = np.sort((levels.int() * 2 + on).cpu().numpy(), axis=1)
     positive = (keys & 1).astype(bool)
     level = keys >> 1
     below = np.cumsum(~positive, axis=1)  # off-mask voxels as hot or cooler
@@ -76,8 +78,7 @@ def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
     wins = ((below + strictly) * positive).sum(1, dtype=np.float64) / 2
     count_on = positive.sum(1, dtype=np.float64)
     pairs = count_on * (positive.shape[1] - count_on)
-    defined = (pairs > 0) & np.isfinite(values).all(1)
-    auc = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=defined)
+    auc = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=defined & (pairs > 0))
     return torch.from_numpy(auc).to(heat.device)
 
 
@@ -131,7 +132,6 @@ class GradCAMO:
         chance = area_fraction(region)
         lowest, highest = heat.attainable(region)
         inside = share.clamp(self.clip, 1 - self.clip)
-        room = highest - chance
         columns = {
             "score": share,
             "chance": chance,
@@ -140,7 +140,9 @@ class GradCAMO:
             "log_odds": torch.logit(inside) - torch.logit(chance),
             "lowest": lowest,
             "highest": highest,
-            "resolved": torch.where(room < UNRESOLVABLE, torch.nan, (share - chance) / room),
+            "resolved": torch.where(
+                unresolvable(highest, chance), torch.nan, (share - chance) / (highest - chance)
+            ),
             **self._shares(heat, share, total, regions),
             "auc": roc_auc(heat.full(), region),
         }

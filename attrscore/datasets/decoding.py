@@ -1,0 +1,135 @@
+"""Fields by name: which files belong together, and their pixels and label images, decoded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from attrscore.datasets.crops import Normalise, normalise
+from attrscore.datasets.tiff import find_files, match_files, read_image, read_labels
+from attrscore.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Field", "FieldFiles", "FieldReader"]
+
+_IN_MEMORY = 4
+"""Fields kept decoded; rows are read field by field, so more would only cost memory."""
+
+
+@dataclass(frozen=True)
+class FieldFiles:
+    """The files of one field."""
+
+    image: Path
+    mask: Path
+    nuclei: Path | None
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Image and mask, and nuclei if there are any."""
+        return tuple(path for path in (self.image, self.mask, self.nuclei) if path is not None)
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One field decoded: pixels (C, *S) normalised, label images *S."""
+
+    pixels: NDArray[np.float32]
+    labels: NDArray[Any]
+    nuclei: NDArray[Any] | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FieldReader:
+    """Finds the files behind the patterns and decodes a field by its name, a few in memory."""
+
+    images: str
+    masks: str
+    nuclei: str | None
+    axes: str | None
+    dimensions: int
+    """Spatial axes that an image must have."""
+    channels: tuple[int, ...] | None
+    normalise: Normalise
+    percentiles: tuple[float, float]
+    _kept: OrderedDict[str, Field] = field(default_factory=OrderedDict, init=False)
+
+    @cached_property
+    def _found(self) -> tuple[dict[str, FieldFiles], dict[str, str]]:
+        masks = find_files(self.masks, option="masks")
+        nuclei = find_files(self.nuclei, option="nuclei") if self.nuclei is not None else []
+        # one folder may hold them all: images '*.tif' then matches '*_cp_masks.tif' as well
+        others = {*masks, *nuclei}
+        images = [path for path in find_files(self.images, option="images") if path not in others]
+        masks = [path for path in masks if path not in nuclei]
+        pairs, problems = match_files(images, masks)
+        if self.nuclei is None:
+            return {
+                n: FieldFiles(image, mask, None) for n, (image, mask) in pairs.items()
+            }, problems
+        inner, more = match_files(images, nuclei, what="nuclei image")
+        files = {
+            name: FieldFiles(image, mask, inner[name][1])
+            for name, (image, mask) in pairs.items()
+            if name in inner
+        }
+        return files, {**more, **problems}
+
+    @property
+    def files(self) -> dict[str, FieldFiles]:
+        """By name, for every image that has what it needs.
+
+        :raises DataError: a pattern matches no file.
+        """
+        return self._found[0]
+
+    @property
+    def unmatched(self) -> dict[str, str]:
+        """File name -> why it belongs to no field."""
+        return self._found[1]
+
+    def read(self, name: str, /) -> Field:
+        """The field, from memory if it was read lately.
+
+        :raises DataError: one of its files cannot be used.
+        """
+        if name not in self._kept:
+            self._kept[name] = self._decode(self.files[name])
+        self._kept.move_to_end(name)
+        if len(self._kept) > _IN_MEMORY:
+            self._kept.popitem(last=False)
+        return self._kept[name]
+
+    def _decode(self, files: FieldFiles) -> Field:
+        pixels, space = read_image(files.image, axes=self.axes)
+        if len(space) != self.dimensions:
+            raise DataError(
+                f"'{files.image.name}' has the spatial axes {', '.join(space)} but crop has "
+                f"{self.dimensions} numbers; give one for each axis, or state dataset.axes."
+            )
+        if self.channels is not None:
+            if max(self.channels) >= len(pixels):
+                raise DataError(
+                    f"'{files.image.name}' has {len(pixels)} channels but "
+                    f"channels={list(self.channels)} asks for number {max(self.channels)}; "
+                    "they count from 0."
+                )
+            pixels = pixels[list(self.channels)]
+        shape = pixels.shape[1:]
+        labels = read_labels(files.mask, axes=self.axes, space=space, shape=shape)
+        nuclei = (
+            read_labels(files.nuclei, axes=self.axes, space=space, shape=shape, what="nuclei image")
+            if files.nuclei is not None
+            else None
+        )
+        values = normalise(
+            pixels, self.normalise, percentiles=self.percentiles, name=files.image.name
+        )
+        return Field(values, labels, nuclei)

@@ -1,0 +1,318 @@
+"""Microscope fields as TIFFs with integer label images: a crop around every cell."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+
+from attrscore.core import Batch, InputSpec
+from attrscore.datasets.annotations import Annotations, read_annotations
+from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
+from attrscore.datasets.decoding import FieldReader
+from attrscore.datasets.tiff import check_axes
+from attrscore.errors import ConfigError, DataError, choose, preview
+from attrscore.registry import DATASETS
+
+__all__ = ["Fields"]
+
+_OWN_COLUMNS = (
+    "Metadata_image",
+    "Metadata_object",
+    "Metadata_area",
+    "Metadata_touches_border",
+    "Metadata_cut",
+    "Metadata_centroid_z",
+    "Metadata_centroid_y",
+    "Metadata_centroid_x",
+)
+
+
+@DATASETS.register("fields")
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """Every cell of TIFF fields with label images, cropped around its centroid.
+
+    ``images``, ``masks`` and ``nuclei`` are globs (or folders); files are matched by name, a mask
+    may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels`` or ``_label``. ``axes`` are those
+    of the images (a mask has them without C); None reads them from each file. A crop that hangs
+    over the border is filled with zeros after normalisation.
+
+    ``labels`` is a CSV with a row a cell, found by the columns ``image_key`` (file name or stem)
+    and ``object_key`` (number in the label image). ``label_column`` becomes the class, -1 where
+    missing. Its ``Metadata_`` columns are carried to the results, and those named in ``carry``, as
+    ``Metadata_<name>``.
+
+    Regions: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where the
+    nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm.
+
+    A file that cannot be used is left out with its reason in ``skipped``, unless ``on_bad_file`` is
+    raise. Objects under ``min_area`` pixels are left out and counted there too, a line a field.
+    """
+
+    images: str
+    masks: str
+    crop: tuple[int, ...]
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    nuclei: str | None = None
+    labels: str | None = None
+    label_column: str | None = None
+    image_key: str = "image"
+    object_key: str = "label"
+    carry: tuple[str, ...] = ()
+    normalise: Normalise = "percentile"
+    percentiles: tuple[float, float] = (0.1, 99.9)
+    spacing: tuple[float, ...] | None = None
+    min_area: int = 0
+    limit: int | None = None
+    on_bad_file: Literal["skip", "raise"] = "skip"
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "channels", "carry", "percentiles", "spacing"):
+            object.__setattr__(self, name, _sequence(name, getattr(self, name)))
+        if self.axes is not None:
+            object.__setattr__(self, "axes", check_axes(self.axes))
+        choose(self.normalise, get_args(Normalise), option="normalise")
+        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
+        _require(
+            len(self.crop) in (2, 3) and all(isinstance(n, int) and n > 0 for n in self.crop),
+            f"crop={list(self.crop)} must be 2 or 3 whole numbers of pixels, (Y, X) or (Z, Y, X)",
+        )
+        if self.axes is not None:
+            space = self.axes.replace("C", "")
+            _require(
+                len(space) == len(self.crop),
+                f"crop={list(self.crop)} has {len(self.crop)} numbers but axes={self.axes} has "
+                f"{len(space)} spatial axes; give one for each of {', '.join(_ordered(space))}",
+            )
+        _require(
+            self.spacing is None
+            or (len(self.spacing) == len(self.crop) and all(v > 0 for v in self.spacing)),
+            f"spacing={self.spacing} must be {len(self.crop)} positive numbers of micrometres, "
+            "as many as crop",
+        )
+        _require(
+            self.channels is None
+            or (
+                len(self.channels) > 0
+                and len(set(self.channels)) == len(self.channels)
+                and all(isinstance(c, int) and c >= 0 for c in self.channels)
+            ),
+            f"channels={self.channels} must be different channel numbers from 0, or null for all",
+        )
+        _require(
+            len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
+            f"percentiles={list(self.percentiles)} must be (lower, upper) within 0 and 100",
+        )
+        _require(self.min_area >= 0, f"min_area={self.min_area} must be at least 0 pixels")
+        _require(
+            self.limit is None or self.limit > 0,
+            f"limit={self.limit} must be at least 1, or null for all cells",
+        )
+        _require(
+            self.labels is not None or (self.label_column is None and not self.carry),
+            "label_column and carry name columns of a CSV; state it with labels=path.csv",
+        )
+        _require(
+            len({self.images, self.masks, self.nuclei}) == 3,
+            f"images='{self.images}', masks='{self.masks}' and nuclei='{self.nuclei}' must be "
+            "different patterns",
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a cell, in the order of file names and object numbers."""
+        return self._scanned[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The values of ``label_column``, sorted; all of the CSV, whatever ``limit`` leaves."""
+        return self._annotations.classes
+
+    @property
+    def spec(self) -> InputSpec:
+        """Channels and crop of every file kept; no classes where no label column is given."""
+        return InputSpec(channels=self._scanned[1], size=self.crop, classes=len(self.classes))
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """File name -> why it, or some of its objects, are left out."""
+        return self._scanned[2]
+
+    def read(self, rows: Sequence[int], /) -> Batch:
+        """Crops of these rows; each field is decoded at most once a call."""
+        rows = [int(row) for row in rows]
+        outside = [row for row in rows if not 0 <= row < len(self.table)]
+        if outside:
+            raise DataError(
+                f"Row {outside[0]} does not exist; rows are 0 to {len(self.table) - 1}."
+            )
+        table = self.table.iloc[rows]
+        inputs = np.empty((len(rows), self.spec.channels, *self.crop), np.float32)
+        names = ("cell", "neighbours") + (("nucleus", "cytoplasm") if self.nuclei else ())
+        regions = {name: np.empty((len(rows), *self.crop), bool) for name in names}
+        images = table["Metadata_image"].tolist()
+        numbers = table["Metadata_object"].tolist()
+        axes = "zyx"[-len(self.crop) :]
+        centroid = table[[f"Metadata_centroid_{axis}" for axis in axes]].to_numpy(dtype=float)
+        first = starts(centroid, self.crop)
+        for place in sorted(range(len(rows)), key=lambda place: rows[place]):
+            field = self._reader.read(images[place])
+            inputs[place] = crop(field.pixels, first[place], self.crop)
+            labels = crop(field.labels, first[place], self.crop)
+            cell = labels == numbers[place]
+            regions["cell"][place] = cell
+            regions["neighbours"][place] = (labels > 0) & ~cell
+            if field.nuclei is not None:
+                nucleus = cell & (crop(field.nuclei, first[place], self.crop) == numbers[place])
+                regions["nucleus"][place] = nucleus
+                regions["cytoplasm"][place] = cell & ~nucleus
+        return Batch(
+            inputs=torch.from_numpy(inputs),
+            regions={name: torch.from_numpy(region) for name, region in regions.items()},
+            label=torch.tensor(table["label"].to_numpy(dtype=np.int64, copy=True)),
+            ids=tuple(table["id"]),
+            meta={
+                str(name): table[name].tolist()
+                for name in table.columns
+                if name not in ("id", "label")
+            },
+            spacing=self.spacing,
+        )
+
+    def fingerprint(self) -> str:
+        """Digest of the files' bytes, the table (with names, without folders) and the options."""
+        options = {
+            "axes": self.axes,
+            "crop": self.crop,
+            "channels": self.channels,
+            "normalise": self.normalise,
+            "percentiles": self.percentiles,
+            "spacing": self.spacing,
+            "classes": self.classes,
+        }
+        digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
+        digest.update(self.table.to_csv(index=False).encode())
+        for name in self.table["Metadata_image"].unique():
+            for path in self._reader.files[name].all:
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def _annotations(self) -> Annotations:
+        return read_annotations(
+            self.labels,
+            image_key=self.image_key,
+            object_key=self.object_key,
+            label_column=self.label_column,
+            carry=self.carry,
+            taken=_OWN_COLUMNS,
+        )
+
+    @cached_property
+    def _reader(self) -> FieldReader:
+        return FieldReader(
+            images=self.images,
+            masks=self.masks,
+            nuclei=self.nuclei,
+            axes=self.axes,
+            dimensions=len(self.crop),
+            channels=self.channels,
+            normalise=self.normalise,
+            percentiles=self.percentiles,
+        )
+
+    @cached_property
+    def _scanned(self) -> tuple[pd.DataFrame, int, Mapping[str, str]]:
+        """The table, the number of channels, and what was left out; reads every field once."""
+        annotations = self._annotations  # first: a wrong column is told before pixels are read
+        files = self._reader.files
+        skipped = dict(self._reader.unmatched)
+        if skipped and self.on_bad_file == "raise":
+            raise DataError(_sentence(next(iter(skipped.values()))))
+        parts: list[pd.DataFrame] = []
+        channels = 0
+        cells = 0
+        for name in sorted(files):
+            if self.limit is not None and cells >= self.limit:
+                break
+            image, mask = files[name].image, files[name].mask
+            try:
+                field = self._reader.read(name)
+                if channels not in (0, len(field.pixels)):
+                    raise DataError(  # noqa: TRY301  # handled like what the reader raises
+                        f"'{image.name}' has {len(field.pixels)} channels but the files "
+                        f"before it have {channels}; choose some that all have with "
+                        "dataset.channels."
+                    )
+            except DataError as error:
+                if self.on_bad_file == "raise":
+                    raise DataError(_sentence(str(error))) from error
+                skipped[image.name] = str(error)
+                continue
+            channels = len(field.pixels)
+            found = self._rows(name, measure(field.labels))
+            small = int((found["Metadata_area"] < self.min_area).sum())
+            if small:
+                skipped[mask.name] = (
+                    f"{small} of {len(found)} objects are smaller than "
+                    f"min_area={self.min_area} pixels."
+                )
+                found = found[found["Metadata_area"] >= self.min_area]
+            parts.append(found)
+            cells += len(found)
+        if not cells:
+            reasons = preview((f"{key}: {why}" for key, why in skipped.items()), most=5)
+            raise DataError(f"No cell is left to read. {reasons}")
+        table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
+        return annotations.join(table), channels, MappingProxyType(skipped)
+
+    def _rows(self, name: str, found: Objects) -> pd.DataFrame:
+        first = starts(found.centroid, self.crop)
+        cut = (found.first < first) | (found.stop > first + np.array(self.crop))
+        axes = "zyx"[-len(self.crop) :]
+        return pd.DataFrame(
+            {
+                "id": [f"{name}:{number}" for number in found.number],
+                "Metadata_image": name,
+                "Metadata_object": found.number,
+                "Metadata_area": found.area,
+                "Metadata_touches_border": found.touches_border,
+                "Metadata_cut": cut.any(axis=1),
+                **{
+                    f"Metadata_centroid_{axis}": found.centroid[:, number]
+                    for number, axis in enumerate(axes)
+                },
+            }
+        )
+
+
+def _ordered(space: str) -> str:
+    return "".join(axis for axis in "ZYX" if axis in space)
+
+
+def _sentence(reason: str) -> str:
+    return reason[0].upper() + reason[1:]
+
+
+def _sequence(name: str, value: Any) -> tuple[Any, ...] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{name}={value!r} must be a list, such as {name}=[{value}].")
+    return tuple(value)
+
+
+def _require(condition: bool, sentence: str) -> None:  # noqa: FBT001  # it is the condition
+    if not condition:
+        raise ConfigError(f"{sentence}.")

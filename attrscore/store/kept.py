@@ -1,0 +1,109 @@
+"""Kept maps of a results folder, read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attrscore.errors import StoreError, did_you_mean, preview
+from attrscore.store.identity import Plugin, canonical, flatten
+from attrscore.store.maps import map_group, map_ids, read_map
+from attrscore.store.parts import opened
+from attrscore.store.places import Found, Location, find
+
+__all__ = ["read_maps"]
+
+Array = np.ndarray[Any, Any]
+
+
+def read_maps(
+    path: Location,
+    method: str,
+    layer: str,
+    *,
+    ids: Sequence[str] | None = None,
+    model: str | None = None,
+) -> tuple[list[str], Array]:
+    """Kept maps of a method at a layer: their ids, and signed float32 (N, C, *s).
+
+    ``ids`` picks cells, in this order; ``model`` is the displayed name, needed where maps of
+    several networks are kept.
+
+    :raises StoreError: no such maps or cells, or maps of several networks or settings.
+    """
+    place = f"{method} at {layer}"
+    found, known = [], set()
+    for each in find([path])[0]:
+        pairs = {(c.method.key, c.layer): c.method for c in each.folder.job.conditions}
+        known |= {" at ".join(pair) for pair in pairs}
+        shown = model is None or each.folder.model == model
+        if (method, layer) in pairs and shown and _keeps(each, method, layer):
+            found.append((each, pairs[method, layer]))
+    if place not in known:
+        raise StoreError(f"{path} has no {place}. {did_you_mean(place, known)}")
+    if not found:
+        of = "" if model is None else f" of {model}"
+        raise StoreError(f"{path} keeps no maps of {place}{of}; compute them with keep=native.")
+    _check_alike(found, f"{path} keeps several maps of {place}")
+    parts = [part for each, _ in found for part in each.parts.values()]
+    return _read(parts, method, layer, ids)
+
+
+def _check_alike(found: Sequence[tuple[Found, Plugin]], complaint: str) -> None:
+    """Maps depend neither on heat options nor on scorers, nor on what else is kept."""
+    settings = [
+        {k: v for k, v in each.folder.job.base.items() if k not in ("heat", "keep")}
+        | {"method": plugin.identity}
+        for each, plugin in found
+    ]
+    if len({canonical(setting) for setting in settings}) == 1:
+        return
+    models = sorted({each.folder.model for each, _ in found})
+    if len(models) > 1:
+        raise StoreError(f"{complaint}, of {preview(models)}; choose one with model=...")
+    flat = [flatten(setting) for setting in settings]
+    names = sorted({name for one in flat for name in one})
+    differ = [n for n in names if len({canonical(one.get(n, "")) for one in flat}) > 1]
+    folders = [each.folder.path for each, _ in found]
+    raise StoreError(
+        f"{complaint}, which differ in {preview(differ)}; "
+        f"read the folder of one job: {preview(folders)}."
+    )
+
+
+def _read(
+    parts: Iterable[Path], method: str, layer: str, ids: Sequence[str] | None
+) -> tuple[list[str], Array]:
+    wanted = None if ids is None else {str(i) for i in ids}
+    at: dict[str, int] = {}
+    blocks: list[Array] = []
+    for part in parts:
+        with opened(part) as file:
+            group = map_group(file, method, layer)
+            if group is None:
+                continue
+            rows = [
+                (row, name)
+                for row, name in enumerate(map_ids(file))
+                if name not in at and (wanted is None or name in wanted)
+            ]
+            blocks.append(read_map(group, np.array([row for row, _ in rows], dtype=int)))
+            at |= {name: len(at) + i for i, (_, name) in enumerate(rows)}
+    maps = np.concatenate(blocks)
+    if ids is None:
+        return list(at), maps
+    absent = [str(i) for i in ids if str(i) not in at]
+    if absent:
+        raise StoreError(f"No map of {method} at {layer} is kept for {preview(absent)}.")
+    return [str(i) for i in ids], maps[[at[str(i)] for i in ids]]
+
+
+def _keeps(found: Found, method: str, layer: str) -> bool:
+    for part in found.parts.values():
+        with opened(part) as file:
+            if map_group(file, method, layer) is not None:
+                return True
+    return False

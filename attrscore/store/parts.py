@@ -1,0 +1,200 @@
+"""One part: the rows of a job's range, and their maps, as the bytes of an HDF5 file."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pandas as pd
+
+from attrscore.core import KEY_COLUMNS
+from attrscore.errors import AttrscoreError, StoreError
+from attrscore.store.columns import (
+    Stored,
+    escape,
+    hard_links,
+    read_attribute,
+    read_column,
+    unescape,
+    write_attribute,
+    write_column,
+)
+from attrscore.store.identity import SCHEMA, Job, canonical, newer
+from attrscore.store.maps import Array, MapKey, write_maps
+
+__all__ = [
+    "columns_of",
+    "encode",
+    "encode_table",
+    "job_of",
+    "kind_of",
+    "kinds_of",
+    "opened",
+    "order_of",
+    "owner",
+    "part_name",
+    "part_ranges",
+    "read_columns",
+]
+
+_PART = re.compile(r"^(\d+)-(\d+)\.h5$")
+
+
+def part_name(start: int, stop: int, /) -> str:
+    """The file name of a part.
+
+    >>> part_name(0, 1024)
+    '000000000-000001024.h5'
+    """
+    return f"{start:09d}-{stop:09d}.h5"
+
+
+def part_ranges(names: Collection[str], /) -> set[tuple[int, int]]:
+    """The ranges of all names that are parts."""
+    found = (_PART.match(name) for name in names)
+    return {(int(match[1]), int(match[2])) for match in found if match}
+
+
+def kind_of(
+    values: pd.Series[Any], /, *, scorers: Collection[str], carried: Collection[str]
+) -> str:
+    """``key``, ``score`` or ``metadata``: carried by name, called Metadata_..., or text."""
+    column = str(values.name)
+    if column in KEY_COLUMNS:
+        return "key"
+    if column.startswith("Metadata_") or column in carried:
+        return "metadata"
+    numeric = pd.api.types.is_numeric_dtype(values)
+    return "score" if numeric or owner(column, scorers) else "metadata"
+
+
+def owner(column: str, scorers: Collection[str], /) -> str:
+    """The scorer key that a column belongs to: the key itself or ``key.companion``; else empty."""
+    found = (key for key in scorers if column == key or column.startswith(f"{key}."))
+    return max(found, key=len, default="")
+
+
+def encode(
+    job: Job,
+    table: pd.DataFrame,
+    maps: Mapping[MapKey, Array],
+    ids: Sequence[str],
+    /,
+    *,
+    config: str,
+    carried: Collection[str] = (),
+) -> bytes:
+    """The bytes of a part: the same work gives the same bytes.
+
+    It is built in memory because HDF5 swallows errors of a full disk and then crashes.
+    """
+    scorers = job.scorers
+    with _in_memory() as (buffer, file):
+        _write_header(file, "part", job=job.id, config=config, identity=canonical(job.identity))
+        scores = file.create_group("scores")
+        for name in sorted(table.columns):
+            kind = kind_of(table[name], scorers=scorers, carried=carried)
+            write_column(scores, name, table[name], kind=kind)
+        if maps:
+            write_maps(file.create_group("maps"), maps, ids)
+    return buffer.getvalue()
+
+
+def encode_table(table: pd.DataFrame, kinds: Mapping[str, str], /) -> bytes:
+    """The bytes of a merged file: the columns of a results table, in their order."""
+    with _in_memory() as (buffer, file):
+        _write_header(file, "merged")
+        scores = file.create_group("scores")
+        for order, name in enumerate(table.columns):
+            write_column(scores, name, table[name], kind=kinds[name], order=order)
+    return buffer.getvalue()
+
+
+@contextmanager
+def opened(path: Path, /) -> Iterator[h5py.File]:
+    """A part or merged file, open for reading, its header checked.
+
+    :raises StoreError: whatever is wrong with it, here or in the block, named with the file.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:  # parts never change
+            schema = file.attrs.get("schema")
+            if schema is None or read_attribute(file, "format") != "attrscore":
+                raise StoreError("It was not written by attrscore.")
+            if int(schema) > SCHEMA:
+                raise StoreError(newer(int(schema)))
+            yield file
+    except FileNotFoundError as error:
+        raise StoreError(f"There is no file {path}.") from error
+    except AttrscoreError as error:
+        raise StoreError(f"{path} cannot be used. {error}") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError) as error:
+        raise StoreError(
+            f"{path} is damaged or no HDF5 file ({_first_line(error)}); "
+            "delete it and run the same command again, which computes it anew."
+        ) from error
+
+
+def job_of(file: h5py.File, /) -> str | None:
+    """The id of the job that a part belongs to."""
+    job = read_attribute(file, "job")
+    return None if job is None else str(job)
+
+
+def columns_of(file: h5py.File, /) -> list[str]:
+    """The names of the score table's columns.
+
+    :raises StoreError: there is no table, or a link leads out of the file.
+    """
+    scores = file.get("scores", getlink=True)
+    if not isinstance(scores, h5py.HardLink) or not isinstance(file["scores"], h5py.Group):
+        raise StoreError("It holds no group 'scores'.")
+    return [unescape(link) for link in hard_links(file["scores"])]
+
+
+def read_columns(file: h5py.File, names: Collection[str], /) -> dict[str, Stored]:
+    """These columns, where they are there, all of one length.
+
+    :raises StoreError: unequal lengths, or as :func:`attrscore.store.columns.check`.
+    """
+    group = file["scores"]
+    columns = {name: read_column(group, name) for name in names}
+    lengths = {len(column.array) for column in columns.values()}
+    if len(lengths) > 1:
+        raise StoreError(f"Its columns have different lengths: {sorted(lengths)}.")
+    return columns
+
+
+def kinds_of(file: h5py.File, names: Collection[str], /) -> dict[str, str]:
+    """The attribute ``kind`` of these columns."""
+    group = file["scores"]
+    return {name: str(read_attribute(group[escape(name)], "kind") or "metadata") for name in names}
+
+
+def order_of(file: h5py.File, names: Collection[str], /) -> list[str]:
+    """The columns of a merged file in the order of its table."""
+    group = file["scores"]
+    return sorted(names, key=lambda name: int(group[escape(name)].attrs.get("order", 0)))
+
+
+@contextmanager
+def _in_memory() -> Iterator[tuple[io.BytesIO, h5py.File]]:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", libver=("v110", "v114"), track_order=False) as file:
+        yield buffer, file
+
+
+def _write_header(file: h5py.File, kind: str, **texts: str) -> None:
+    file.attrs["schema"] = SCHEMA
+    for name, text in {"format": "attrscore", "content": kind, **texts}.items():
+        write_attribute(file, name, text)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__

@@ -1,0 +1,286 @@
+"""Reading results as one table, and writing that table to one file."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from attrscore.core import KEY_COLUMNS
+from attrscore.errors import StoreError, did_you_mean, preview
+from attrscore.store.columns import TEXT, Stored, join, stack
+from attrscore.store.commit import commit, make_folder
+from attrscore.store.parts import (
+    columns_of,
+    encode_table,
+    job_of,
+    kinds_of,
+    opened,
+    order_of,
+    owner,
+    read_columns,
+)
+from attrscore.store.places import Found, Location, find
+from attrscore.store.rows import Source, differing_settings, gather
+from attrscore.store.writer import JobFolder
+
+__all__ = ["collect", "read_scores"]
+
+FORMATS = (".h5", ".csv", ".parquet")
+SHOWN = ("id", "model", "dataset", "method", "layer", "target")
+"""What tells rows apart, together with the settings that differ."""
+
+Kinds = dict[str, str]
+"""Column -> ``key``, ``option``, ``score`` or ``metadata``."""
+
+
+def read_scores(*paths: Location, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """One table of results folders, jobs, parts or merged files, with a row for each
+    (id, model, dataset, method, layer, target).
+
+    Columns: these keys, label, predicted, status, reason, explained and confidence; settings that
+    differ between rows of the same names (``heat.sign``, ``method.steps``, ``scorer.grad_camo.x``);
+    the scores, each scorer's own before its companions; carried metadata. What several jobs
+    computed of the same rows is joined, what they computed twice appears once. ``columns`` reads
+    only these besides what tells rows apart.
+
+    :raises StoreError: nothing there, not ours, damaged, newer, or a column that does not exist.
+    """  # noqa: D205  # the keys must stand in one sentence
+    return _read(paths, columns)[0]
+
+
+def collect(folder: Location, output: Location) -> pd.DataFrame:
+    """The table of :func:`read_scores`, also written to ``output`` (.h5, .csv or .parquet) at once.
+
+    :raises StoreError: as :func:`read_scores`; another suffix, or an output that cannot be written.
+    """
+    path = Path(output)
+    if path.suffix not in FORMATS:
+        raise StoreError(f"{path} must end in one of {', '.join(FORMATS)}.")
+    table, kinds = _read([folder], None)
+    if path.suffix == ".h5":
+        data = encode_table(table, kinds)
+    elif path.suffix == ".csv":
+        data = table.to_csv(index=False).encode("utf-8", "backslashreplace")
+    else:
+        data = _to_parquet(table, kinds)
+    make_folder(path.parent)
+    commit(path, data)
+    return table
+
+
+def _read(paths: Sequence[Location], columns: Sequence[str] | None) -> tuple[pd.DataFrame, Kinds]:
+    if not paths:
+        raise StoreError("Name a results folder or file to read: read_scores('results').")
+    jobs, merged = find(paths)
+    only = None if columns is None else {*SHOWN, "status", *columns}
+    frames = [_read_jobs(jobs, only, paths)] if jobs or not merged else []
+    frames += [_read_merged(path, only) for path in merged]
+    table, kinds = frames[0] if len(frames) == 1 else _pool(frames)
+    if columns is not None:
+        for name in columns:
+            if name not in table:
+                raise StoreError(f"There is no column '{name}'. {_suggest(name, jobs, merged)}")
+        table = table[[*dict.fromkeys([*_telling(table, kinds), *columns])]]
+    return table, {name: kinds[name] for name in map(str, table)}
+
+
+def _read_jobs(
+    jobs: Sequence[Found], only: Collection[str] | None, paths: Sequence[Location]
+) -> tuple[pd.DataFrame, Kinds]:
+    sources: list[Source] = []
+    kinds: Kinds = {"model": "key", "dataset": "key"}
+    for found in jobs:
+        if found.parts:
+            table, each = _read_parts(found, only)
+            kinds = each | kinds
+            sources += _sources(found.folder, _split(table))
+    if not sources:
+        raise StoreError(
+            f"{preview(paths)} holds no results yet ({len(jobs)} jobs without a part); "
+            "run attrscore first, or look for a failed.json in the folders of the jobs."
+        )
+    groups = gather(sources)
+    tables = [group.table() for group in groups]
+    lengths = [len(table) for table in tables]
+    columns = {
+        name: stack([table.get(name) for table in tables], lengths)
+        for name in dict.fromkeys(str(name) for table in tables for name in table)
+    }
+    columns["model"] = _repeat([group.sources[0].folder.model for group in groups], lengths)
+    columns["dataset"] = _repeat([group.sources[0].folder.dataset for group in groups], lengths)
+    for name in differing_settings(groups):
+        columns[name] = _repeat([group.settings.get(name) for group in groups], lengths)
+        kinds[name] = "option"
+    scorers = {key for group in groups for key in group.scorers}
+    return pd.DataFrame({name: columns[name] for name in _ordered(kinds, scorers)}), kinds
+
+
+def _read_parts(found: Found, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
+    """All rows of a job, in the order of its parts."""
+    job = found.folder.job
+    pieces: list[dict[str, Stored]] = []
+    kinds: Kinds = {}
+    for path in found.parts.values():
+        with opened(path) as file:
+            if job_of(file) != job.id:
+                raise StoreError(f"It belongs to another job, not to {job.id}; remove it.")
+            names = columns_of(file)
+            absent = {"id", "method", "layer"} - set(names)
+            if absent:
+                raise StoreError(f"It lacks the columns {preview(sorted(absent))}.")
+            wanted = [name for name in names if only is None or name in only]
+            kinds |= _kinds(file, [name for name in wanted if name not in kinds], job.scorers)
+            pieces.append(read_columns(file, wanted))
+    lengths = [len(piece["id"].array) for piece in pieces]
+    table = {name: join([piece.get(name) for piece in pieces], lengths) for name in kinds}
+    return pd.DataFrame(table), kinds
+
+
+def _kinds(file: h5py.File, names: Sequence[str], scorers: Collection[str]) -> Kinds:
+    """Kinds by name, and by attribute only where the name does not tell: attributes are slow."""
+    known = dict.fromkeys((name for name in names if name in KEY_COLUMNS), "key")
+    known |= dict.fromkeys((name for name in names if name.startswith("Metadata_")), "metadata")
+    scores = [name for name in names if name not in known and owner(name, scorers)]
+    known |= dict.fromkeys(scores, "score")
+    return known | kinds_of(file, [name for name in names if name not in known])
+
+
+def _split(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The rows by (method, layer), each in the order it had."""
+    methods, method_names = pd.factorize(table["method"])
+    layers, layer_names = pd.factorize(table["layer"])
+    codes = methods * max(len(layer_names), 1) + layers
+    if (np.diff(codes) < 0).any():
+        order = np.argsort(codes, kind="stable")
+        table, codes = table.take(order), codes[order]
+    found, starts = np.unique(codes, return_index=True)
+    blocks = {}
+    for code, start, stop in zip(found, starts, [*starts[1:], len(codes)], strict=True):
+        method, layer = divmod(int(code), len(layer_names))
+        blocks[str(method_names[method]), str(layer_names[layer])] = table.iloc[start:stop]
+    return blocks
+
+
+def _sources(folder: JobFolder, tables: Mapping[tuple[str, str], pd.DataFrame]) -> list[Source]:
+    methods = {condition.method.key: condition.method for condition in folder.job.conditions}
+    scorers: dict[tuple[str, str], dict[str, Any]] = {}
+    for condition in folder.job.conditions:
+        key, layer, scorer = condition.triple
+        scorers.setdefault((key, layer), {})[scorer] = condition.scorer
+    foreign = [f"{method} at {layer}" for method, layer in tables if (method, layer) not in scorers]
+    if foreign:
+        raise StoreError(
+            f"{folder.path} holds rows of {preview(foreign)}, which are not in its job; "
+            "delete its parts and run the same command again."
+        )
+    return [
+        Source(folder, methods[key], layer, table, scorers[key, layer])
+        for (key, layer), table in tables.items()
+    ]
+
+
+def _repeat(values: Sequence[Any], lengths: list[int]) -> pd.Series[Any]:
+    """A column of one value a group: numbers or flags where all of them are, else text."""
+    present = [value for value in values if value is not None]
+    if present and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present):
+        column = pd.Series([np.nan if value is None else value for value in values])
+    elif present == list(values) and all(isinstance(value, bool) for value in values):
+        column = pd.Series(values)
+    else:
+        column = pd.Series([v if v is None else str(v) for v in values], dtype=TEXT)
+    return column.repeat(lengths).reset_index(drop=True)
+
+
+def _ordered(kinds: Mapping[str, str], scorers: Collection[str]) -> list[str]:
+    keys = [name for name in KEY_COLUMNS if name in kinds]
+    options = sorted(name for name, kind in kinds.items() if kind == "option")
+    scores = [name for name, kind in kinds.items() if kind == "score"]
+    # What a method says about itself belongs to no scorer and comes after them.
+    scores.sort(key=lambda name: (not owner(name, scorers), owner(name, scorers), name))
+    metadata = sorted(name for name, kind in kinds.items() if kind == "metadata")
+    return [*keys, *options, *scores, *metadata]
+
+
+def _read_merged(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
+    if path.suffix == ".parquet":
+        return _from_parquet(path, only)
+    with opened(path) as file:
+        everything = columns_of(file)
+        kinds = kinds_of(file, everything)
+        names = order_of(file, [n for n in everything if _wanted(n, kinds[n], only)])
+        columns = {name: each.series() for name, each in read_columns(file, names).items()}
+    return pd.DataFrame(columns), {name: kinds[name] for name in names}
+
+
+def _wanted(name: str, kind: str, only: Collection[str] | None) -> bool:
+    return only is None or name in only or kind == "option"
+
+
+def _to_parquet(table: pd.DataFrame, kinds: Kinds) -> bytes:
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata(
+        {**arrow.schema.metadata, b"attrscore": json.dumps(kinds).encode()}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(arrow, buffer)
+    return buffer.getvalue()
+
+
+def _from_parquet(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        if b"attrscore" not in metadata:
+            raise StoreError(f"{path} was not written by attrscore.")
+        kinds: Kinds = json.loads(metadata[b"attrscore"])
+        names = [name for name, kind in kinds.items() if _wanted(name, kind, only)]
+        table: pd.DataFrame = pq.read_table(path, columns=names).to_pandas()
+    except (OSError, ValueError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(
+            f"{path} is damaged or no Parquet file; write it anew with attrscore collect."
+        ) from error
+    return table, {name: kinds[name] for name in names}
+
+
+def _pool(frames: Sequence[tuple[pd.DataFrame, Kinds]]) -> tuple[pd.DataFrame, Kinds]:
+    """Tables whose identities are no longer known: equal rows once, other repetitions refused."""
+    kinds = {name: kind for _, each in reversed(frames) for name, kind in each.items()}
+    lengths = [len(table) for table, _ in frames]
+    scorers = {name.partition(".")[0] for name, kind in kinds.items() if kind == "score"}
+    columns = {
+        name: stack([table.get(name) for table, _ in frames], lengths)
+        for name in _ordered(kinds, scorers)
+    }
+    table = pd.DataFrame(columns).drop_duplicates(ignore_index=True)
+    if table.duplicated(_telling(table, kinds)).any():
+        raise StoreError(
+            "These files hold different rows of the same names; read the results folders that "
+            "they were collected from, which know the settings that differ."
+        )
+    return table, kinds
+
+
+def _telling(table: pd.DataFrame, kinds: Kinds) -> list[str]:
+    """The columns that together tell rows apart."""
+    return [n for n in map(str, table) if n in SHOWN or kinds[n] == "option"]
+
+
+def _suggest(name: str, jobs: Sequence[Found], merged: Sequence[Path]) -> str:
+    known: set[str] = {"model", "dataset"}
+    for path in [*merged, *(part for found in jobs for part in list(found.parts.values())[:1])]:
+        if path.suffix == ".parquet":
+            known |= set(pq.read_schema(path).names)
+        else:
+            with opened(path) as file:
+                known |= set(columns_of(file))
+    return did_you_mean(name, known)

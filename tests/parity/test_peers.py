@@ -1,0 +1,81 @@
+"""Live cross-checks against Quantus, torchcam and MONAI, called and never copied."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from nets import batch, net
+
+from attrscore.engine import run
+from attrscore.heat import Heat
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None,
+        reason=f"{package} is not installed; make test installs it",
+    )
+
+
+@needs("quantus")
+# Quantus compares mask sizes with the size of x_batch[2:], which is empty for one sample.
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:Ratio is smaller than max size:UserWarning")
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_score_equals_quantus_attribution_localisation(dimensions):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own imports
+        import quantus
+
+    data = batch(dimensions)
+    (found,) = run(net(dimensions), data, layers="high", keep="native")
+    full = Heat(torch.from_numpy(found.maps), data.space).full()
+    for i in range(len(data)):
+        metric = quantus.AttributionLocalisation(
+            positive_attributions=True, abs=False, normalise=False, disable_warnings=True
+        )
+        (theirs,) = metric(
+            model=None,
+            x_batch=data.inputs[i : i + 1, :1].numpy(),
+            y_batch=np.zeros(1, dtype=int),
+            a_batch=full[i : i + 1, None].numpy(),
+            s_batch=data.regions["cell"][i : i + 1, None].numpy(),
+            channel_first=True,
+        )
+        assert found.columns["grad_camo"][i] == pytest.approx(theirs, abs=1e-6)
+
+
+@needs("torchcam")
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_grad_cam_equals_torchcam(dimensions):
+    from torchcam.methods import GradCAM as TorchcamGradCAM
+
+    data = batch(dimensions)
+    (ours,) = run(net(dimensions), data, layers="high", target="label", keep="native")
+    theirs_net = net(dimensions)
+    with TorchcamGradCAM(
+        theirs_net, target_layer="high", input_shape=data.inputs.shape[1:]
+    ) as extractor:
+        scores = theirs_net(data.inputs.clone().requires_grad_())
+        (theirs,) = extractor(data.label.tolist(), scores, normalized=False)
+    rectified = torch.from_numpy(ours.maps)[:, 0].clamp(min=0)
+    torch.testing.assert_close(rectified, theirs.double(), rtol=0, atol=1e-10)
+
+
+@needs("monai")
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_grad_cam_equals_monai(dimensions):
+    from monai.visualize import GradCAM as MonaiGradCAM
+
+    data = batch(dimensions)
+    (ours,) = run(net(dimensions), data, layers="high", target="label", keep="native")
+    peer = MonaiGradCAM(nn_module=net(dimensions), target_layers="high")
+    for i in range(len(data)):
+        # One sample at a time and an integer class: its batched path mixes classes.
+        theirs = peer.compute_map(data.inputs[i : i + 1], class_idx=int(data.label[i]))
+        rectified = torch.from_numpy(ours.maps)[i : i + 1].clamp(min=0)
+        torch.testing.assert_close(rectified, theirs.double(), rtol=0, atol=1e-10)

@@ -1,0 +1,116 @@
+"""What every registered method must hold, in 2D and 3D; a new plugin joins by existing."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from nets import batch, net
+
+from attrscore.core import INPUT
+from attrscore.engine import explains_layers, run
+from attrscore.passes import Pass
+from attrscore.registry import METHODS
+from attrscore.targets import Predicted
+
+# Options for those that cannot be built without, and further algorithms of Captum.
+NEED = {
+    "captum:LayerConductance": {"algorithm": "LayerConductance"},
+    "captum:Occlusion": {
+        "algorithm": "Occlusion",
+        "options": {"sliding_window_shapes": [1, 3, 3], "strides": [1, 2, 2]},
+    },
+    "captum:GradientShap": {
+        "algorithm": "GradientShap",
+        "options": {"n_samples": 3, "stdevs": 0.1, "baselines": 0.0},
+    },
+    "captum:InputXGradient": {"algorithm": "InputXGradient"},
+    "captum:DeepLift": {"algorithm": "DeepLift"},
+}
+NAMES = [e.name for e in METHODS.entries() if e.alias_of is None and e.name != "captum"]
+
+
+def build(name: str, dimensions: int):
+    options = copy.deepcopy(NEED.get(name, {}))
+    if dimensions == 3 and "sliding_window_shapes" in options.get("options", {}):
+        options["options"] = {"sliding_window_shapes": [1, 2, 3, 3], "strides": [1, 1, 2, 2]}
+    return METHODS.build(name.partition(":")[0], **options)
+
+
+@pytest.fixture(params=[*NAMES, *NEED])
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[2, 3])
+def dimensions(request) -> int:
+    return request.param
+
+
+def test_keys_are_layers_or_input_and_shapes_fit(name, dimensions):
+    model, data = net(dimensions), batch(dimensions)
+    layers = {"low": model.low, "high": model.high}
+    method = build(name, dimensions)
+    maps = method(Pass(model, data, Predicted(), layers))
+    assert list(maps) == (list(layers) if explains_layers(method) else [INPUT])
+    for signed in maps.values():
+        assert signed.ndim == data.inputs.ndim
+        assert len(signed) == len(data)
+        assert not signed.requires_grad
+
+
+def test_model_and_random_state_are_left_as_found(name, dimensions):
+    model, data = net(dimensions, inplace=name != "captum:DeepLift"), batch(dimensions)
+    model.train()
+    model.act1.eval()
+    model.low.weight.requires_grad_(False)
+    model.head.weight.grad = torch.ones_like(model.head.weight)
+    before = copy.deepcopy(model.state_dict())
+    flags = [module.training for module in model.modules()]
+    asked = [parameter.requires_grad for parameter in model.parameters()]
+    state = torch.get_rng_state()
+
+    list(run(model, data, methods=build(name, dimensions), layers=["low", "high"]))
+
+    assert [module.training for module in model.modules()] == flags
+    assert [parameter.requires_grad for parameter in model.parameters()] == asked
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+        assert getattr(module, "inplace", True) is not False or name == "captum:DeepLift"
+    assert model.low.weight.grad is None
+    assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
+
+
+def test_a_batch_is_its_samples(name, dimensions):
+    if name == "captum:GradientShap":
+        pytest.skip("draws its noise for the whole batch at once, so a sample alone gets another")
+    model, data = net(dimensions), batch(dimensions)
+    method = build(name, dimensions)
+    options = {"methods": method, "layers": ["low", "high"], "keep": "native"}
+    whole = list(run(model, data, **options))
+    single = [run(model, data.rows(i, i + 1), **options) for i in range(len(data))]
+    for together, alone in zip(whole, zip(*single, strict=True), strict=True):
+        np.testing.assert_allclose(
+            together.maps, np.concatenate([r.maps for r in alone]), atol=1e-9
+        )
+        for column in together.columns:
+            if column.startswith("grad_camo"):
+                expected = np.concatenate([r.columns[column] for r in alone])
+                np.testing.assert_allclose(together.columns[column], expected, atol=1e-6)
+
+
+def test_the_same_again(name, dimensions):
+    model, data = net(dimensions), batch(dimensions)
+    method = build(name, dimensions)
+    options = {"methods": method, "layers": ["low", "high"], "keep": "native"}
+    first = [result.maps for result in run(model, data, **options)]
+    torch.rand(5)
+    second = [result.maps for result in run(model, data, **options)]
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, two)

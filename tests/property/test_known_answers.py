@@ -1,0 +1,174 @@
+"""Answers that are known without a network, for every mask and map, 2D and 3D."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import batch
+from scipy.stats import mannwhitneyu
+
+from attrscore.core import Batch
+from attrscore.heat import Heat, HeatOptions, area_fraction
+from attrscore.scorers import GradCAMO, mask_ratio, roc_auc
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[torch.Tensor, torch.Tensor, str]:
+    """A signed map (N, C, *s), a mask (N, *S) that is neither empty nor full, and a resize."""
+    axes = draw(st.integers(2, 3))
+    space = tuple(draw(st.integers(2, 9)) for _ in range(axes))
+    native = tuple(draw(st.integers(1, 9)) for _ in range(axes))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    n = draw(st.integers(1, 3))
+    signed = torch.randn((n, 2, *native), generator=generator, dtype=torch.float64)
+    mask = torch.rand((n, *space), generator=generator) < draw(st.floats(0.1, 0.9))
+    mask.flatten(1)[:, 0], mask.flatten(1)[:, 1] = True, False
+    return signed, mask, draw(st.sampled_from(["linear", "nearest"]))
+
+
+def scored(signed: torch.Tensor, regions: dict[str, torch.Tensor], **options: str):
+    space = tuple(next(iter(regions.values())).shape[1:])
+    data = Batch(torch.zeros((len(signed), 1, *space)), regions)
+
+    class Run:
+        batch = data
+
+    heat = Heat(signed, space, HeatOptions(**options))
+    return {k: v.numpy() for k, v in GradCAMO()(heat, Run()).items()}, heat
+
+
+@settings(deadline=None, max_examples=150)
+@given(cases())
+def test_adjoint_equals_the_resized_map(case):
+    signed, mask, resize = case
+    columns, heat = scored(signed, {"cell": mask}, resize=resize)
+    resized = mask_ratio(heat.full(), mask).numpy()
+    np.testing.assert_allclose(columns["score"], resized, atol=1e-9)
+    np.testing.assert_allclose(heat.mass().numpy(), heat.full().flatten(1).sum(1), atol=1e-9)
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases())
+def test_score_lies_in_the_attainable_interval_and_one_hot_maps_reach_it(case):
+    signed, mask, resize = case
+    columns, heat = scored(signed, {"cell": mask}, resize=resize)
+    defined = ~np.isnan(columns["score"])
+    assert (columns["score"][defined] >= columns["lowest"][defined] - 1e-9).all()
+    assert (columns["score"][defined] <= columns["highest"][defined] + 1e-9).all()
+
+    share = heat.grid.pull(mask) / heat.grid.weights(mask)
+    share = share.nan_to_num(-1.0)  # places that no voxel reads
+    best = share.flatten(1).argmax(1)
+    hot = torch.zeros_like(signed[:, :1]).flatten(1)
+    hot[torch.arange(len(hot)), best] = 1
+    reached, _ = scored(hot.view(len(hot), 1, *signed.shape[2:]), {"cell": mask}, resize=resize)
+    np.testing.assert_allclose(reached["score"], reached["highest"], atol=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases())
+def test_flat_map_scores_chance(case):
+    signed, mask, resize = case
+    columns, _ = scored(torch.ones_like(signed), {"cell": mask}, resize=resize)
+    area = area_fraction(mask).numpy()
+    np.testing.assert_allclose(columns["score"], area, atol=1e-9)
+    np.testing.assert_allclose(columns["lift"], 1, atol=1e-9)
+    np.testing.assert_allclose(columns["above_chance"], 0, atol=1e-9)
+    np.testing.assert_allclose(columns["log_odds"], 0, atol=1e-6)
+    np.testing.assert_allclose(columns["auc"], 0.5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases())
+def test_score_of_mask_and_of_its_complement_sum_to_one(case):
+    signed, mask, resize = case
+    inside, heat = scored(signed, {"cell": mask}, resize=resize)
+    outside, _ = scored(signed, {"cell": ~mask}, resize=resize)
+    hot = np.array(heat.status(mask)) != "no_positive_mass"
+    np.testing.assert_allclose((inside["score"] + outside["score"])[hot], 1, atol=1e-9)
+    shares, _ = scored(signed, {"cell": mask, "neighbours": ~mask & mask.roll(1, -1)})
+    together = shares["cell"] + shares["neighbours"] + shares["background"]
+    np.testing.assert_allclose(together[~np.isnan(together)], 1, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=50)
+@given(cases(), st.floats(-30, 30))
+def test_positive_scale_and_flips_change_nothing(case, exponent):
+    signed, mask, resize = case
+    before, _ = scored(signed, {"cell": mask}, resize=resize)
+    after, _ = scored(signed * 10.0**exponent, {"cell": mask}, resize=resize)
+    axes = tuple(range(2, signed.ndim))
+    flipped, _ = scored(
+        signed.flip(axes), {"cell": mask.flip(tuple(a - 1 for a in axes))}, resize=resize
+    )
+    for name, values in before.items():
+        np.testing.assert_allclose(values, after[name], atol=1e-6, err_msg=name)
+        # Nearest resizing rounds down, so its flip is another map unless the sizes divide.
+        if resize == "linear":
+            np.testing.assert_allclose(values, flipped[name], atol=1e-6, err_msg=name)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
+def test_auc_is_the_mann_whitney_statistic(seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    heat = torch.randint(0, 6, (2, 7, 5), generator=generator).to(dtype) / 7  # with ties
+    mask = torch.rand((2, 7, 5), generator=generator) < 0.4
+    mask[:, 0, 0], mask[:, 0, 1] = True, False
+    for i, auc in enumerate(roc_auc(heat, mask)):
+        on, off = heat[i][mask[i]], heat[i][~mask[i]]
+        expected = mannwhitneyu(on, off).statistic / (len(on) * len(off))
+        assert float(auc) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_map_inside_or_outside_the_mask(dimensions):
+    regions = batch(dimensions).regions
+    for region, expected in (("cell", 1.0), ("neighbours", 0.0)):
+        columns, _ = scored(regions[region].double()[:, None], dict(regions))
+        np.testing.assert_allclose(columns["score"], expected, atol=1e-12)
+        assert columns["cell_vs_neighbours"] == pytest.approx(
+            np.sign(expected - 0.5) * abs(columns["cell_vs_neighbours"])
+        )
+    clip, area = 1e-6, area_fraction(regions["cell"]).numpy()
+    odds = [math.log((1 - clip) / clip) - math.log(f / (1 - f)) for f in area]
+    assert scored(regions["cell"].double()[:, None], dict(regions))[0]["log_odds"] == (
+        pytest.approx(odds)
+    )
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("resize", ["linear", "nearest"])
+def test_undefined_cases_have_a_status_and_no_number(dimensions, resize):
+    regions = {name: region.clone() for name, region in batch(dimensions, n=6).regions.items()}
+    signed = torch.rand((6, 1, *(2,) * dimensions), dtype=torch.float64)
+    signed[0] = 0
+    signed[1] = -1
+    signed[2].view(-1)[0] = torch.nan
+    signed[3].view(-1)[0] = torch.inf
+    regions["cell"][4] = False
+    regions["cell"][5], regions["neighbours"][5] = True, False
+    columns, heat = scored(signed, regions, resize=resize)
+    assert heat.status(regions["cell"]) == [
+        "no_positive_mass",
+        "no_positive_mass",
+        "nonfinite",
+        "nonfinite",
+        "empty_region",
+        "full_region",
+    ]
+    for name, values in columns.items():
+        assert np.isnan(values).all(), name
+
+
+def test_a_grid_of_one_place_is_unresolvable_not_low():
+    regions = dict(batch(2).regions)
+    columns, heat = scored(torch.rand(4, 1, 1, 1), regions)
+    assert heat.status(regions["cell"]) == ["unresolvable"] * 4
+    np.testing.assert_allclose(columns["score"], columns["chance"])
+    assert np.isnan(columns["resolved"]).all()

@@ -1,0 +1,181 @@
+"""The loop, its table, and what it does with failures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nets import batch, net
+
+import attrscore
+from attrscore.core import KEY_COLUMNS, Batch
+from attrscore.engine import evaluate, run
+from attrscore.errors import AttrscoreWarning, ConfigError, DataError
+
+
+def quiet(*args, **options) -> pd.DataFrame:
+    return evaluate(*args, progress="none", **options)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_one_tidy_row_a_cell_method_and_layer(dimensions):
+    table = quiet(
+        net(dimensions),
+        [batch(dimensions, seed=0), batch(dimensions, seed=1)],
+        methods=["grad_cam", "guided_grad_cam", "integrated_gradients"],
+        layers=["low", "high"],
+    )
+    assert len(table) == 8 * (2 + 2 + 1)
+    assert tuple(table.columns[: len(KEY_COLUMNS)]) == KEY_COLUMNS
+    assert not table.duplicated(["id", "model", "method", "layer", "target"]).any()
+    assert set(table["Metadata_Well"]) == {"A0", "A1", "A2", "A3"}
+    # Guided gradients of a random network can be negative wherever the Grad-CAM is positive.
+    assert set(table["status"]) <= {"ok", "no_positive_mass"}
+    table = table[table["method"] != "guided_grad_cam"]
+    assert table["status"].eq("ok").all()
+    assert table["confidence"].between(1 / 3, 1).all()
+    companions = "chance lift above_chance log_odds lowest highest resolved cell neighbours"
+    for name in f"{companions} background cell_vs_neighbours auc".split():
+        assert table[f"grad_camo.{name}"].notna().all(), name
+
+
+def test_several_networks_and_renamed_plugins():
+    table = quiet(
+        {"a": net(), "b": net(inplace=True)},
+        iter([batch()]),
+        methods={
+            "fine": attrscore.METHODS.build("integrated_gradients", steps=64),
+            "coarse": attrscore.METHODS.build("integrated_gradients", steps=4),
+        },
+    )
+    assert set(table["model"]) == {"a", "b"}
+    error = table.groupby("method")["completeness_error"].apply(lambda e: e.abs().max())
+    assert error["fine"] < error["coarse"]
+
+
+@pytest.mark.parametrize("rule", ["gausslegendre", "riemann_trapezoid"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_integrated_gradients_are_complete(rule, dimensions):
+    method = attrscore.METHODS.build("integrated_gradients", steps=200, rule=rule)
+    table = quiet(net(dimensions), batch(dimensions), methods=method)
+    # The integrand jumps where a ReLU switches, so the sum converges with the steps, not at once.
+    assert table["completeness_error"].abs().max() < 0.02 * table["output_change"].abs().max()
+
+
+def test_integrated_gradients_do_not_depend_on_the_chunk_nor_change_the_class():
+    results = [
+        quiet(net(), batch(), methods=attrscore.METHODS.build("ig", steps=20, chunk=chunk))
+        for chunk in (1, 7, 1000)
+    ]
+    for other in results[1:]:
+        np.testing.assert_allclose(results[0]["grad_camo"], other["grad_camo"], atol=1e-9)
+
+
+def test_a_plain_function_is_a_scorer_and_a_failing_one_spoils_nothing():
+    def on_nucleus(heat, run, /, *, region: str = "nucleus"):
+        return heat.mass(run.batch.regions[region]) / heat.mass()
+
+    def total(heat, run, /):
+        return heat.mass()
+
+    with pytest.warns(AttrscoreWarning, match="scorer 'on_nucleus': KeyError: 'nucleus'"):
+        table = quiet(net(), batch(), scorers=["grad_camo", on_nucleus, total])
+    assert table["grad_camo"].notna().all()
+    assert table["on_nucleus"].isna().all()
+    assert (table["total"] > 0).all()
+    assert table["status"].eq("ok").all()
+    with pytest.raises(KeyError, match="nucleus"):
+        quiet(net(), batch(), scorers=on_nucleus, on_error="raise")
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [(torch.zeros(3), r"a tensor \(3,\)"), (0.5, "float"), ({"a": None}, "NoneType")],
+)
+def test_a_scorer_that_returns_the_wrong_thing(returned, got):
+    with pytest.warns(AttrscoreWarning, match=rf"one number a cell; given: {got}"):
+        table = quiet(net(), batch(), scorers=lambda heat, run: returned)
+    assert table["status"].eq("error").all()
+
+
+@pytest.mark.parametrize(
+    ("maps", "sentence"),
+    [
+        ({"input": torch.zeros(4, 1, 12, 10)}, "declares explains = 'input'"),
+        ({"high": torch.zeros(4, 12, 10)}, r"returned a map \(4, 12, 10\) for 'high'"),
+        ({}, "no map for this layer"),
+    ],
+)
+def test_a_method_that_returns_the_wrong_thing(maps, sentence):
+    with pytest.warns(AttrscoreWarning, match=sentence):
+        table = quiet(net(), batch(), methods={"mine": lambda run: maps})
+    assert table["grad_camo"].isna().all()
+    assert not table["status"].eq("ok").any()
+
+
+def test_memory_that_runs_out_is_a_status():
+    def greedy(run):
+        raise MemoryError("could not allocate")
+
+    with pytest.warns(AttrscoreWarning, match="out_of_memory"):
+        table = quiet(net(), batch(), methods=["grad_cam", greedy])
+    assert set(table.groupby("method")["status"].first()) == {"ok", "out_of_memory"}
+
+
+def test_non_finite_pixels_touch_only_their_own_rows():
+    data = batch()
+    spoilt = data.inputs.clone()
+    spoilt[1, 0, 0, 0] = torch.nan
+    spoilt[2, 0, 0, 0] = -torch.inf
+    clean = quiet(net(), data, methods=["grad_cam", "integrated_gradients"])
+    dirty = quiet(
+        net(),
+        Batch(spoilt, data.regions, ids=data.ids),
+        methods=["grad_cam", "integrated_gradients"],
+    )
+    assert dirty["status"].tolist() == ["ok", "nonfinite", "nonfinite", "ok"] * 2
+    fine = dirty["status"].eq("ok")
+    np.testing.assert_allclose(dirty["grad_camo"][fine], clean["grad_camo"][fine], atol=1e-12)
+    assert dirty.loc[~fine, [c for c in dirty if c.startswith("grad_camo")]].isna().all(axis=None)
+
+
+def test_known_triples_are_skipped():
+    results = list(
+        run(net(), batch(), layers=["low", "high"], skip=[("grad_cam", "low", "grad_camo")])
+    )
+    assert [result.layer for result in results] == ["high"]
+
+
+def test_maps_are_kept_signed_on_their_own_grid():
+    (kept,) = run(net(), batch(), layers="high", keep="native")
+    assert kept.maps.shape == (4, 1, 6, 5)
+    assert kept.maps.min() < 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"methods": "grad_camm"}, "No method is called 'grad_camm'. Did you mean 'grad_cam'"),
+        ({"scorers": []}, "No scorer is given"),
+        ({"methods": ["grad_cam", "grad_cam"]}, "'grad_cam' is given twice"),
+        ({"methods": 3}, "3 is no method|not iterable"),
+        ({"keep": "all"}, "keep='all' is not a choice"),
+        ({"heat": {"sign": "both"}}, "sign='both' is not a choice"),
+        ({"target": "best"}, "No target is called 'best'"),
+    ],
+)
+def test_wrong_options(options, sentence):
+    with pytest.raises((ConfigError, TypeError), match=sentence):
+        quiet(net(), batch(), **options)
+
+
+def test_nothing_to_evaluate():
+    with pytest.raises(DataError, match="no batch"):
+        quiet(net(), [])
+
+
+def test_a_network_with_one_output_has_no_confidence():
+    table = quiet(net(classes=1), batch())
+    assert table["confidence"].isna().all()
+    assert table["status"].eq("ok").all()

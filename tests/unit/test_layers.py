@@ -1,0 +1,103 @@
+"""Selecting and capturing layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import SPACES, Net, net
+from torch import nn
+
+from attrscore.errors import LayerError
+from attrscore.layers import capture, select_layers, trace, unwrap
+
+
+def crop(dimensions: int = 2) -> torch.Tensor:
+    return torch.zeros((1, 2, *SPACES[dimensions]), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("last_conv", ["high"]),
+        ("all_conv", ["low", "high"]),
+        ("stages", ["act1", "act2"]),
+        ("act?", ["act1", "act2"]),
+        (["high", "low"], ["low", "high"]),
+        (["act2", "all_conv"], ["low", "high", "act2"]),
+    ],
+)
+def test_rules_names_and_globs_in_running_order(dimensions, wanted, expected):
+    assert list(select_layers(net(dimensions), wanted, crop(dimensions))) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sentence"),
+    [
+        ("hihg", "No layer matches 'hihg'. Did you mean 'high'"),
+        ("lay*", "No layer matches 'lay"),
+        ("unused", "Layer 'unused' never runs when Net is called"),
+        ("head", r"Layer 'head' puts out a tensor \(1, 3\); expected \(N, C, Y, X\)"),
+    ],
+)
+def test_errors_name_the_layer_and_what_to_do(wanted, sentence):
+    with pytest.raises(LayerError, match=sentence):
+        select_layers(net(), wanted, crop())
+
+
+def test_a_network_without_convolutions_has_no_last_conv():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(240, 2)).double()
+    with pytest.raises(LayerError, match="last_conv finds no layer with a 2D grid in Sequential"):
+        select_layers(model, "last_conv", crop())
+
+
+def test_squeeze_and_excitation_convolutions_are_no_layers():
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1)).double()
+    assert list(select_layers(model, "all_conv", crop())) == ["0"]
+
+
+def test_trace_counts_calls_and_shapes():
+    class Twice(Net):
+        def forward(self, x):
+            return self.head(self.act1(self.high(self.act1(self.low(x)))).flatten(2).mean(2))
+
+    ran = {info.name: info for info in trace(Twice(2), crop())}
+    assert ran["act1"].calls == 2
+    assert ran["low"].grid == (12, 10)
+    assert ran["head"].grid is None
+
+
+def test_capture_starts_the_graph_at_the_lowest_layer_and_leaves_no_hook():
+    model = net().requires_grad_(False)
+    with capture({"high": model.high}, 2, gradients=True) as recorded:
+        output = model(crop())
+    assert recorded["high"].is_leaf
+    assert output.requires_grad
+    assert not model.high._forward_hooks
+
+
+def test_layer_that_does_not_run_inside_capture():
+    model = net()
+    with (
+        pytest.raises(LayerError, match="'unused' never runs"),
+        capture({"unused": model.unused}, 2, gradients=True),
+    ):
+        model(crop())
+
+
+def test_layer_that_returns_a_tuple():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    model = nn.Sequential(Pair()).double()
+    with pytest.raises(LayerError, match="puts out something that is not one tensor"):
+        select_layers(model, "0", crop())
+
+
+# torch itself uses the torch.jit that it deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_wrappers_are_unwrapped():
+    model = net()
+    assert unwrap(nn.DataParallel(model)) is model
+    assert unwrap(torch.compile(model)) is model
