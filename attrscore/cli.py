@@ -344,7 +344,9 @@ def _sentence(error: BaseException, arguments: Sequence[str]) -> str:
 
 def _no_setting(path: str, arguments: Sequence[str]) -> str:
     parent, _, given = path.rpartition(".")
-    groups = [a for a in arguments if re.match(r"\w+=(\w+$|\[)", a)]  # choices, not sweeps
+    groups = [  # choices, not sweeps, and without the one that is wrong
+        a for a in arguments if re.match(r"\w+=(\w+$|\[)", a) and not a.startswith(f"{path}=")
+    ]
     try:
         whole = _compose(groups)
         known = list(OmegaConf.select(whole, parent) if parent else whole)

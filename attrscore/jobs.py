@@ -211,7 +211,7 @@ def run_job(
     parts = build(settings)
     results = Path(settings["results"])
     job = parts.job
-    missing = store.missing_conditions(results, job.base, job.conditions, job.rows)
+    missing = store.missing_conditions(results, job)
     computed = 0
     figures: tuple[Path, ...] = ()
     if missing:
@@ -224,13 +224,13 @@ def run_job(
         )
         try:
             computed = _fill(writer, parts, missing, advance)
-            if settings["figures"] == "all":
-                figures = _draw(parts, results / "figures" / f"cells-{writer.job.id}.png")
         except BaseException as error:
             writer.fail(error)
             raise
         writer.succeed()
-    scores = store.read_scores(*store.serving(results, job.base, job.conditions, job.rows))
+        if settings["figures"] == "all":
+            figures = _draw(parts, results / "figures" / f"cells-{writer.job.id}.png")
+    scores = store.read_scores(*store.folders_of(results, job))
     return Outcome(results, computed, scores, parts.dataset.skipped, figures)
 
 
@@ -260,13 +260,29 @@ def _fill(
             parts.dataset, batch_size=parts.settings["batch_size"], start=start, stop=stop
         )
         results = list(_results(parts, counted(batches), keep=parts.settings["keep"], skip=skip))
-        maps: dict[tuple[str, str], list[np.ndarray]] = {}
-        for result in results:
-            if result.maps is not None:
-                maps.setdefault((result.method, result.layer), []).append(result.maps)
         table = to_frame(results, **parts.labels).drop(columns=["model", "dataset"])
-        writer.write(start, stop, table, {key: np.concatenate(some) for key, some in maps.items()})
+        writer.write(start, stop, table, _joined_maps(results))
     return total
+
+
+def _joined_maps(results: Iterable[Result]) -> dict[tuple[str, str], np.ndarray]:
+    """Kept maps over batches; NaN for a batch in which the method failed."""
+    by_place: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        by_place.setdefault((result.method, result.layer), []).append(result)
+    joined = {}
+    for place, some in by_place.items():
+        shape = next((result.maps.shape[1:] for result in some if result.maps is not None), None)
+        if shape is not None:
+            joined[place] = np.concatenate(
+                [
+                    np.full((len(result), *shape), np.nan, np.float32)
+                    if result.maps is None
+                    else result.maps
+                    for result in some
+                ]
+            )
+    return joined
 
 
 def _results(parts: Parts, batches: Iterable[Batch], **options: Any) -> Iterator[Result]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +46,7 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
     frozen = [(p.requires_grad, p.grad) for p in parameters]
     hooks = [{name: set(getattr(m, name)) for name in _HOOKS} for m in modules]
     devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # Captum draws from it
     with torch.random.fork_rng(devices=devices):
         try:
             model.eval()
@@ -61,6 +64,8 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
             for parameter, (flag, grad) in zip(parameters, frozen, strict=True):
                 parameter.requires_grad_(flag)
                 parameter.grad = grad
+            random.setstate(drawn[0])
+            np.random.set_state(drawn[1])  # noqa: NPY002  # as above
 
 
 class Explained(nn.Module):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import update_bn
 
 from attrscore.core import Dataset
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, preview
@@ -29,11 +30,10 @@ IN_MEMORY = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean loss and accuracy while training, and accuracy on the held-out cells afterwards."""
+    """Mean loss and accuracy over the cells trained on, while the weights changed."""
 
     loss: float
     accuracy: float
-    held_out_accuracy: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +71,10 @@ def train(
     """Fit ``model`` in place, on its own device, and measure it on held-out groups.
 
     Cells that share a value of the column ``split_by`` stay on one side (None: every cell by
-    itself). ``learning_rate`` falls to zero along a cosine, so that weights and running statistics
-    settle. Only parameters that require gradients learn. ``flips`` mirrors each cell at random
-    along each axis. ``progress`` receives a line an epoch. The same seed gives the same weights on
-    one machine; torch's global random state is as it was before.
+    itself). ``learning_rate`` falls to zero along a cosine, and batch normalisation takes its
+    statistics from the final weights. Only parameters that require gradients learn. ``flips``
+    mirrors each cell at random along each axis. ``progress`` receives a line an epoch. The same
+    seed gives the same weights on one machine; torch's global random state is as it was before.
 
     :raises DataError: labels that cannot be learned or split, or pixels that are not finite.
     :raises ConfigError: an option out of its range, a column that is not there, a loss that
@@ -116,17 +116,18 @@ def train(
                     schedule.step()
                     loss += error.item() * len(rows) / len(inside)
                     accuracy += int((logits.argmax(1) == labels).sum()) / len(inside)
-                hits = _hits(model, cells, outside, batch_size, dataset.classes)
-                history.append(Epoch(loss, accuracy, float(hits.mean())))
+                history.append(Epoch(loss, accuracy))
                 if progress is not None:
-                    progress(
-                        f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}  "
-                        f"held out {hits.mean():.3f}"
-                    )
+                    progress(f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}")
+            # Running statistics trail behind the weights: after a hundred steps a network that is
+            # right in training mode may still guess in eval mode. Take them anew.
+            batches = _batches(inside, batch_size, generator)
+            update_bn((cells.take(rows)[0] for rows in batches), model)
     finally:
         optimizer.zero_grad(set_to_none=True)
         model.eval()
 
+    hits = _hits(model, cells, outside, batch_size, dataset.classes)
     ids = dataset.table["id"].astype(str).to_numpy()
     labels_outside = dataset.table["label"].to_numpy()[outside]
     return Trained(

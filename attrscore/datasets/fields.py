@@ -19,7 +19,7 @@ from attrscore.datasets.annotations import Annotations, read_annotations
 from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
 from attrscore.datasets.decoding import FieldReader
 from attrscore.datasets.tiff import check_axes
-from attrscore.errors import ConfigError, DataError, choose, preview
+from attrscore.errors import ConfigError, DataError, choose
 from attrscore.registry import DATASETS
 
 __all__ = ["Fields"]
@@ -272,8 +272,8 @@ class Fields:
             parts.append(found)
             cells += len(found)
         if not cells:
-            reasons = preview((f"{key}: {why}" for key, why in skipped.items()), most=5)
-            raise DataError(f"No cell is left to read. {reasons}")
+            reasons = " ".join(list(skipped.values())[:3])
+            raise DataError(f"No cell is left, for {len(skipped)} files cannot be used. {reasons}")
         table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
         return annotations.join(table), channels, MappingProxyType(skipped)
 

@@ -133,7 +133,7 @@ def paint(
             smooth = _within(fields[PATCHES], nuclei)
             value = np.where(nuclei, 0.7 + 0.08 * smooth, np.where(background, 0.06, 0.14))
         else:
-            value = 0.15 + 0.07 * _within(fields[scene.background], background)
+            value = 0.16 + 0.09 * _within(fields[scene.background], background)
             for body, texture, amount in zip(
                 (cells.cell, neighbours),
                 (scene.cell, scene.neighbours),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import captum.attr
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -92,6 +93,7 @@ class FromCaptum:
             if self.algorithm.startswith(("Guided", "Deconvolution")):
                 check_guidable(run)
             torch.manual_seed(self.seed)
+            np.random.seed(self.seed)  # noqa: NPY002  # Captum draws from it
             return {
                 name: self._attribute_at(algorithm, run, layer, aux)
                 for name, layer in places.items()

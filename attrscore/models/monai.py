@@ -96,13 +96,10 @@ class MonaiDenseNet:
 class MonaiEfficientNet:
     """EfficientNet (Tan and Le, ICML 2019), activations SiLU, last grid 1/32 of the input.
 
-    Guided methods refuse it, for want of ``nn.ReLU``. ``momentum`` is that of the batch
-    normalisation: MONAI's own 0.01 needs thousands of steps before eval mode agrees with training,
-    which trainings of this package's length never reach. It has no part in inference.
+    Guided methods refuse it, for want of ``nn.ReLU``.
     """
 
     variant: str = "b0"
-    momentum: float = 0.1
     classes: int | None = None
     seed: int = 0
     weights: str | None = None
@@ -122,7 +119,6 @@ class MonaiEfficientNet:
                 spatial_dims=spec.dimensions,
                 in_channels=spec.channels,
                 num_classes=classes,
-                norm=("batch", {"eps": 1e-3, "momentum": self.momentum}),
             )
             _pad_short_axes(model, spec.size)
             return model

@@ -17,26 +17,27 @@ __all__ = ["TinyCNN", "TinyNetwork"]
 class TinyNetwork(nn.Module):
     """Three convolutions, global average pooling, one linear layer.
 
-    Convolutions are ``features.0``, ``features.3`` and ``features.6``, each followed by a ReLU;
-    the last grid is a quarter of the input along every axis of at least 8 pixels (shorter ones,
-    as the Z of a thin stack, are not pooled). Pooling and a linear head make Grad-CAM and HiResCAM
-    equal at ``features.6`` and ``features.7``.
+    The convolutions ``features.0``, ``features.3`` and ``features.6`` feed straight into a ReLU, so
+    that 0 means the same to a class activation map as to the network; batch normalisation stands
+    behind the ReLU. The second and third convolution halve every axis of at least 8 pixels
+    (shorter ones, as the Z of a thin stack, stay). At ``features.7``, where only pooling and a
+    linear layer follow, Grad-CAM and HiResCAM are equal.
     """
 
     def __init__(self, spec: InputSpec, /, *, classes: int, width: int, kernel: int) -> None:
         super().__init__()
         conv = getattr(nn, f"Conv{spec.dimensions}d")
-        pool = getattr(nn, f"MaxPool{spec.dimensions}d")
+        norm = getattr(nn, f"BatchNorm{spec.dimensions}d")
         stride = tuple(2 if extent >= 8 else 1 for extent in spec.size)
         half = kernel // 2
         self.features = nn.Sequential(
             conv(spec.channels, width, kernel, padding=half),
             nn.ReLU(),
-            pool(stride, stride),
-            conv(width, 2 * width, kernel, padding=half),
+            norm(width),
+            conv(width, 2 * width, kernel, stride, padding=half),
             nn.ReLU(),
-            pool(stride, stride),
-            conv(2 * width, 2 * width, kernel, padding=half),
+            norm(2 * width),
+            conv(2 * width, 2 * width, kernel, stride, padding=half),
             nn.ReLU(),
         )
         self.head = nn.Linear(2 * width, classes)

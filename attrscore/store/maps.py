@@ -40,8 +40,8 @@ def encode(maps: Array, /) -> tuple[Array, Array]:
     with np.errstate(over="ignore"):  # beyond float32 a value is infinite
         wide = maps.astype(np.float32, copy=False)
     each = (slice(None), *[None] * (wide.ndim - 1))
-    flat = np.abs(np.where(np.isfinite(wide), wide, 0)).reshape(len(wide), -1)
-    top = flat.max(1, initial=0).astype(np.float32)
+    finite = np.abs(np.where(np.isfinite(wide), wide, np.float32(0)))
+    top = finite.max(axis=tuple(range(1, wide.ndim)), initial=0)
     scale = np.where(top > 0, np.maximum(top / _TOP, _SMALLEST), np.float32(1))
     return (wide / scale[each]).astype(np.float16), scale
 

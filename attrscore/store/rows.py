@@ -12,6 +12,7 @@ import pandas as pd
 
 from attrscore.core import KEY_COLUMNS
 from attrscore.errors import StoreError
+from attrscore.store.columns import stack
 from attrscore.store.identity import Plugin, canonical, flatten
 from attrscore.store.parts import owner
 from attrscore.store.writer import JobFolder, without_keep
@@ -129,55 +130,80 @@ def _join(sources: Sequence[Source], scorers: Mapping[str, Plugin]) -> pd.DataFr
     A scorer's columns come from the first job that has them with the status ``ok``, else from the
     first that has them. The status is the first that is not ``ok`` among the jobs so chosen.
     """
-    ids = [pd.Index(source.table["id"]) for source in sources]
-    if any(not index.is_unique for index in ids):
-        raise StoreError("One job holds a cell twice for one method and layer.")
-    union = ids[0]
-    for index in ids[1:]:
-        union = union if index.equals(union) else union.union(index, sort=False)
-    rows = np.stack([index.get_indexer(union) for index in ids])
-    fine = np.stack([_is_ok(source.table)[row] for source, row in zip(sources, rows, strict=True)])
-
-    def choose(among: Sequence[int]) -> Array:
-        """For each row the source to take, -1 where none has it."""
-        picked = np.full(len(union), -1)
-        for accepted in (fine & (rows >= 0), rows >= 0):
-            for s in among:
-                picked = np.where((picked < 0) & accepted[s], s, picked)
-        return picked
-
-    def column(name: str, picked: Array) -> pd.Series[Any]:
-        having = [s for s, source in enumerate(sources) if name in source.table]
-        stacked = pd.concat([sources[s].table[name] for s in having], ignore_index=True)
-        offsets = np.full(len(sources), -1)
-        offsets[having] = np.cumsum([0, *(len(sources[s].table) for s in having[:-1])])
-        at = np.take_along_axis(rows, np.maximum(picked, 0)[None], 0)[0] + offsets[picked]
-        nowhere = (picked < 0) | (offsets[picked] < 0)
-        if nowhere.any():
-            return stacked.reindex(np.where(nowhere, -1, at)).reset_index(drop=True)
-        return stacked.take(at).reset_index(drop=True)
-
+    tables = [source.table for source in sources]
+    choice = _Choice(tables)
     by_scorer = {
-        key: choose([s for s, source in enumerate(sources) if source.scorers.get(key) == scorer])
+        key: choice.among([s for s, each in enumerate(sources) if each.scorers.get(key) == scorer])
         for key, scorer in scorers.items()
     }
-    telling = choose(range(len(sources)))
+    telling = choice.among(range(len(sources)))
     for picked in reversed(by_scorer.values()):
-        bad = (picked >= 0) & ~np.take_along_axis(fine, np.maximum(picked, 0)[None], 0)[0]
-        telling = np.where(bad, picked, telling)
-
-    joined: dict[str, pd.Series[Any]] = {}
-    for name in dict.fromkeys(str(name) for source in sources for name in source.table):
+        telling = np.where(choice.failed(picked), picked, telling)
+    joined = {}
+    for name in dict.fromkeys(str(name) for table in tables for name in table):
         scorer = owner(name, scorers) if name not in KEY_COLUMNS else ""
         if scorer:
-            joined[name] = column(name, by_scorer[scorer])
+            picked = by_scorer[scorer]
         elif name in ("status", "reason"):
-            joined[name] = column(name, telling)
+            picked = telling
         else:
-            joined[name] = column(
-                name, choose([s for s, x in enumerate(sources) if name in x.table])
-            )
+            picked = choice.among([s for s, table in enumerate(tables) if name in table])
+        joined[name] = choice.column(name, picked).array
     return pd.DataFrame(joined)
+
+
+class _Choice:
+    """Which of several tables each cell's values come from; -1 where none has them."""
+
+    def __init__(self, tables: Sequence[pd.DataFrame]) -> None:
+        ids = [pd.Index(table["id"]) for table in tables]
+        if any(not index.is_unique for index in ids):
+            raise StoreError("One job holds a cell twice for one method and layer.")
+        union = ids[0]
+        for index in ids[1:]:
+            union = union if index.equals(union) else union.union(index, sort=False)
+        self._tables = tables
+        self._aligned = [index.equals(union) for index in ids]
+        self._rows = np.stack([index.get_indexer(union) for index in ids])
+        self._there = self._rows >= 0
+        ok = [_is_ok(table)[rows] for table, rows in zip(tables, self._rows, strict=True)]
+        self._ok = np.stack(ok) & self._there
+
+    def among(self, tables: Iterable[int], /) -> Array:
+        """For each cell the first of these tables that has it as ``ok``, else that has it."""
+        tables = list(tables)
+        picked = np.full(self._rows.shape[1], -1)
+        for accepted in (self._ok, self._there):
+            for t in tables:
+                picked = np.where((picked < 0) & accepted[t], t, picked)
+        return picked
+
+    def failed(self, picked: Array, /) -> Array:
+        """Where the table picked has the cell with another status than ``ok``."""
+        return (picked >= 0) & ~_at(self._ok, picked)
+
+    def column(self, name: str, picked: Array, /) -> pd.Series[Any]:
+        """The values of a column, each from the table picked; missing where that lacks it."""
+        first = int(picked[0]) if len(picked) else -1
+        alone = first >= 0 and self._aligned[first] and bool((picked == first).all())
+        if alone and name in self._tables[first]:
+            return self._tables[first][name]
+        having = [t for t, table in enumerate(self._tables) if name in table]
+        lengths = [len(self._tables[t]) for t in having]
+        stacked = stack([self._tables[t][name] for t in having], lengths)
+        offsets = np.full(len(self._tables), -1)
+        offsets[having] = np.cumsum([0, *lengths[:-1]])
+        rows = _at(self._rows, picked) + offsets[picked]
+        nowhere = (picked < 0) | (offsets[picked] < 0)
+        if nowhere.any():
+            return stacked.reindex(np.where(nowhere, -1, rows))  # no row is called -1
+        return stacked.take(rows)
+
+
+def _at(rows: Array, picked: Array) -> Array:
+    """For each cell the value of the table picked; where none is, the first one's."""
+    found: Array = np.take_along_axis(rows, np.maximum(picked, 0)[None], 0)[0]
+    return found
 
 
 def _is_ok(table: pd.DataFrame) -> Array:

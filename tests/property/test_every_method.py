@@ -70,13 +70,14 @@ def test_model_and_random_state_are_left_as_found(name, dimensions):
     before = copy.deepcopy(model.state_dict())
     flags = [module.training for module in model.modules()]
     asked = [parameter.requires_grad for parameter in model.parameters()]
-    state = torch.get_rng_state()
+    state, drawn = torch.get_rng_state(), np.random.get_state()[1].copy()
 
     list(run(model, data, methods=build(name, dimensions), layers=["low", "high"]))
 
     assert [module.training for module in model.modules()] == flags
     assert [parameter.requires_grad for parameter in model.parameters()] == asked
     assert torch.equal(torch.get_rng_state(), state)
+    assert (np.random.get_state()[1] == drawn).all()
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     for module in model.modules():
         assert not module._forward_hooks
