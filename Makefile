@@ -2,31 +2,37 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-READY  := $(VENV)/ready
+BASE   := $(VENV)/base-ready
+DEV    := $(VENV)/dev-ready
+PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test lint clean
 
-$(READY): pyproject.toml constraints.txt
+$(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "attrscore needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.12 demo" % v[:2])'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch
+	$(PIP) --editable .
 	touch $@
 
-demo: $(READY)
+$(DEV): $(BASE)
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+demo: $(BASE)
 	$(BIN)/attrscore train +experiment=demo_train train.output=demo/honest.safetensors
 	$(BIN)/attrscore train +experiment=demo_train dataset.carrier=background train.output=demo/background.safetensors
 	$(BIN)/attrscore +experiment=demo
 	$(BIN)/attrscore collect demo/results --output demo/results.h5
 
-lint: $(READY)
+lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(READY) lint
-	$(BIN)/python -m pytest
+test: $(DEV) lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 clean:
 	rm -rf $(VENV) demo results build dist

@@ -20,7 +20,7 @@ import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -104,7 +104,7 @@ def _job(cfg: DictConfig) -> int:
             outcome = run_job(
                 settings,
                 config=OmegaConf.to_yaml(cfg, resolve=False),
-                overrides=tuple(HydraConfig.get().overrides.task),
+                overrides=_unresolved(HydraConfig.get().overrides.task),
                 advance=advance,
             )
         return _show(outcome, settings, sweep=sweep)
@@ -126,6 +126,11 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
 
 
+def _unresolved(overrides: Any) -> list[str]:
+    """Overrides as they were typed: what ${oc.env:TOKEN} stands for must not reach a file."""
+    return [str(each) for each in OmegaConf.to_container(overrides, resolve=False)]  # type: ignore[union-attr]  # a ListConfig gives a list
+
+
 def _show(outcome: Outcome, settings: Mapping[str, Any], *, sweep: bool) -> int:
     """Print what a job did; the exit code."""
     from attrscore import plots, terminal
@@ -142,7 +147,7 @@ def _show(outcome: Outcome, settings: Mapping[str, Any], *, sweep: bool) -> int:
     for path in figures:
         out.print(f"figure: {path}", soft_wrap=True)
     out.print(f"table:  attrscore collect {outcome.folder}", soft_wrap=True)
-    skipped = terminal.say_skipped(outcome.skipped)
+    skipped = terminal.say_skipped(outcome.dataset)
     failed = terminal.say_undefined(outcome.scores)
     return INCOMPLETE if skipped or failed else OK
 
@@ -190,7 +195,7 @@ def _train(arguments: Sequence[str]) -> int:
         f"{len(trained.train_ids)}\nweights: {output}",
         soft_wrap=True,
     )
-    return INCOMPLETE if terminal.say_skipped(dataset.skipped) else OK
+    return INCOMPLETE if terminal.say_skipped(dataset) else OK
 
 
 def _inspect(arguments: Sequence[str]) -> int:
@@ -211,7 +216,7 @@ def _inspect(arguments: Sequence[str]) -> int:
         soft_wrap=True,
     )
     terminal.stdout().print(terminal.layer_table(found))
-    return INCOMPLETE if terminal.say_skipped(dataset.skipped) else OK
+    return INCOMPLETE if terminal.say_skipped(dataset) else OK
 
 
 def _collect(arguments: Sequence[str]) -> int:
@@ -336,6 +341,13 @@ def _sentence(error: BaseException, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
         return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
+            "with brackets, commas, equals signs or colons needs quotes of its own within those of "
+            "the shell: "
+            "\"dataset.images='fields/*_[0-3].tif'\"."
+        )
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         return _no_setting(unknown[1], arguments)

@@ -313,7 +313,9 @@ class Dataset(Protocol):
     """Class names; ``label`` is an index into them."""
     spec: InputSpec
     skipped: Mapping[str, str]
-    """What was left out (a file, a cell) -> why, in one sentence."""
+    """What could not be used (a file, a cell) -> why, in one sentence."""
+    left_out: int
+    """How many cells the settings exclude on purpose: too small, say."""
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """The cells of these table rows, in this order, on the CPU."""

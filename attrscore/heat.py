@@ -9,7 +9,7 @@ exact interval of scores that the grid allows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -105,8 +105,8 @@ def area_fraction(region: Tensor, /) -> Tensor:
 def unresolvable(highest: Tensor, area: Tensor, /) -> Tensor:
     """Whether no map on a grid can score more than about chance: (N,), (N,) -> (N,) bool.
 
-    ``highest`` is the attainable score and ``area`` the area fraction of the region. Scores there say
-    nothing about the network.
+    ``highest`` is the attainable score and ``area`` the area fraction of the region. Scores there
+    say nothing about the network.
     """
     return highest < RESOLVABLE * area
 
@@ -123,6 +123,22 @@ def _axis_matrix(long: int, short: int, resize: Resize) -> Tensor | None:
     return F.interpolate(units, size=long, mode=resize)[0].T.contiguous()
 
 
+class _Known:
+    """What was computed from a region, once for each.
+
+    The region itself is kept beside it, so that its id() stays its own.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def get(self, region: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        kept = self._kept.get(id(region))
+        if kept is None:
+            kept = self._kept[id(region)] = (region, compute(region))
+        return kept[1]
+
+
 class Grid:
     """The linear map U from a layer's grid *s to the input's *S, and its adjoint."""
 
@@ -132,15 +148,11 @@ class Grid:
                 f"A map on the grid {native} does not fit inputs of {len(space)} axes {space}."
             )
         self.space, self.native, self.resize = space, native, resize
-        # The region itself is kept beside its image, so that its id() stays its own.
-        self._pulled: dict[int, tuple[Tensor, Tensor]] = {}
+        self._pulled = _Known()
 
     def pull(self, region: Tensor, /) -> Tensor:
         """U^T M, (N, *S) -> (N, *s) float64; computed once for each region."""
-        kept = self._pulled.get(id(region))
-        if kept is None:
-            kept = self._pulled[id(region)] = (region, self._adjoint(region))
-        return kept[1]
+        return self._pulled.get(region, self._adjoint)
 
     def weights(self, like: Tensor, /) -> Tensor:
         """U^T 1, (1, *s): how many voxels each place of the grid stands for."""
@@ -170,10 +182,14 @@ class Grid:
         pulled = region.to(torch.float64)
         for axis, (long, short) in enumerate(zip(self.space, self.native, strict=True), start=1):
             matrix = _axis_matrix(long, short, self.resize)
-            if matrix is not None:
-                moved = pulled.movedim(axis, -1) @ matrix.to(pulled.device)
-                pulled = moved.movedim(-1, axis)
-        return pulled.contiguous()
+            if matrix is None:
+                continue
+            matrix = matrix.to(pulled.device)
+            before, after = pulled.shape[:axis], pulled.shape[axis + 1 :]
+            # As the left factor it needs no transposed copy of the region.
+            moved = matrix.T @ pulled.flatten(axis + 1) if after else pulled @ matrix
+            pulled = moved.reshape(*before, short, *after)
+        return pulled
 
 
 @functools.lru_cache(maxsize=16)
@@ -187,6 +203,11 @@ class Grids:
     def __init__(self, space: tuple[int, ...], resize: Resize, /) -> None:
         self.space, self.resize = space, resize
         self._grids: dict[tuple[int, ...], Grid] = {}
+        self._areas = _Known()
+
+    def area(self, region: Tensor, /) -> Tensor:
+        """The share of the crop that a region covers, (N,); computed once for each region."""
+        return self._areas.get(region, area_fraction)
 
     def __getitem__(self, native: tuple[int, ...]) -> Grid:
         if native not in self._grids:
@@ -219,13 +240,13 @@ class Heat:
                 f"A map must be (N, C, *s) with {len(space)} spatial axes, as the inputs; "
                 f"given: {tuple(signed.shape)}."
             )
-        if signed.dtype in (torch.float16, torch.bfloat16):
-            signed = signed.float()  # sums of half precision overflow at 65504
+        if signed.dtype not in (torch.float32, torch.float64):
+            signed = signed.float()  # half sums overflow at 65504, whole numbers cannot be resized
         joined = join_channels(signed, channels=self.options.channels)
         native = take_sign(joined, sign=self.options.sign)
         self.native = stretch(native) if self.options.minmax == "each_map" else native
-        shared = grids or Grids(self.space, self.options.resize)
-        self.grid = shared[tuple(self.native.shape[1:])]
+        self.grids = grids or Grids(self.space, self.options.resize)
+        self.grid = self.grids[tuple(self.native.shape[1:])]
 
     def __len__(self) -> int:
         return len(self.native)
@@ -247,6 +268,10 @@ class Heat:
         weights = self.grid.weights(self.native) if region is None else self.grid.pull(region)
         return (self._native64 * weights).flatten(1).sum(1)
 
+    def area(self, region: Tensor) -> Tensor:
+        """The share of the crop that ``region`` (N, *S) covers: (N,) float64."""
+        return self.grids.area(region)
+
     def attainable(self, region: Tensor) -> tuple[Tensor, Tensor]:
         """Exact lowest and highest share of heat in ``region`` that this grid allows, (N,) each."""
         return self.grid.attainable(region)
@@ -257,7 +282,7 @@ class Heat:
         The first that applies of ``nonfinite``, ``empty_region``, ``full_region``,
         ``no_positive_mass``, ``unresolvable`` (the grid cannot score above chance) and ``ok``.
         """
-        area = area_fraction(region)
+        area = self.area(region)
         _, highest = self.attainable(region)
         codes = torch.full((len(self),), STATUSES.index("ok"), device=self.native.device)
         for status, where in (  # the later overrides the earlier

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -66,7 +66,7 @@ class Outcome:
     computed: int
     """Rows computed now; the rest was there."""
     scores: pd.DataFrame
-    skipped: Mapping[str, str]
+    dataset: Dataset
     figures: tuple[Path, ...] = ()
 
 
@@ -138,11 +138,8 @@ def build(settings: Mapping[str, Any]) -> Parts:
     :raises AttrscoreError: the first thing that does not fit, in one sentence.
     """
     trust = list(settings["trust"])
-    methods = {k: build_plugin(METHODS, k, v, trust) for k, v in settings["method"].items()}
-    scorers = {k: build_plugin(SCORERS, k, v, trust) for k, v in settings["scorer"].items()}
-    for kind, chosen in (("method", methods), ("scorer", scorers)):
-        if not chosen:
-            raise ConfigError(f"No {kind} is chosen: {kind}=[...]. See: attrscore plugins")
+    methods = _build_several(METHODS, settings, trust)
+    scorers = _build_several(SCORERS, settings, trust)
     target = _build_single(TARGETS, settings)
     heat = HeatOptions(**settings["heat"])
     dataset = dataset_of(settings)
@@ -196,7 +193,7 @@ def run_job(
     settings: Mapping[str, Any],
     *,
     config: str = "",
-    overrides: tuple[str, ...] = (),
+    overrides: Sequence[str] = (),
     advance: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Outcome:
     """Compute what the results folder lacks of a job, and show it.
@@ -231,7 +228,7 @@ def run_job(
         if settings["figures"] == "all":
             figures = _draw(parts, results / "figures" / f"cells-{writer.job.id}.png")
     scores = store.read_scores(*store.folders_of(results, job))
-    return Outcome(results, computed, scores, parts.dataset.skipped, figures)
+    return Outcome(results, computed, scores, parts.dataset, figures)
 
 
 def _fill(
@@ -329,6 +326,16 @@ def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
     return (plots.save(plots.overlays(examples, title=title), path),)
 
 
+def _build_several(
+    registry: Registry, settings: Mapping[str, Any], trust: list[str]
+) -> dict[str, tuple[Any, store.Plugin]]:
+    kind = registry.kind
+    nodes = settings.get(kind) or {}
+    if not nodes:
+        raise ConfigError(f"No {kind} is chosen: {kind}=[...]. See: attrscore plugins")
+    return {key: build_plugin(registry, key, node, trust) for key, node in nodes.items()}
+
+
 def _build_single(registry: Registry, settings: Mapping[str, Any]) -> Any:
     node = dict(settings[registry.kind])
     return registry.build(node.pop("name"), **node)
@@ -364,7 +371,7 @@ def _part_rows(parts: Parts, first: Batch) -> int:
     return max(1, min(PART_ROWS, PART_BYTES // max(1, stored)))
 
 
-def _provenance(parts: Parts, overrides: tuple[str, ...]) -> dict[str, Any]:
+def _provenance(parts: Parts, overrides: Sequence[str]) -> dict[str, Any]:
     packages = ("attrscore", "captum", "h5py", "numpy", "torch")
     return {
         "overrides": list(overrides),

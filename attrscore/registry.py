@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any, TypeVar
 
@@ -154,7 +154,13 @@ class Registry:
 
     def options(self, name: str, /) -> dict[str, Any]:
         """The options of ``name`` with their defaults (``inspect.Parameter.empty`` if required)."""
-        return {p.name: p.default for p in _parameters(self.load(name))}
+        plugin = self.load(name)
+        made = {  # the signature shows a sentinel for these
+            each.name: each.default_factory()
+            for each in (fields(plugin) if is_dataclass(plugin) else ())
+            if each.default_factory is not MISSING
+        }
+        return {p.name: made.get(p.name, p.default) for p in _parameters(plugin)}
 
     def build(self, name: str, /, **options: Any) -> Any:
         """The plugin as a value, its options checked and filled in.

@@ -16,6 +16,7 @@ from rich.table import Table
 from attrscore.core import KEY_COLUMNS
 
 if TYPE_CHECKING:
+    from attrscore.core import Dataset
     from attrscore.registry import Entry
     from attrscore.survey import Survey
 
@@ -105,13 +106,15 @@ def summary(scores: pd.DataFrame) -> Table:
     return table
 
 
-def say_skipped(skipped: Mapping[str, str]) -> bool:
-    """Tell which inputs were left out and why; whether there are any."""
-    for name, why in skipped.items():
+def say_skipped(dataset: Dataset) -> bool:
+    """Tell which inputs could not be used and why; whether there are any."""
+    for name, why in dataset.skipped.items():
         stderr().print(f"skipped: {escape(name)}: {escape(why)}", soft_wrap=True)
-    if skipped:
-        stderr().print(f"{len(skipped)} inputs were skipped; the rest was used.")
-    return bool(skipped)
+    if dataset.skipped:
+        stderr().print(f"{len(dataset.skipped)} inputs were skipped; the rest was used.")
+    if dataset.left_out:
+        stderr().print(f"{dataset.left_out} cells were left out, as the settings say.")
+    return bool(dataset.skipped)
 
 
 def say_undefined(scores: pd.DataFrame) -> bool:

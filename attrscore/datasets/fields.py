@@ -55,7 +55,7 @@ class Fields:
     nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm.
 
     A file that cannot be used is left out with its reason in ``skipped``, unless ``on_bad_file`` is
-    raise. Objects under ``min_area`` pixels are left out and counted there too, a line a field.
+    raise. Objects under ``min_area`` pixels are left out and counted in ``left_out``.
     """
 
     images: str
@@ -145,8 +145,13 @@ class Fields:
 
     @property
     def skipped(self) -> Mapping[str, str]:
-        """File name -> why it, or some of its objects, are left out."""
+        """File name -> why it is left out."""
         return self._scanned[2]
+
+    @property
+    def left_out(self) -> int:
+        """Objects smaller than ``min_area``."""
+        return self._scanned[3]
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """Crops of these rows; each field is decoded at most once a call."""
@@ -233,8 +238,8 @@ class Fields:
         )
 
     @cached_property
-    def _scanned(self) -> tuple[pd.DataFrame, int, Mapping[str, str]]:
-        """The table, the number of channels, and what was left out; reads every field once."""
+    def _scanned(self) -> tuple[pd.DataFrame, int, Mapping[str, str], int]:
+        """The table, the channels, files skipped and small objects; reads every field once."""
         annotations = self._annotations  # first: a wrong column is told before pixels are read
         files = self._reader.files
         skipped = dict(self._reader.unmatched)
@@ -242,11 +247,11 @@ class Fields:
             raise DataError(_sentence(next(iter(skipped.values()))))
         parts: list[pd.DataFrame] = []
         channels = 0
-        cells = 0
+        cells = small = 0
         for name in sorted(files):
             if self.limit is not None and cells >= self.limit:
                 break
-            image, mask = files[name].image, files[name].mask
+            image = files[name].image
             try:
                 field = self._reader.read(name)
                 if channels not in (0, len(field.pixels)):
@@ -262,20 +267,18 @@ class Fields:
                 continue
             channels = len(field.pixels)
             found = self._rows(name, measure(field.labels))
-            small = int((found["Metadata_area"] < self.min_area).sum())
-            if small:
-                skipped[mask.name] = (
-                    f"{small} of {len(found)} objects are smaller than "
-                    f"min_area={self.min_area} pixels."
-                )
-                found = found[found["Metadata_area"] >= self.min_area]
-            parts.append(found)
-            cells += len(found)
+            large = found[found["Metadata_area"] >= self.min_area]
+            small += len(found) - len(large)
+            parts.append(large)
+            cells += len(large)
         if not cells:
             reasons = " ".join(list(skipped.values())[:3])
-            raise DataError(f"No cell is left, for {len(skipped)} files cannot be used. {reasons}")
+            raise DataError(
+                f"No cell is left: {len(skipped)} files cannot be used, and {small} objects are "
+                f"smaller than min_area={self.min_area} pixels. {reasons}"
+            )
         table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
-        return annotations.join(table), channels, MappingProxyType(skipped)
+        return annotations.join(table), channels, MappingProxyType(skipped), small
 
     def _rows(self, name: str, found: Objects) -> pd.DataFrame:
         first = starts(found.centroid, self.crop)

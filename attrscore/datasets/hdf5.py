@@ -70,6 +70,11 @@ class HDF5:
         """Nothing: a file is whole or refused."""
         return MappingProxyType({})
 
+    @property
+    def left_out(self) -> int:
+        """None: no setting excludes a cell."""
+        return 0
+
     def read(self, rows: Sequence[int], /) -> Batch:
         """These rows, in this order; a row may be asked for twice."""
         wanted = np.asarray(rows, dtype=np.int64).reshape(-1)

@@ -133,7 +133,7 @@ def paint(
             smooth = _within(fields[PATCHES], nuclei)
             value = np.where(nuclei, 0.7 + 0.08 * smooth, np.where(background, 0.06, 0.14))
         else:
-            value = 0.16 + 0.09 * _within(fields[scene.background], background)
+            value = 0.16 + 0.08 * _within(fields[scene.background], background)
             for body, texture, amount in zip(
                 (cells.cell, neighbours),
                 (scene.cell, scene.neighbours),
@@ -188,7 +188,7 @@ def _bands(size: tuple[int, ...]) -> NDArray[np.float32]:
     axes = [np.fft.fftfreq(n) * n for n in size[:-1]] + [np.fft.rfftfreq(size[-1]) * size[-1]]
     cycles = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*axes, indexing="ij")))
     fine = min(18.0, max(size) / 3)
-    rings = [np.exp(-0.5 * ((cycles / f - 1) / 0.25) ** 2) for f in (fine, 0.25 * fine)]
+    rings = [np.exp(-0.5 * ((cycles / f - 1) / 0.25) ** 2) for f in (fine, 0.2 * fine)]
     return np.stack(rings).astype(np.float32)
 
 

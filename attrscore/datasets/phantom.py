@@ -122,6 +122,11 @@ class Phantom:
         """Nothing: every phantom can be made."""
         return MappingProxyType({})
 
+    @property
+    def left_out(self) -> int:
+        """None: no setting excludes a cell."""
+        return 0
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row a cell; made without painting, from the masks of the cells alone."""

@@ -130,7 +130,7 @@ def _nets() -> Any:
     try:
         from monai.networks import nets
     except ModuleNotFoundError as error:
-        if error.name != "monai":
+        if (error.name or "").split(".")[0] != "monai":
             raise
         raise UnsupportedError(
             'This model needs MONAI, which is not installed: pip install "attrscore[monai]".'

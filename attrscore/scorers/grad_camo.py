@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attrscore.errors import ConfigError, DataError, did_you_mean
-from attrscore.heat import Heat, area_fraction, unresolvable
+from attrscore.heat import Heat, unresolvable
 from attrscore.passes import Pass
 from attrscore.registry import SCORERS
 
@@ -60,26 +60,39 @@ def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
     >>> roc_auc(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, False, False, False]]))
     tensor([1.], dtype=torch.float64)
     """
-    hot = heat.flatten(1)
-    on = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1)
-    hottest = hot.amax(1, keepdim=True)
-    defined = (hottest.isfinite() & hot.isfinite().all(1, keepdim=True))[:, 0].cpu().numpy()
-    levels = (hot / torch.where(hottest > 0, hottest, 1) * LEVELS).round().nan_to_num(0, 0, 0)
+    hot = heat if heat.dtype == torch.float64 else heat.float()
+    values = hot.detach().flatten(1).cpu().numpy()
+    on = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1).cpu().numpy()
+    # A map at a time, so that what lies between stays in the processor's cache.
+    aucs = [_auc_of_one(each, where) for each, where in zip(values, on, strict=True)]
+    return torch.tensor(aucs, dtype=torch.float64, device=heat.device)
+
+
+def _auc_of_one(values: np.ndarray, on: np.ndarray) -> float:
+    """The AUC of one map (V,) against its mask (V,) bool."""
+    count = np.count_nonzero(on)
+    pairs = count * (on.size - count)
+    hottest = values.max()
+    if not pairs or not np.isfinite(hottest) or not np.isfinite(values.min()):
+        return np.nan
+    levels = values / (hottest if hottest > 0 else 1)
+    levels *= LEVELS
     # Value and side fit one integer: numpy sorts those with SIMD, several times faster than any
-    # sort that carries an index.
-    keys = np.sort((levels.int() * 2 + on).cpu().numpy(), axis=1)
-    positive = (keys & 1).astype(bool)
-    level = keys >> 1
-    below = np.cumsum(~positive, axis=1)  # off-mask voxels as hot or cooler
-    starts = np.ones_like(positive)
-    starts[:, 1:] = level[:, 1:] != level[:, :-1]
-    before = np.where(starts, below - ~positive, 0)
-    strictly = np.maximum.accumulate(before, axis=1)  # off-mask voxels that are cooler
-    wins = ((below + strictly) * positive).sum(1, dtype=np.float64) / 2
-    count_on = positive.sum(1, dtype=np.float64)
-    pairs = count_on * (positive.shape[1] - count_on)
-    auc = np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=defined & (pairs > 0))
-    return torch.from_numpy(auc).to(heat.device)
+    # sort that carries an index. Of equal voxels those off the mask come first.
+    keys = np.rint(levels, out=levels).astype(np.int32)
+    keys *= 2
+    keys += on
+    keys.sort()
+    # The k-th voxel on the mask, at place i, has i - k voxels off it that are as hot or cooler.
+    places = np.flatnonzero((keys & 1).astype(bool))
+    wins = int(places.sum()) - count * (count - 1) // 2
+    # Those as hot count half. Keys that differ in the side alone meet where the run of voxels off
+    # the mask ends and that of voxels on it, at the same level, starts.
+    starts = np.flatnonzero((keys[1:] ^ keys[:-1]) == 1) + 1
+    off_it = starts - np.searchsorted(keys, keys[starts - 1])
+    on_it = np.searchsorted(keys, keys[starts], side="right") - starts
+    ties = int((off_it * on_it).sum())
+    return float((wins - ties / 2) / pairs)
 
 
 @SCORERS.register(
@@ -129,7 +142,7 @@ class GradCAMO:
         region = regions[self.region]
         total = heat.mass()
         share = heat.mass(region) / total
-        chance = area_fraction(region)
+        chance = heat.area(region)
         lowest, highest = heat.attainable(region)
         inside = share.clamp(self.clip, 1 - self.clip)
         columns = {
@@ -165,8 +178,8 @@ class GradCAMO:
             }
         neighbours = regions["neighbours"]
         beside = heat.mass(neighbours) / total
-        area = area_fraction(neighbours)
-        density = share.clamp(min=self.clip) / area_fraction(regions[self.region])
+        area = heat.area(neighbours)
+        density = share.clamp(min=self.clip) / heat.area(regions[self.region])
         density_beside = beside.clamp(min=self.clip) / area
         return {
             "cell": share,

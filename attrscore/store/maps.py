@@ -11,6 +11,7 @@ import pandas as pd
 
 from attrscore.store.columns import (
     check,
+    create_group,
     escape,
     hard_links,
     read_column,
@@ -56,7 +57,8 @@ def write_maps(group: h5py.Group, maps: Mapping[MapKey, Array], ids: Sequence[st
     """Maps (n, C, *s) by method and layer, and the ids of the n cells."""
     write_column(group, "id", pd.Series(list(ids), dtype=object))
     for (method, layer), values in sorted(maps.items()):
-        _write_map(group.require_group(escape(method)).create_group(escape(layer)), values)
+        inside = group[escape(method)] if escape(method) in group else create_group(group, method)
+        _write_map(create_group(inside, layer), values)
 
 
 def map_ids(file: h5py.File, /) -> list[str]:

@@ -16,6 +16,7 @@ from attrscore.core import KEY_COLUMNS
 from attrscore.errors import AttrscoreError, StoreError
 from attrscore.store.columns import (
     Stored,
+    create_group,
     escape,
     hard_links,
     read_attribute,
@@ -96,12 +97,12 @@ def encode(
     scorers = job.scorers
     with _in_memory() as (buffer, file):
         _write_header(file, "part", job=job.id, config=config, identity=canonical(job.identity))
-        scores = file.create_group("scores")
+        scores = create_group(file, "scores")
         for name in sorted(table.columns):
             kind = kind_of(table[name], scorers=scorers, carried=carried)
             write_column(scores, name, table[name], kind=kind)
         if maps:
-            write_maps(file.create_group("maps"), maps, ids)
+            write_maps(create_group(file, "maps"), maps, ids)
     return buffer.getvalue()
 
 
@@ -109,7 +110,7 @@ def encode_table(table: pd.DataFrame, kinds: Mapping[str, str], /) -> bytes:
     """The bytes of a merged file: the columns of a results table, in their order."""
     with _in_memory() as (buffer, file):
         _write_header(file, "merged")
-        scores = file.create_group("scores")
+        scores = create_group(file, "scores")
         for order, name in enumerate(table.columns):
             write_column(scores, name, table[name], kind=kinds[name], order=order)
     return buffer.getvalue()
@@ -184,8 +185,16 @@ def order_of(file: h5py.File, names: Collection[str], /) -> list[str]:
 
 @contextmanager
 def _in_memory() -> Iterator[tuple[io.BytesIO, h5py.File]]:
+    """A new HDF5 file and the bytes it has once the block is left."""
+    untimed = h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    untimed.set_obj_track_times(False)  # HDF5 1.14 would write the time into the root group
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V114)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     buffer = io.BytesIO()
-    with h5py.File(buffer, "w", libver=("v110", "v114"), track_order=False) as file:
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, buffer)
+    made = h5py.h5f.create(b"part", h5py.h5f.ACC_TRUNC, fcpl=untimed, fapl=access)
+    with h5py.File(made) as file:
         yield buffer, file
 
 

@@ -54,7 +54,7 @@ def test_kill_and_resume(tmp_path):
         before = count(tmp_path)
         while process.poll() is None and count(tmp_path) == before:
             time.sleep(0.002)  # until it has started up and committed something
-        time.sleep(moments.uniform(0, 0.1))
+        time.sleep(moments.uniform(0, 0.06))
         process.send_signal(signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         found = parts(tmp_path)

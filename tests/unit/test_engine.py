@@ -104,7 +104,7 @@ def test_a_scorer_that_returns_the_wrong_thing(returned, got):
     [
         ({"input": torch.zeros(4, 1, 12, 10)}, "declares explains = 'input'"),
         ({"high": torch.zeros(4, 12, 10)}, r"returned a map \(4, 12, 10\) for 'high'"),
-        ({}, "no map for this layer"),
+        ({}, "does not depend on this layer"),
     ],
 )
 def test_a_method_that_returns_the_wrong_thing(maps, sentence):

@@ -366,7 +366,7 @@ def test_a_bad_file_is_skipped_with_its_reason_or_raised(folder, kind):
 
 def test_nothing_left_lists_the_reasons(folder):
     damaged(folder, "empty")
-    with pytest.raises(DataError, match="No cell is left, for 1 files .* 'bad.tif' is empty"):
+    with pytest.raises(DataError, match="No cell is left: 1 files cannot be used.* 'bad.tif' is empty"):
         folder.fields().table  # noqa: B018
 
 
@@ -391,7 +391,8 @@ def test_small_objects_are_left_out_and_counted(folder):
     folder.add("a", pixels((40, 50)), labelled())
     fields = folder.fields(min_area=20)
     assert fields.table["Metadata_object"].tolist() == [3, 7]
-    assert fields.skipped == {"a.tif": "1 of 3 objects are smaller than min_area=20 pixels."}
+    assert fields.left_out == 1
+    assert fields.skipped == {}
 
 
 def test_limit_takes_the_first_cells_and_reads_no_further(folder):

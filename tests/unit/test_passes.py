@@ -141,7 +141,7 @@ def test_a_layer_beside_the_way_is_named():
     with pytest.warns(UserWarning, match="No gradient flows from layer 'side'"):
         table = evaluate(Beside(), batch(), layers="side", progress="none")
     assert set(table["status"]) == {"unsupported"}
-    with pytest.warns(UserWarning, match="does not depend on it"):
+    with pytest.warns(UserWarning, match="does not depend on this layer"):
         table = evaluate(Beside(), batch(), layers=["side", "inner.high"], progress="none")
     status = table.groupby("layer")["status"].first().to_dict()
     assert status == {"side": "unsupported", "inner.high": "ok"}

@@ -20,11 +20,11 @@ HIGHEST = {"features.3": 0.9, "features.6": 0.6, "input": 1.0}
 @pytest.fixture(autouse=True)
 def _untouched():
     """No figure is left with pyplot, and neither its backend nor a random state has changed."""
-    backend, state = mpl.get_backend(), np.random.get_state()[1].copy()  # noqa: NPY002  # seaborn's
+    backend, state = mpl.get_backend(), np.random.get_state()[1].copy()  # seaborn's
     yield
     assert plt.get_fignums() == []
     assert mpl.get_backend() == backend
-    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], state)
 
 
 def table(cells=20, models=(HONEST, CHEAT), methods=LAYERS) -> pd.DataFrame:

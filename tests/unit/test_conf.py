@@ -1,0 +1,56 @@
+"""YAML files and registry say the same, so that Hydra itself catches a typo."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict
+
+import pytest
+from omegaconf import OmegaConf
+
+from attrscore.cli import conf_dir
+from attrscore.heat import HeatOptions
+from attrscore.registry import REGISTRIES
+
+SEVERAL = ("method", "scorer")
+BUILT_IN = [
+    (kind, entry.name)
+    for kind, registry in REGISTRIES.items()
+    for entry in registry.entries()
+    if entry.alias_of is None and entry.package == "attrscore"
+]
+
+
+def plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_every_plugin_has_a_yaml_with_its_options_and_their_defaults(kind, name):
+    path = conf_dir() / kind / f"{name}.yaml"
+    node = OmegaConf.to_container(OmegaConf.load(path))
+    stated = node[name] if kind in SEVERAL else {k: v for k, v in node.items() if k != "name"}
+    if kind not in SEVERAL:
+        assert node["name"] == name
+    options = REGISTRIES[kind].options(name)
+    assert set(stated) == set(options)
+    for option, default in options.items():
+        if default is inspect.Parameter.empty:
+            assert stated[option] == "???", option
+        else:
+            assert plain(stated[option]) == plain(default), option
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().glob("*/*.yaml")), ids=lambda p: p.stem)
+def test_every_yaml_belongs_to_a_plugin_and_says_what_it_is(path):
+    assert path.read_text().startswith("# ")
+    kind = path.parent.name
+    if kind in REGISTRIES:
+        node = OmegaConf.to_container(OmegaConf.load(path))
+        name = next(iter(node)) if kind in SEVERAL else node["name"]
+        assert name in REGISTRIES[kind]
+
+
+def test_heat_defaults_agree():
+    node = OmegaConf.to_container(OmegaConf.load(conf_dir() / "heat" / "default.yaml"))
+    assert node == asdict(HeatOptions())
