@@ -34,8 +34,8 @@ PART_ROWS = 1024
 PART_BYTES = 64 * 2**20
 """Parts hold at most this much, maps included."""
 
-SHOWN = 4
-"""Cells in the figure of a job."""
+SHOWN = {2: 4, 3: 2}
+"""Cells in the figure of a job, by dimensions; in 3D each takes several slices."""
 
 _NOT_NUMBERS = ("weights", "seed")
 """Options of a model that its fingerprint stands for."""
@@ -297,7 +297,7 @@ def _results(parts: Parts, batches: Iterable[Batch], **options: Any) -> Iterator
 
 def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
     """Overlays of the first cells, with every method and layer of the job."""
-    rows = range(min(SHOWN, len(parts.dataset.table)))
+    rows = range(min(SHOWN[parts.dataset.spec.dimensions], len(parts.dataset.table)))
     batch = parts.dataset.read(rows).to(next(parts.model.parameters()).device)
     headline = next(iter(parts.scorers))
     heats: list[dict[str, np.ndarray]] = [{} for _ in rows]
