@@ -207,8 +207,9 @@ def capture(
                 raise LayerError(_no_grid(name, shape, axes))
             if gradients and not output.requires_grad:
                 output = output.detach().requires_grad_()
-            recorded[name] = output
-            return output.clone()
+            kept: Tensor = output
+            recorded[name] = kept
+            return kept.clone()
 
         return hook
 

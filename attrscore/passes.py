@@ -49,21 +49,26 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
     drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # Captum draws from it
     with torch.random.fork_rng(devices=devices):
         try:
-            model.eval()
+            if any(training):
+                model.eval()
             for parameter in parameters:
-                parameter.requires_grad_(False)  # noqa: FBT003  # torch names it so
+                if parameter.requires_grad:
+                    parameter.requires_grad_(False)  # noqa: FBT003  # torch names it so
             with torch.enable_grad():
                 yield
         finally:
             for module, flag, known in zip(modules, training, hooks, strict=True):
-                module.training = flag
+                if module.training != flag:  # setting an attribute of a module is slow
+                    module.training = flag
                 for name, keys in known.items():
                     registered = getattr(module, name)
                     for key in [key for key in registered if key not in keys]:
                         del registered[key]
             for parameter, (flag, grad) in zip(parameters, frozen, strict=True):
-                parameter.requires_grad_(flag)
-                parameter.grad = grad
+                if parameter.requires_grad != flag:
+                    parameter.requires_grad_(flag)
+                if parameter.grad is not grad:
+                    parameter.grad = grad
             random.setstate(drawn[0])
             np.random.set_state(drawn[1])  # noqa: NPY002  # as above
 
