@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from attrscore.core import INPUT, Batch, InputSpec, Result
-    from attrscore.engine import evaluate, run
+    from attrscore.engine import run
     from attrscore.errors import AttrscoreError, AttrscoreWarning
+    from attrscore.gather import evaluate
     from attrscore.heat import Heat, HeatOptions
     from attrscore.passes import Pass
     from attrscore.registry import DATASETS, METHODS, MODELS, SCORERS, TARGETS
@@ -34,7 +35,7 @@ _HOMES = {
     "SCORERS": "registry",
     "TARGETS": "registry",
     "collect": "store",
-    "evaluate": "engine",
+    "evaluate": "gather",
     "read_maps": "store",
     "read_scores": "store",
     "run": "engine",

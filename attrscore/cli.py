@@ -6,7 +6,6 @@ plain word is a verb. Torch and captum are imported when a job starts, not for `
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import re
@@ -25,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from attrscore import verbs
 from attrscore.errors import AttrscoreError, ConfigError, did_you_mean
 from attrscore.registry import REGISTRIES
 
@@ -174,7 +174,7 @@ def _train(arguments: Sequence[str]) -> int:
     )
     settings = _composed("train", arguments, _train.__doc__, example)
     from attrscore import terminal
-    from attrscore.jobs import dataset_of, network
+    from attrscore.assembly import dataset_of, network
     from attrscore.models.weights import save_weights
     from attrscore.training import train
 
@@ -203,7 +203,7 @@ def _inspect(arguments: Sequence[str]) -> int:
     example = "model=monai_resnet dataset=phantom_3d"
     settings = _composed("inspect", arguments, _inspect.__doc__, example)
     from attrscore import terminal
-    from attrscore.jobs import dataset_of, network
+    from attrscore.assembly import dataset_of, network
     from attrscore.survey import survey
 
     dataset = dataset_of(settings)
@@ -219,67 +219,10 @@ def _inspect(arguments: Sequence[str]) -> int:
     return INCOMPLETE if terminal.say_skipped(dataset) else OK
 
 
-def _collect(arguments: Sequence[str]) -> int:
-    """Print and write one table of all jobs of a results folder, and draw it."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore collect",
-        description=_collect.__doc__,
-        epilog="example: attrscore collect results/ -o scores.parquet",
-    )
-    parser.add_argument("results", type=Path, help="a results folder")
-    parser.add_argument(
-        "-o", "--output", type=Path, help=".h5, .csv or .parquet (default: RESULTS/results.h5)"
-    )
-    parser.add_argument("--figures", choices=("all", "none"), default="all")
-    options = parser.parse_args(list(arguments))
-    from attrscore import plots, store, terminal
-
-    output = options.output or options.results / "results.h5"
-    scores = store.collect(options.results, output)
-    out = terminal.stdout()
-    out.print(terminal.summary(scores))
-    out.print(f"table:  {output} ({len(scores)} rows)", soft_wrap=True)
-    if options.figures == "all":
-        drawn = plots.distributions(scores, score=terminal.headline(scores))
-        path = plots.save(drawn, output.with_name(f"{output.stem}-scores.png"))
-        for figure in [path, *sorted((options.results / "figures").glob("cells-*.png"))]:
-            out.print(f"figure: {figure}", soft_wrap=True)
-    return OK
-
-
-def _plugins(arguments: Sequence[str]) -> int:
-    """List what is registered and from which package; with a NAME, its meaning and options."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore plugins",
-        description=_plugins.__doc__,
-        epilog="example: attrscore plugins integrated_gradients",
-    )
-    parser.add_argument("name", nargs="?", help="a registered name")
-    name = parser.parse_args(list(arguments)).name
-    from attrscore import terminal
-
-    out = terminal.stdout()
-    if name is None:
-        out.print(terminal.plugin_table({k: r.entries() for k, r in REGISTRIES.items()}))
-        return OK
-    found = [registry for registry in REGISTRIES.values() if name in registry]
-    if not found:
-        names = [known for registry in REGISTRIES.values() for known in registry.names()]
-        raise ConfigError(f"No plugin is called {name!r}. {did_you_mean(name, names)}")
-    for registry in found:
-        lines = [f"{registry.kind} {name} ({registry.origin(name)})", ""]
-        lines += [inspect.getdoc(registry.load(name)) or "(no description)", "", "options:"]
-        for option, default in registry.options(name).items():
-            required = default is inspect.Parameter.empty
-            lines.append(f"  {option} = {'(required)' if required else repr(default)}")
-        out.print("\n".join(lines), markup=False, highlight=False)
-    return OK
-
-
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
-    "collect": _collect,
+    "collect": verbs.collect,
     "inspect": _inspect,
-    "plugins": _plugins,
+    "plugins": verbs.plugins,
     "train": _train,
 }
 

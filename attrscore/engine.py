@@ -1,25 +1,20 @@
 """The only loop: batches x methods x layers x scorers.
 
-``run`` yields results as they are computed; ``evaluate`` gathers them into one table. The command
-line writes what ``run`` yields.
+``run`` yields results as they are computed. :func:`attrscore.gather.evaluate` gathers them, and the
+command line writes them.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from attrscore.core import (
     INPUT,
-    KEY_COLUMNS,
     Batch,
     Dataset,
     InputSpec,
@@ -32,7 +27,6 @@ from attrscore.core import (
 )
 from attrscore.errors import (
     AttrscoreError,
-    AttrscoreWarning,
     ConfigError,
     DataError,
     UnsupportedError,
@@ -40,11 +34,11 @@ from attrscore.errors import (
     preview,
 )
 from attrscore.heat import Grids, Heat, HeatOptions
-from attrscore.layers import select_layers, unwrap
+from attrscore.layers import device_of, select_layers, unwrap
 from attrscore.passes import Pass, as_found
 from attrscore.registry import METHODS, SCORERS, TARGETS
 
-__all__ = ["Triple", "batches_of", "evaluate", "explains_layers", "run", "to_frame"]
+__all__ = ["Triple", "batches_of", "explains_layers", "layers_of", "run"]
 
 Triple = tuple[str, str, str]
 """A method, a layer and a scorer: what is computed or skipped as one."""
@@ -103,7 +97,7 @@ def run(
     choose(on_error, ("record", "raise"), option="on_error")
     skipped = set(skip)
     model = unwrap(model)
-    where = next((p.device for p in model.parameters()), torch.device("cpu"))
+    where = device_of(model)
     modules: dict[str, nn.Module] | None = None
 
     for batch in [batches] if isinstance(batches, Batch) else batches:
@@ -160,63 +154,6 @@ def run(
                     columns=columns | _carried(batch),
                     maps=None if keep == "none" or signed is None else _numpy(signed),
                 )
-
-
-def evaluate(
-    model: nn.Module | Mapping[str, nn.Module],
-    data: Batch | Iterable[Batch] | Dataset,
-    *,
-    batch_size: int = 32,
-    dataset: str = "",
-    progress: Literal["bar", "none"] = "bar",
-    **options: Any,
-) -> pd.DataFrame:
-    """Attribute and score, gathered into one table: a row a (id, model, method, layer, target).
-
-    ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a batch,
-    an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. The other
-    options are those of :func:`run`. The columns are the keys, then the scores, then what the
-    batches carry; ``status`` says which rows count.
-
-    :raises AttrscoreError: as :func:`run`.
-    """
-    networks = model if isinstance(model, Mapping) else {_name_of(model): model}
-    source: Sequence[Batch] | Iterable[Batch]
-    total: int | None = None
-    if isinstance(data, Batch):
-        source = [data]
-    elif hasattr(data, "read") and hasattr(data, "table"):
-        source, total = (), -(-len(data.table) // batch_size)
-    else:
-        source = data if len(networks) == 1 else list(data)
-    if isinstance(source, Sequence) and source:
-        total = len(source)
-    console = Console(stderr=True)
-    hide = progress == "none" or not (console.is_terminal or console.is_jupyter)
-    frames = []
-    for name, network in networks.items():
-        each = batches_of(data, batch_size=batch_size) if source == () else source  # type: ignore[arg-type]  # a Dataset by its attributes
-        shown = track(each, name, total, console=console, disable=hide, transient=True)
-        frames.append(to_frame(run(network, shown, **options), model=name, dataset=dataset))
-    table = pd.concat(frames, ignore_index=True)
-    _warn_of_gaps(table)
-    return table
-
-
-def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.DataFrame:
-    """Results as one table in the order of :data:`attrscore.core.KEY_COLUMNS`, scores, the rest."""
-    frames = []
-    for result in results:
-        frame = pd.DataFrame(dict(result.columns))
-        keys = {"model": model, "dataset": dataset, "method": result.method}
-        frame = frame.assign(**keys, layer=result.layer, target=result.target)
-        frames.append(frame)
-    if not frames:
-        raise DataError("There is no batch to evaluate; the data are empty.")
-    table = pd.concat(frames, ignore_index=True)
-    carried = [column for column in table if str(column).startswith("Metadata_")]
-    scores = [column for column in table if column not in {*KEY_COLUMNS, *carried}]
-    return table[[*KEY_COLUMNS, *scores, *carried]]
 
 
 def layers_of(
@@ -357,10 +294,6 @@ def _declared(method: Method, attribute: str, default: Any) -> Any:
     return getattr(method, attribute, getattr(behind, attribute, default))
 
 
-def _name_of(model: nn.Module) -> str:
-    return type(unwrap(model)).__name__
-
-
 def _numpy(values: Tensor) -> np.ndarray:
     return values.detach().cpu().numpy()
 
@@ -373,13 +306,3 @@ def _sentence(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     first = text[0] if text else "no message"
     return first if isinstance(error, AttrscoreError) else f"{type(error).__name__}: {first}"
-
-
-def _warn_of_gaps(table: pd.DataFrame) -> None:
-    failed = table[table["reason"] != ""]
-    for (method, reason), rows in failed.groupby(["method", "reason"], sort=False):
-        warnings.warn(
-            f"{len(rows)} rows of {method} are {rows['status'].iloc[0]}: {reason}",
-            AttrscoreWarning,
-            stacklevel=3,
-        )

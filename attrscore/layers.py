@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from attrscore.errors import LayerError, did_you_mean, preview
 
-__all__ = ["LAYER_RULES", "LayerInfo", "capture", "select_layers", "trace", "unwrap"]
+__all__ = ["LAYER_RULES", "LayerInfo", "capture", "device_of", "select_layers", "trace", "unwrap"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ def unwrap(model: nn.Module, /) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def device_of(model: nn.Module, /) -> torch.device:
+    """Where the first parameter lies; the CPU for a network without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import nn
 
 from attrscore.core import Dataset
 from attrscore.heat import Grid, area_fraction, unresolvable
-from attrscore.layers import LAYER_RULES, trace, unwrap
+from attrscore.layers import LAYER_RULES, device_of, trace, unwrap
 from attrscore.passes import as_found
 
 __all__ = ["Place", "Survey", "survey"]
@@ -46,7 +46,7 @@ def survey(model: nn.Module, dataset: Dataset, /) -> Survey:
     The typical mask is that of the cell of median area among the first 64.
     """
     model = unwrap(model)
-    where = next(model.parameters()).device
+    where = device_of(model)
     batch = dataset.read(range(min(SAMPLE, len(dataset.table))))
     cells = batch.regions["cell"]
     areas = area_fraction(cells)

@@ -10,8 +10,9 @@ from nets import batch, net
 
 import attrscore
 from attrscore.core import KEY_COLUMNS, Batch
-from attrscore.engine import evaluate, run
+from attrscore.engine import run
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
+from attrscore.gather import evaluate
 
 
 def quiet(*args, **options) -> pd.DataFrame:

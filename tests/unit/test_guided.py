@@ -9,8 +9,9 @@ from captum.attr import GuidedGradCam as CaptumGuidedGradCam
 from nets import Net, batch, net
 from torch import nn
 
-from attrscore.engine import evaluate, run
+from attrscore.engine import run
 from attrscore.errors import AttrscoreWarning, UnsupportedError
+from attrscore.gather import evaluate
 from attrscore.methods import FromCaptum, GuidedGradCAM
 from attrscore.passes import Pass
 from attrscore.targets import Predicted

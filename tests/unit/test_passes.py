@@ -8,8 +8,9 @@ from nets import batch, net
 from torch import nn
 
 from attrscore.core import Batch
-from attrscore.engine import evaluate, run
+from attrscore.engine import run
 from attrscore.errors import DataError, UnsupportedError
+from attrscore.gather import evaluate
 from attrscore.passes import Pass, as_found, check_output
 from attrscore.targets import Predicted
 

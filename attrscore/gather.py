@@ -1,0 +1,90 @@
+"""Results gathered into one table: a row a (id, model, method, layer, target)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from attrscore.core import KEY_COLUMNS, Batch, Dataset, Result
+from attrscore.engine import batches_of, run
+from attrscore.errors import AttrscoreWarning, DataError
+from attrscore.layers import unwrap
+
+__all__ = ["evaluate", "to_frame"]
+
+
+def evaluate(
+    model: nn.Module | Mapping[str, nn.Module],
+    data: Batch | Iterable[Batch] | Dataset,
+    *,
+    batch_size: int = 32,
+    dataset: str = "",
+    progress: Literal["bar", "none"] = "bar",
+    **options: Any,
+) -> pd.DataFrame:
+    """Attribute and score, gathered into one table: a row a (id, model, method, layer, target).
+
+    ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a batch,
+    an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. The other
+    options are those of :func:`attrscore.engine.run`. The columns are the keys, then the scores,
+    then what the batches carry; ``status`` says which rows count.
+
+    :raises AttrscoreError: as :func:`attrscore.engine.run`.
+    """
+    networks = model if isinstance(model, Mapping) else {_name_of(model): model}
+    source: Sequence[Batch] | Iterable[Batch]
+    total: int | None = None
+    if isinstance(data, Batch):
+        source = [data]
+    elif hasattr(data, "read") and hasattr(data, "table"):
+        source, total = (), -(-len(data.table) // batch_size)
+    else:
+        source = data if len(networks) == 1 else list(data)
+    if isinstance(source, Sequence) and source:
+        total = len(source)
+    console = Console(stderr=True)
+    hide = progress == "none" or not (console.is_terminal or console.is_jupyter)
+    frames = []
+    for name, network in networks.items():
+        each = batches_of(data, batch_size=batch_size) if source == () else source  # type: ignore[arg-type]  # a Dataset by its attributes
+        shown = track(each, name, total, console=console, disable=hide, transient=True)
+        frames.append(to_frame(run(network, shown, **options), model=name, dataset=dataset))
+    table = pd.concat(frames, ignore_index=True)
+    _warn_of_gaps(table)
+    return table
+
+
+def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.DataFrame:
+    """Results as one table in the order of :data:`attrscore.core.KEY_COLUMNS`, scores, the rest."""
+    frames = []
+    for result in results:
+        frame = pd.DataFrame(dict(result.columns))
+        keys = {"model": model, "dataset": dataset, "method": result.method}
+        frame = frame.assign(**keys, layer=result.layer, target=result.target)
+        frames.append(frame)
+    if not frames:
+        raise DataError("There is no batch to evaluate; the data are empty.")
+    table = pd.concat(frames, ignore_index=True)
+    carried = [column for column in table if str(column).startswith("Metadata_")]
+    scores = [column for column in table if column not in {*KEY_COLUMNS, *carried}]
+    return table[[*KEY_COLUMNS, *scores, *carried]]
+
+
+def _name_of(model: nn.Module) -> str:
+    return type(unwrap(model)).__name__
+
+
+def _warn_of_gaps(table: pd.DataFrame) -> None:
+    failed = table[table["reason"] != ""]
+    for (method, reason), rows in failed.groupby(["method", "reason"], sort=False):
+        warnings.warn(
+            f"{len(rows)} rows of {method} are {rows['status'].iloc[0]}: {reason}",
+            AttrscoreWarning,
+            stacklevel=3,
+        )
