@@ -7,7 +7,7 @@ of Hydra.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import nn
 from attrscore import store
 from attrscore.core import INPUT, Batch, Dataset, Method, ModelFactory, Result, Scorer, Target
 from attrscore.engine import explains_layers, layers_of, run
-from attrscore.errors import ConfigError, DataError
+from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.heat import HeatOptions
 from attrscore.layers import device_of
 from attrscore.models.weights import fingerprint
@@ -143,6 +143,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
             f"target=label needs a label for every cell; {unlabelled} of {len(dataset.table)} have "
             "none. Use target=predicted, or leave those cells out."
         )
+    _check_shown(settings["show"], dataset)
     model = network(settings, dataset)
     first = dataset.read([0]).to(device_of(model))
     plain = {key: plugin for key, (plugin, _) in methods.items()}
@@ -217,6 +218,16 @@ def _labels(settings: Mapping[str, Any]) -> dict[str, str]:
         "model": settings["label"]["model"] or made,
         "dataset": settings["label"]["dataset"] or dataset["name"],
     }
+
+
+def _check_shown(ids: Sequence[str], dataset: Dataset) -> None:
+    known = set(dataset.table["id"])
+    for wanted in map(str, ids):
+        if wanted not in known:
+            raise ConfigError(
+                f"show={wanted!r} is no cell of this dataset. "
+                f"{did_you_mean(wanted, list(dataset.table['id'])[:1000])}"
+            )
 
 
 def _part_rows(parts: Parts, first: Batch) -> int:

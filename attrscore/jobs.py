@@ -135,10 +135,13 @@ def _joined_maps(results: Iterable[Result]) -> dict[tuple[str, str], np.ndarray]
 
 
 def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
-    """Overlays of the first cells, with every method and layer of the job."""
-    rows = range(min(SHOWN[parts.dataset.spec.dimensions], len(parts.dataset.table)))
-    batch = parts.dataset.read(rows).to(device_of(parts.model))
+    """Overlays of the cells chosen, or of the first, with every method and layer of the job."""
+    ids = parts.dataset.table["id"]
+    chosen = [int((ids == wanted).argmax()) for wanted in map(str, parts.settings["show"])]
+    first = range(min(SHOWN[parts.dataset.spec.dimensions], len(ids)))
+    batch = parts.dataset.read(chosen or first).to(device_of(parts.model))
     headline = next(iter(parts.scorers))
+    rows = range(len(batch))
     heats: list[dict[str, np.ndarray]] = [{} for _ in rows]
     scores: list[dict[str, float]] = [{} for _ in rows]
     for result in parts.results([batch], keep="native"):

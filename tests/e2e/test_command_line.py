@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +41,16 @@ def test_one_job_with_figures_and_a_table(capsys):
     ids, maps = attrscore.read_maps("results", "grad_cam", "features.3")
     assert len(ids) == len(maps) == 12
     assert maps.min() < 0
+
+
+def test_chosen_cells_are_drawn(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        attrscore.plots, "overlays", lambda examples, **_: drawn.extend(examples) or plt.Figure()
+    )
+    ids = ["phantom-0-000007", "phantom-0-000002"]
+    assert main([*SMALL[:3], f"show=[{','.join(ids)}]"]) == 0
+    assert [example.id for example in drawn] == ids
 
 
 def test_a_rerun_computes_nothing_and_an_addition_only_what_is_new(capsys):
@@ -174,6 +185,7 @@ def test_every_verb_has_help_with_an_example(verb, capsys):
         (["model.weights=absent.safetensors"], "absent.safetensors"),
         (["device=cuda:7"], "device=cuda:7"),
         (["method=[]"], "No method is chosen"),
+        (["show=[phantom-0-0000]"], "is no cell of this dataset. Did you mean 'phantom-0-0"),
         (["target=index", "target.index=9"], "target.index=9 is not an output"),
     ],
 )

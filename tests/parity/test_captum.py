@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from captum.attr import IntegratedGradients as CaptumIntegratedGradients
 from captum.attr import LayerGradCam
 from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv, BasicModel_MultiLayer
 from nets import Net, batch, net
@@ -119,6 +120,16 @@ def test_grad_cam_equals_captum_at_every_layer(dimensions, options, frozen):
             data.inputs, target=data.label
         )
         torch.testing.assert_close(torch.from_numpy(found[layer]), expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_integrated_gradients_equal_captum_for_the_class_of_the_clean_input(dimensions):
+    data, model = batch(dimensions), net(dimensions)
+    (found,) = run(model, data, methods="integrated_gradients", keep="native")
+    expected = CaptumIntegratedGradients(model).attribute(
+        data.inputs, target=model(data.inputs).argmax(1), n_steps=50
+    )
+    torch.testing.assert_close(torch.from_numpy(found.maps), expected, rtol=0, atol=1e-10)
 
 
 def test_reused_module_is_refused_by_name():

@@ -100,6 +100,19 @@ def test_outputs_that_are_no_scores(output, got):
         check_output(output, 2)
 
 
+def test_a_network_that_returns_a_tuple_is_told_at_once():
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            return self.inner(x), x
+
+    with pytest.raises(UnsupportedError, match="The network returns a tuple of 2 items"):
+        evaluate(Pair(), batch(), progress="none")
+
+
 def test_one_score_a_sample_becomes_one_column():
     assert check_output(torch.zeros(2), 2).shape == (2, 1)
 
