@@ -1,10 +1,16 @@
-"""Class activation maps: small functions of a layer's activation and gradient."""
+"""Class activation maps: small functions of a layer's activation and gradient.
+
+All of them, at all layers, cost one forward and one backward pass together. Every map is signed and
+raw; the ReLU of the papers is the heat's ``sign="positive"``.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from attrscore.core import Maps
@@ -12,55 +18,45 @@ from attrscore.errors import choose
 from attrscore.passes import Pass
 from attrscore.registry import METHODS
 
-__all__ = ["GradCAM", "HiResCAM", "grad_cam", "hires_cam"]
+__all__ = [
+    "ActivationXGradient",
+    "EigenGradCAM",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "HiResCAM",
+    "LayerCAM",
+    "RandomCAM",
+    "XGradCAM",
+    "eigen_grad_cam",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "hires_cam",
+    "layer_cam",
+    "xgrad_cam",
+]
 
 
 def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") -> Tensor:
-    """Activations weighted by the spatial mean of their gradients, before the ReLU.
+    """Activations weighted by the spatial mean of their gradients.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s), or (N, C, *s) with ``channels="keep"``. Selvaraju et al.,
     ICCV 2017, equations 1 and 2.
 
-    >>> import torch
     >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     >>> gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])
     >>> grad_cam(activation, gradient)
     tensor([[[[0.5000, 2.0000]]]])
     """
-    weights = gradient.mean(tuple(range(2, gradient.ndim)), keepdim=True)
+    weights = gradient.mean(_space(gradient), keepdim=True)
     weighted = weights * activation
     return weighted.sum(1, keepdim=True) if channels == "sum" else weighted
 
 
-@METHODS.register("grad_cam")
-@dataclass(frozen=True)
-class GradCAM:
-    """Grad-CAM at every layer of the pass, signed (the ReLU is the heat's ``sign="positive"``).
-
-    Costs one forward and one backward pass for all layers and all methods of this family. At layers
-    before the last convolution the spatial mean of the gradients can light up places that the
-    network did not use. Selvaraju et al., ICCV 2017.
-    """
-
-    channels: Literal["sum", "keep"] = "sum"
-
-    def __post_init__(self) -> None:
-        choose(self.channels, ("sum", "keep"), option="channels")
-
-    def __call__(self, run: Pass, /) -> Maps:
-        """Layer -> (N, 1, *s)."""
-        return {
-            name: grad_cam(run.activations[name], gradient, channels=self.channels)
-            for name, gradient in run.gradients.items()
-        }
-
-
 def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
-    """Activations weighted by their own gradients, place by place, before the ReLU.
+    """Activations weighted by their own gradients, place by place.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s). Draelos, Carin, arXiv 2011.08891 (2020), equation 4.
 
-    >>> import torch
     >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     >>> gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])
     >>> hires_cam(activation, gradient)
@@ -69,19 +65,211 @@ def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     return (gradient * activation).sum(1, keepdim=True)
 
 
-@METHODS.register("hires_cam")
-@dataclass(frozen=True)
-class HiResCAM:
-    """HiResCAM at every layer of the pass, signed.
+def layer_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
+    """Activations weighted by the positive part of their own gradients, place by place.
 
-    Lights up only places that raised the score where convolutions are followed by one linear layer;
-    there, under global average pooling, it equals Grad-CAM at the last convolution. Costs nothing
-    beside the shared pass. Draelos, Carin, arXiv 2011.08891 (2020).
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). Jiang et al., IEEE Transactions on Image Processing 2021,
+    equations 5 to 7.
+
+    >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
+    >>> gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])
+    >>> layer_cam(activation, gradient)
+    tensor([[[[1., 6.]]]])
     """
+    return (gradient.relu() * activation).sum(1, keepdim=True)
+
+
+def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
+    """Activations weighted by the mean of their gradients, itself weighted by activation.
+
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). A channel whose activations sum to 0 gets the weight 0. Fu
+    et al., BMVC 2020, equation 9.
+
+    >>> activation = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
+    >>> gradient = torch.tensor([[[[2.0, 6.0]], [[-1.0, 5.0]]]])
+    >>> xgrad_cam(activation, gradient)  # (2 * 1 + 6 * 3) / (1 + 3) = 5
+    tensor([[[[ 5., 15.]]]])
+    """
+    total = activation.sum(_space(activation), keepdim=True)
+    weighted = (gradient * activation).sum(_space(activation), keepdim=True)
+    weights = torch.where(total == 0, 0.0, weighted / torch.where(total == 0, 1.0, total))
+    return (weights * activation).sum(1, keepdim=True)
+
+
+def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
+    """Activations weighted by positive gradients, each place by its share in the score.
+
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). The share is alpha = g^2 / (2 g^2 + g^3 sum(A)), 0 where
+    it is undefined; derived for the exponential of the score. Chattopadhay et al., WACV 2018,
+    equation 19.
+
+    >>> activation = torch.tensor([[[[1.0, 3.0]]]])
+    >>> gradient = torch.tensor([[[[1.0, 0.0]]]])
+    >>> grad_cam_plus_plus(activation, gradient)  # alpha = 1 / (2 + 4) at the first place
+    tensor([[[[0.1667, 0.5000]]]])
+    """
+    square = gradient.square()
+    below = 2 * square + square * gradient * activation.sum(_space(activation), keepdim=True)
+    alpha = torch.where(below == 0, 0.0, square / torch.where(below == 0, 1.0, below))
+    weights = (alpha * gradient.relu()).sum(_space(gradient), keepdim=True)
+    return (weights * activation).sum(1, keepdim=True)
+
+
+def eigen_grad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
+    """Gradient x activation projected on its first principal component over the channels.
+
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). A component has no sign of its own: it is turned to agree
+    with the sum over channels. Muhammad, Yeasin, IJCNN 2020 (Eigen-CAM), with gradients.
+
+    >>> activation = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
+    >>> eigen_grad_cam(activation, torch.ones_like(activation))
+    tensor([[[[-1.,  1.]]]])
+    """
+    product = gradient * activation
+    rows = product.flatten(2).mT  # (N, places, C)
+    centred = rows - rows.mean(1, keepdim=True)
+    component = torch.linalg.svd(centred, full_matrices=False).Vh[:, :1].mT
+    projected = (centred @ component)[..., 0]
+    agrees = (projected * centred.sum(2)).sum(1, keepdim=True)
+    turned = torch.where(agrees < 0, -projected, projected)
+    return turned.view(len(product), 1, *product.shape[2:])
+
+
+def _space(values: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, values.ndim))
+
+
+class _LayerByLayer:
+    """A map of each layer from its activation and gradient alone."""
+
+    formula: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
         return {
-            name: hires_cam(run.activations[name], gradient)
+            name: type(self).formula(run.activations[name], gradient)
             for name, gradient in run.gradients.items()
         }
+
+
+@METHODS.register("grad_cam")
+@dataclass(frozen=True)
+class GradCAM:
+    """Grad-CAM: activations weighted by the spatial mean of their gradients.
+
+    At layers before the last convolution the mean can light up places that the network did not use
+    (``hires_cam`` does not). Selvaraju et al., ICCV 2017.
+    """
+
+    channels: Literal["sum", "keep"] = "sum"
+
+    def __post_init__(self) -> None:
+        choose(self.channels, ("sum", "keep"), option="channels")
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s), or (N, C, *s)."""
+        return {
+            name: grad_cam(run.activations[name], gradient, channels=self.channels)
+            for name, gradient in run.gradients.items()
+        }
+
+
+@METHODS.register("hires_cam")
+@dataclass(frozen=True)
+class HiResCAM(_LayerByLayer):
+    """HiResCAM: activations weighted by their own gradients, place by place.
+
+    Lights up only places that changed the score where convolutions are followed by one linear
+    layer; under global average pooling it equals Grad-CAM there. Draelos, Carin, arXiv 2011.08891.
+    """
+
+    formula = staticmethod(hires_cam)
+
+
+@METHODS.register("layer_cam")
+@dataclass(frozen=True)
+class LayerCAM(_LayerByLayer):
+    """LayerCAM: as HiResCAM with positive gradients only; made for early layers.
+
+    Jiang et al., IEEE Transactions on Image Processing 2021.
+    """
+
+    formula = staticmethod(layer_cam)
+
+
+@METHODS.register("xgrad_cam")
+@dataclass(frozen=True)
+class XGradCAM(_LayerByLayer):
+    """XGrad-CAM: Grad-CAM whose spatial mean is weighted by activation.
+
+    Meant for layers behind a ReLU: activations of both signs can cancel in its denominator. Fu et
+    al., BMVC 2020.
+    """
+
+    formula = staticmethod(xgrad_cam)
+
+
+@METHODS.register("grad_cam_plus_plus", aliases=("grad_cam_pp",))
+@dataclass(frozen=True)
+class GradCAMPlusPlus(_LayerByLayer):
+    """Grad-CAM++: positive gradients weighted by each place's share in the score.
+
+    Meant for layers behind a ReLU, and for a score whose exponential is explained. Chattopadhay et
+    al., WACV 2018.
+    """
+
+    formula = staticmethod(grad_cam_plus_plus)
+
+
+@METHODS.register("eigen_grad_cam")
+@dataclass(frozen=True)
+class EigenGradCAM(_LayerByLayer):
+    """Eigen-Grad-CAM: the first principal component of gradient x activation.
+
+    Centred over the places, so about half of them are below 0; costs a singular value decomposition
+    a cell and layer. After Muhammad, Yeasin, IJCNN 2020.
+    """
+
+    formula = staticmethod(eigen_grad_cam)
+
+
+@METHODS.register("activation_x_gradient")
+@dataclass(frozen=True)
+class ActivationXGradient:
+    """Activation times gradient with its channels kept; their sum is HiResCAM.
+
+    As Captum's ``LayerGradientXActivation``. Shrikumar et al., arXiv 1605.01713 (2016), for layers.
+    """
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, C, *s)."""
+        return {name: run.activations[name] * each for name, each in run.gradients.items()}
+
+
+@METHODS.register("random_cam")
+@dataclass(frozen=True)
+class RandomCAM:
+    """A control: activations weighted by random numbers from -1 to 1, one a channel.
+
+    What a method must beat. A cell's numbers follow from ``seed``, its id and the layer alone,
+    whatever the batch.
+    """
+
+    seed: int = 0
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s)."""
+        return {name: self._map(run, name) for name in run.layers}
+
+    def _map(self, run: Pass, layer: str) -> Tensor:
+        activation = run.activations[layer]
+        weights = torch.stack(
+            [self._weights(cell, layer, activation.shape[1]) for cell in run.batch.ids]
+        ).to(activation)
+        shape = (*weights.shape, *[1] * (activation.ndim - 2))
+        return (weights.view(shape) * activation).sum(1, keepdim=True)
+
+    def _weights(self, cell: str, layer: str, channels: int) -> Tensor:
+        digest = hashlib.blake2b(f"{self.seed}/{layer}/{cell}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        return torch.rand(channels, generator=generator, dtype=torch.float64) * 2 - 1

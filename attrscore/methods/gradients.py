@@ -10,7 +10,7 @@ from attrscore.errors import choose
 from attrscore.passes import Pass
 from attrscore.registry import METHODS
 
-__all__ = ["Saliency"]
+__all__ = ["InputXGradient", "Saliency"]
 
 
 @METHODS.register("saliency", aliases=("vanilla_gradient",))
@@ -34,3 +34,20 @@ class Saliency:
         """INPUT -> (N, C, *S)."""
         gradient = run.input_gradient
         return {INPUT: gradient.abs() if self.values == "absolute" else gradient}
+
+
+@METHODS.register("input_x_gradient")
+@dataclass(frozen=True)
+class InputXGradient:
+    """Each pixel times the gradient of the explained score with respect to it, signed.
+
+    A black pixel gets nothing, whatever the network makes of it. Costs no more than ``saliency``,
+    with which it shares its pass. Shrikumar et al., arXiv 1605.01713 (2016).
+    """
+
+    explains: ClassVar[str] = INPUT
+    needs_input_gradient: ClassVar[bool] = True
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, C, *S)."""
+        return {INPUT: run.batch.inputs * run.input_gradient}
