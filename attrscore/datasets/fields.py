@@ -12,12 +12,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets.annotations import Annotations, read_annotations
 from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
 from attrscore.datasets.decoding import FieldReader
+from attrscore.datasets.rows import chosen, to_batch
 from attrscore.datasets.tiff import check_axes
 from attrscore.errors import ConfigError, DataError, choose
 from attrscore.registry import DATASETS
@@ -155,12 +155,7 @@ class Fields:
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """Crops of these rows; each field is decoded at most once a call."""
-        rows = [int(row) for row in rows]
-        outside = [row for row in rows if not 0 <= row < len(self.table)]
-        if outside:
-            raise DataError(
-                f"Row {outside[0]} does not exist; rows are 0 to {len(self.table) - 1}."
-            )
+        rows = chosen(rows, len(self.table))
         table = self.table.iloc[rows]
         inputs = np.empty((len(rows), self.spec.channels, *self.crop), np.float32)
         names = ("cell", "neighbours") + (("nucleus", "cytoplasm") if self.nuclei else ())
@@ -181,18 +176,7 @@ class Fields:
                 nucleus = cell & (crop(field.nuclei, first[place], self.crop) == numbers[place])
                 regions["nucleus"][place] = nucleus
                 regions["cytoplasm"][place] = cell & ~nucleus
-        return Batch(
-            inputs=torch.from_numpy(inputs),
-            regions={name: torch.from_numpy(region) for name, region in regions.items()},
-            label=torch.tensor(table["label"].to_numpy(dtype=np.int64, copy=True)),
-            ids=tuple(table["id"]),
-            meta={
-                str(name): table[name].tolist()
-                for name in table.columns
-                if name not in ("id", "label")
-            },
-            spacing=self.spacing,
-        )
+        return to_batch(table, inputs, regions, spacing=self.spacing)
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""

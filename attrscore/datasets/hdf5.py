@@ -28,9 +28,9 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import torch
 
 from attrscore.core import Batch, InputSpec
+from attrscore.datasets.rows import chosen, to_batch
 from attrscore.errors import DataError, did_you_mean, preview
 from attrscore.registry import DATASETS
 
@@ -77,28 +77,16 @@ class HDF5:
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """These rows, in this order; a row may be asked for twice."""
-        wanted = np.asarray(rows, dtype=np.int64).reshape(-1)
-        outside = wanted[(wanted < 0) | (wanted >= len(self.table))]
-        if outside.size:
-            raise DataError(
-                f"Row {outside[0]} does not exist; rows are 0 to {len(self.table) - 1}."
-            )
+        wanted = chosen(rows, len(self.table))
         # h5py selects increasing rows only
         unique, back = np.unique(wanted, return_inverse=True)
         with _open(self.path) as file:
             inputs = _take(file["inputs"], unique)[back]
             regions = {name: _take(file["regions"][name], unique)[back] for name in file["regions"]}
-        table = self.table.iloc[wanted.tolist()]
-        return Batch(
-            inputs=torch.from_numpy(_floating(inputs)),
-            regions={name: torch.from_numpy(_region(value)) for name, value in regions.items()},
-            label=torch.tensor(table["label"].to_numpy(dtype=np.int64, copy=True)),
-            ids=tuple(table["id"]),
-            meta={
-                str(name): table[name].tolist()
-                for name in table.columns
-                if name not in ("id", "label")
-            },
+        return to_batch(
+            self.table.iloc[wanted],
+            _floating(inputs),
+            {name: _region(region) for name, region in regions.items()},
             spacing=self._contents[3],
         )
 

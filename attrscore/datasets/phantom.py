@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets.painting import STAINS, Cells, Scene, paint, place
-from attrscore.errors import ConfigError, DataError, choose
+from attrscore.datasets.rows import chosen, to_batch
+from attrscore.errors import ConfigError, choose
 from attrscore.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -134,10 +134,7 @@ class Phantom:
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """The crops of these rows; each depends on the seed and its row number only."""
-        rows = [int(row) for row in rows]
-        outside = [row for row in rows if not 0 <= row < self.cells]
-        if outside:
-            raise DataError(f"Row {outside[0]} does not exist; rows are 0 to {self.cells - 1}.")
+        rows = chosen(rows, self.cells)
         images = np.empty((len(rows), self.channels, *self.size), np.float32)
         names = ("cell", "nucleus", "cytoplasm", "neighbours")
         masks = {name: np.empty((len(rows), *self.size), bool) for name in names}
@@ -145,18 +142,7 @@ class Phantom:
             images[position], regions = self._crop(row)
             for name, region in regions.items():
                 masks[name][position] = region
-        table = self.table.iloc[rows]
-        return Batch(
-            inputs=torch.from_numpy(images),
-            regions={name: torch.from_numpy(mask) for name, mask in masks.items()},
-            label=torch.tensor(table["label"].to_numpy(dtype=np.int64, copy=True)),
-            ids=tuple(table["id"]),
-            meta={
-                str(name): table[name].tolist()
-                for name in table.columns
-                if str(name).startswith("Metadata_")
-            },
-        )
+        return to_batch(self.table.iloc[rows], images, masks)
 
     def fingerprint(self) -> str:
         """Digest of the options and of the generator's version, which together fix every pixel."""
