@@ -23,7 +23,7 @@ from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.heat import HeatOptions
 from attrscore.layers import device_of
 from attrscore.models.weights import fingerprint
-from attrscore.registry import DATASETS, METHODS, MODELS, SCORERS, TARGETS, Registry
+from attrscore.registry import DATASETS, METHODS, MODELS, SCORERS, TARGETS, Registry, origin_of
 
 __all__ = ["Parts", "build", "build_plugin", "dataset_of", "network"]
 
@@ -95,8 +95,8 @@ def build_plugin(
         ) from error
     if key in registry:
         raise ConfigError(f"{registry.kind} '{key}' is registered; give this _target_ another key.")
-    registry.register(key)(plugin)
-    return registry.build(key, **fields), store.Plugin(key, path, fields, registry.origin(key))
+    built = registry.construct(plugin, key, fields)
+    return built, store.Plugin(key, path, fields, origin_of(plugin))
 
 
 def dataset_of(settings: Mapping[str, Any]) -> Dataset:

@@ -28,6 +28,7 @@ __all__ = [
     "Configured",
     "Entry",
     "Registry",
+    "origin_of",
 ]
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
@@ -154,21 +155,20 @@ class Registry:
 
     def options(self, name: str, /) -> dict[str, Any]:
         """The options of ``name`` with their defaults (``inspect.Parameter.empty`` if required)."""
-        plugin = self.load(name)
-        made = {  # the signature shows a sentinel for these
-            each.name: each.default_factory()
-            for each in (fields(plugin) if is_dataclass(plugin) else ())
-            if each.default_factory is not MISSING
-        }
-        return {p.name: made.get(p.name, p.default) for p in _parameters(plugin)}
+        return _options(self.load(name))
 
     def build(self, name: str, /, **options: Any) -> Any:
         """The plugin as a value, its options checked and filled in.
 
         :raises ConfigError: an unknown, missing or wrong option, named with its plugin.
         """
-        plugin = self.load(name)
-        known = self.options(name)
+        return self.construct(self.load(name), name, options)
+
+    def construct(
+        self, plugin: Callable[..., Any], name: str, options: Mapping[str, Any], /
+    ) -> Any:
+        """As :meth:`build`, for a class or function that is not registered."""
+        known = _options(plugin)
         for option in options:
             if option not in known:
                 raise ConfigError(
@@ -181,8 +181,7 @@ class Registry:
         ]
         if missing:
             raise ConfigError(
-                f"{self.kind} '{name}' needs {preview(missing)}: "
-                f"{self.kind}.{missing[0]}=... on the command line, {missing[0]}=... in Python."
+                f"{self.kind} '{name}' needs the option {preview(missing)}, which has no default."
             )
         if inspect.isclass(plugin):
             try:
@@ -241,13 +240,7 @@ class Registry:
         installed = self._installed().get(name)
         if installed and installed[0].dist is not None:
             return f"{installed[0].dist.name} {installed[0].dist.version}"
-        if _package(plugin) == "attrscore":
-            return f"attrscore {version('attrscore')}"
-        try:
-            source = inspect.getsource(plugin)
-        except (OSError, TypeError):
-            source = _origin(plugin)
-        return f"local {hashlib.blake2b(source.encode(), digest_size=8).hexdigest()}"
+        return origin_of(plugin)
 
     def _built_in(self) -> Mapping[str, Callable[..., Any]]:
         importlib.import_module(self._home)
@@ -262,6 +255,26 @@ class Registry:
 
     def _installed(self) -> dict[str, list[EntryPoint]]:
         return self._entry_points
+
+
+def origin_of(plugin: Callable[..., Any], /) -> str:
+    """Package and version of attrscore's own code; a hash of the source text of any other."""
+    if _package(plugin) == "attrscore":
+        return f"attrscore {version('attrscore')}"
+    try:
+        source = inspect.getsource(plugin)
+    except (OSError, TypeError):
+        source = _origin(plugin)
+    return f"local {hashlib.blake2b(source.encode(), digest_size=8).hexdigest()}"
+
+
+def _options(plugin: Callable[..., Any]) -> dict[str, Any]:
+    made = {  # the signature shows a sentinel for these
+        each.name: each.default_factory()
+        for each in (fields(plugin) if is_dataclass(plugin) else ())
+        if each.default_factory is not MISSING
+    }
+    return {p.name: made.get(p.name, p.default) for p in _parameters(plugin)}
 
 
 def _parameters(plugin: Callable[..., Any]) -> list[inspect.Parameter]:

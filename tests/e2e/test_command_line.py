@@ -129,7 +129,8 @@ def test_a_target_from_configuration_needs_trust(capsys):
     node = "+method={mine: {_target_: attrscore.methods.GradCAM}}"
     assert main([*SMALL, node]) == 2
     assert "say trust=[attrscore]" in capsys.readouterr().err
-    assert main([*SMALL, node, "trust=[attrscore]"]) == 0
+    assert main(["-m", *SMALL, node, "trust=[attrscore]", "layers=features.3,features.6"]) == 0
+    assert set(attrscore.read_scores("results")["method"]) == {"grad_cam", "mine"}
 
 
 def test_train_then_audit_tells_honest_from_cheating(capsys):
