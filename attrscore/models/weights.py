@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import pickle
 import re
@@ -135,10 +136,10 @@ def save_weights(model: nn.Module, path: str | Path, /) -> None:
 
 
 def fingerprint(model: nn.Module, /) -> str:
-    """Hex digest of what a network computes with: its modules, their settings, every tensor.
+    """Hex digest of what a network computes with: its modules' code and settings, every tensor.
 
-    The same on every device, and for a network before and after ``torch.compile``. Code in
-    ``forward`` is not seen.
+    The same on every device, and for a network before and after ``torch.compile``. Functions that
+    ``forward`` calls are not seen, nor the code of a class without source.
     """
     model = getattr(model, "_orig_mod", model)
     digest = hashlib.blake2b(digest_size=16)
@@ -146,6 +147,8 @@ def fingerprint(model: nn.Module, /) -> str:
         kind = type(module)
         settings = re.sub(r" at 0x[0-9a-fA-F]+", "", module.extra_repr())
         digest.update(f"{name}|{kind.__module__}.{kind.__qualname__}|{settings}\n".encode())
+    for kind in sorted({type(m) for m in model.modules()}, key=lambda k: k.__qualname__):
+        digest.update(_source(kind).encode())
     for name, value in sorted(model.state_dict().items()):
         if not isinstance(value, Tensor):
             digest.update(f"{name}|{value!r}\n".encode())
@@ -154,6 +157,16 @@ def fingerprint(model: nn.Module, /) -> str:
         flat = value.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _source(kind: type) -> str:
+    """The text of a class, for edits of ``forward`` change results; torch's own stands still."""
+    if kind.__module__.split(".")[0] == "torch":
+        return ""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
 
 
 def _read(file: Path) -> dict[str, Tensor]:

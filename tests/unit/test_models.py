@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import linecache
 import os
 import pickle
 import sys
@@ -392,3 +394,18 @@ def test_the_fingerprint_sees_weights_settings_and_activations():
     assert fingerprint(changed) != base
     assert fingerprint(net(nn.ReLU()).train()) == base
     assert fingerprint(nn.Linear(2, 1).bfloat16())
+
+
+def test_the_fingerprint_sees_an_edited_forward(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n        return "
+    source = tmp_path / "edited_network.py"
+    source.write_text(text + "x\n")
+    module = importlib.import_module("edited_network")
+    before = fingerprint(module.Net())
+    assert fingerprint(module.Net()) == before
+    source.write_text(text + "x + 1\n")
+    importlib.reload(module)
+    linecache.clearcache()
+    assert fingerprint(module.Net()) != before
+    del sys.modules["edited_network"]
