@@ -113,17 +113,18 @@ def dataset_of(settings: Mapping[str, Any]) -> Dataset:
 def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The network that the settings describe, made for a dataset, on the device asked for."""
     factory: ModelFactory = _build_single(MODELS, settings)
-    wanted = settings["device"]
+    return factory(dataset.spec).to(_device(settings["device"])).eval()
+
+
+def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return factory(dataset.spec).to(torch.device(wanted)).eval()
+        return torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError) as error:
-        if "device" in str(error).lower() or "cuda" in str(error).lower():
-            raise ConfigError(
-                f"device={wanted} cannot be used here: {str(error).splitlines()[0]}"
-            ) from error
-        raise
+        raise ConfigError(
+            f"device={wanted} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def build(settings: Mapping[str, Any]) -> Parts:
@@ -163,7 +164,11 @@ def build(settings: Mapping[str, Any]) -> Parts:
             "name": settings["dataset"]["name"],
             "fingerprint": dataset.fingerprint(),
         },
-        "target": _identity(TARGETS, settings),
+        "target": {
+            **_identity(TARGETS, settings),
+            # Vectors by their numbers, not by the path of their file.
+            **({"options": target.identity} if hasattr(target, "identity") else {}),
+        },
         "heat": heat.as_dict(),
         "seed": settings["seed"],
         "keep": settings["keep"],

@@ -284,7 +284,11 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class Target(Protocol):
-    """The scalar a sample that is explained."""
+    """The scalar a sample that is explained.
+
+    One whose outputs are no class scores says so with an attribute ``of_classes = False``; the
+    results then hold no predicted class and no confidence.
+    """
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
         """What is fixed on the clean input (N, ...): the class index, a reference vector."""

@@ -253,15 +253,20 @@ def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
 
 def _base_columns(current: Pass) -> dict[str, np.ndarray]:
     output = current.output.double()
+    classes = getattr(current.target, "of_classes", True)
     unsure = torch.full((len(output),), torch.nan)
     return {
         "id": np.array(current.batch.ids, dtype=object),
         "label": _numpy(current.batch.label),
-        "predicted": _numpy(output.argmax(1)),
+        "predicted": _numpy(
+            output.argmax(1) if classes else torch.full_like(current.batch.label, -1)
+        ),
         "status": _repeat("ok", len(output)),
         "reason": _repeat("", len(output)),
         "explained": _numpy(current.value.double()),
-        "confidence": _numpy(output.softmax(1).amax(1) if output.shape[1] > 1 else unsure),
+        "confidence": _numpy(
+            output.softmax(1).amax(1) if classes and output.shape[1] > 1 else unsure
+        ),
     }
 
 

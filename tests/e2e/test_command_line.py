@@ -236,6 +236,14 @@ def test_label_target_without_labels(capsys):
     assert "8 of 8 have none" in capsys.readouterr().err
 
 
+def test_an_embedding_is_audited_against_a_reference_wherever_it_lies():
+    for name in ("DMSO.npy", "moved.npy"):
+        np.save(name, np.array([1.0, -1.0]))
+        assert main([*SMALL, "target=cosine", f"target.reference={name}"]) == 0
+    assert conditions() == [1]  # the same numbers: nothing was computed twice
+    assert set(attrscore.read_scores("results")["target"]) == {"cosine:DMSO"}
+
+
 def test_secrets_of_the_environment_stay_out_of_files(monkeypatch, tmp_path):
     monkeypatch.setenv("LAB_TOKEN", "s3cr3t-t0ken")
     assert main([*SMALL, "train.output=${oc.env:LAB_TOKEN}/w", "results=out"]) == 0

@@ -1,4 +1,4 @@
-"""What is explained: one scalar a sample, fixed on the clean input.
+"""A class score, which class fixed on the clean input.
 
 ``logit`` is the class score as the network gives it. ``logprob`` (its log softmax) and ``margin``
 (its distance to the best other logit) do not change when one common function is added to all
@@ -19,7 +19,14 @@ from attrscore.core import Batch
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, preview
 from attrscore.registry import TARGETS
 
-__all__ = ["Index", "Label", "Predicted", "logit", "logprob", "margin"]
+__all__ = [
+    "Index",
+    "Label",
+    "Predicted",
+    "logit",
+    "logprob",
+    "margin",
+]
 
 Scalar = Literal["logit", "logprob", "margin"]
 

@@ -1,0 +1,221 @@
+"""A scalar of an embedding, which is what profiles are made of.
+
+For self-supervised extractors, and for networks cut before their head: the vector that is really
+used is audited.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from attrscore.core import Batch
+from attrscore.errors import AttrscoreError, ConfigError, DataError
+from attrscore.registry import TARGETS
+
+__all__ = ["Contrast", "Cosine", "Embedding", "Norm", "Probe"]
+
+
+class _OfEmbedding:
+    """A scalar of the output as a vector; nothing but the network is fixed on the clean input."""
+
+    of_classes: ClassVar[bool] = False
+
+    def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:  # noqa: ARG002  # contract
+        """Nothing: (N, 0)."""
+        return output.new_empty((len(output), 0))
+
+
+@TARGETS.register("embedding")
+@dataclass(frozen=True)
+class Embedding(_OfEmbedding):
+    """One dimension of the embedding, by number.
+
+    :raises ConfigError: no such dimension.
+    """
+
+    index: int = 0
+
+    def __str__(self) -> str:
+        return f"embedding{self.index}"
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
+        """(N, K) -> (N,)."""
+        if not 0 <= self.index < output.shape[1]:
+            raise ConfigError(
+                f"target.index={self.index} is no dimension of this embedding; "
+                f"expected 0 to {output.shape[1] - 1}."
+            )
+        return output[:, self.index]
+
+
+@TARGETS.register("norm")
+@dataclass(frozen=True)
+class Norm(_OfEmbedding):
+    """The Euclidean length of the embedding."""
+
+    def __str__(self) -> str:
+        return "norm"
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
+        """(N, K) -> (N,)."""
+        length: Tensor = output.norm(dim=1)
+        return length
+
+
+Vector = str | tuple[float, ...]
+"""K numbers, or the file that holds them: .npy, .safetensors with one tensor, .csv or .txt."""
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """K numbers and what they are called."""
+
+    values: tuple[float, ...]
+    name: str
+
+    @property
+    def identity(self) -> str:
+        return hashlib.blake2b(np.array(self.values).tobytes(), digest_size=8).hexdigest()
+
+    def like(self, output: Tensor, option: str) -> Tensor:
+        if len(self.values) != output.shape[1]:
+            raise ConfigError(
+                f"{option} has {len(self.values)} numbers and the network's output "
+                f"{output.shape[1]}; they must be embeddings of the same network."
+            )
+        return output.new_tensor(self.values)
+
+
+@functools.lru_cache(maxsize=64)
+def _known(given: str | tuple[float, ...]) -> _Reference:
+    """The numbers of an option that :func:`_settle` has checked; a file is read once."""
+    if isinstance(given, str):
+        return _Reference(_one_row(_read_vector(Path(given))), Path(given).stem)
+    return _Reference(given, "")
+
+
+def _one_row(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise ConfigError(
+            "a reference must be one row of finite numbers, one for each dimension of the "
+            f"embedding; given: an array {values.shape}."
+        )
+    return tuple(values.tolist())
+
+
+def _settle(target: object, *options: str) -> None:
+    """Sequences become tuples, and files that cannot be used fail now."""
+    for option in options:
+        given = getattr(target, option)
+        try:
+            if isinstance(given, str):
+                _known(given)
+            else:
+                object.__setattr__(target, option, _one_row(np.asarray(given, dtype=float)))
+        except AttrscoreError as error:
+            error.add_note(f"while reading target.{option}")
+            raise
+
+
+def _read_vector(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        if path.suffix == ".npy":
+            return np.squeeze(np.asarray(np.load(path, allow_pickle=False), dtype=float))
+        if path.suffix == ".safetensors":
+            (values,) = safetensors.numpy.load_file(path).values()
+            return np.squeeze(np.asarray(values, dtype=float))
+        if path.suffix in (".csv", ".txt"):
+            return np.squeeze(np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None))
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as one vector: {error}") from error
+    raise ConfigError(f"{path} is no vector; expected a .npy, .safetensors, .csv or .txt file.")
+
+
+@TARGETS.register("cosine")
+@dataclass(frozen=True)
+class Cosine(_OfEmbedding):
+    """Cosine similarity of the embedding to a reference profile: DMSO, a treatment's centroid."""
+
+    reference: Vector
+
+    def __post_init__(self) -> None:
+        _settle(self, "reference")
+
+    def __str__(self) -> str:
+        return ":".join(filter(None, ("cosine", _known(self.reference).name)))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The numbers, not where they lie."""
+        return {"reference": _known(self.reference).identity}
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
+        """(N, K) -> (N,) within [-1, 1]."""
+        reference = _known(self.reference).like(output, "reference")
+        return torch.nn.functional.cosine_similarity(output, reference[None], dim=1)
+
+
+@TARGETS.register("contrast")
+@dataclass(frozen=True)
+class Contrast(_OfEmbedding):
+    """How far the embedding lies along the way from the reference ``second`` to ``first``.
+
+    The scalar product with their difference, scaled to length 1.
+    """
+
+    first: Vector
+    second: Vector
+
+    def __post_init__(self) -> None:
+        _settle(self, "first", "second")
+        if _known(self.first).values == _known(self.second).values:
+            raise ConfigError("first and second are the same reference; there is no way between.")
+
+    def __str__(self) -> str:
+        return ":".join(
+            filter(None, ("contrast", _known(self.first).name, _known(self.second).name))
+        )
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The numbers, not where they lie."""
+        return {"first": _known(self.first).identity, "second": _known(self.second).identity}
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
+        """(N, K) -> (N,)."""
+        way = _known(self.first).like(output, "first") - _known(self.second).like(output, "second")
+        along: Tensor = output @ (way / way.norm())
+        return along
+
+
+@TARGETS.register("probe")
+@dataclass(frozen=True)
+class Probe(_OfEmbedding):
+    """The scalar product of the embedding with a direction, as of a linear classifier on it."""
+
+    direction: Vector
+
+    def __post_init__(self) -> None:
+        _settle(self, "direction")
+
+    def __str__(self) -> str:
+        return ":".join(filter(None, ("probe", _known(self.direction).name)))
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The numbers, not where they lie."""
+        return {"direction": _known(self.direction).identity}
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
+        """(N, K) -> (N,)."""
+        product: Tensor = output @ _known(self.direction).like(output, "direction")
+        return product
