@@ -60,6 +60,7 @@ class Parts:
             layers=list(self.layers),
             target=self.target,
             heat=self.heat,
+            output=self.settings["output"],
             **options,
         )
 
@@ -169,6 +170,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
             # Vectors by their numbers, not by the path of their file.
             **({"options": target.identity} if hasattr(target, "identity") else {}),
         },
+        "output": settings["output"],
         "heat": heat.as_dict(),
         "seed": settings["seed"],
         "keep": settings["keep"],

@@ -69,6 +69,7 @@ def run(
     scorers: Any = "grad_camo",
     layers: str | Sequence[str] = "last_conv",
     target: str | Target = "predicted",
+    output: str | int | None = None,
     heat: HeatOptions | Mapping[str, Any] | None = None,
     keep: Keep = "none",
     on_error: OnError = "record",
@@ -78,7 +79,8 @@ def run(
 
     ``methods`` and ``scorers`` are registered names, plugin values, sequences of them, or mappings
     from the names they get in the results. ``layers`` are names, globs or rules (``last_conv``,
-    ``all_conv``, ``stages``). ``keep="native"`` keeps the signed maps on their own grids. ``skip``
+    ``all_conv``, ``stages``). ``output`` is the item that holds the scores, where the network
+    returns a tuple or a dictionary. ``keep="native"`` keeps the signed maps on their own grids. ``skip``
     names triples (method, layer, scorer) that are known already.
 
     What cannot be computed becomes rows with a status and a reason, and the rest goes on;
@@ -113,6 +115,7 @@ def run(
                 _declared(method, "needs_input_gradient", default=False)
                 for method in chosen_methods.values()
             ),
+            output=output,
         )
         base = _base_columns(current)
         grids = Grids(batch.space, options.resize)

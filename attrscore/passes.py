@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attrscore.core import Batch, Target
-from attrscore.errors import UnsupportedError, preview
+from attrscore.errors import ConfigError, UnsupportedError, did_you_mean, preview
 from attrscore.layers import capture, unwrap
 
 __all__ = ["Explained", "Pass", "as_found", "check_output"]
@@ -80,14 +80,15 @@ class Explained(nn.Module):
     copy when it is given as ``additional_forward_args``.
     """
 
-    def __init__(self, model: nn.Module, target: Target) -> None:
+    def __init__(self, model: nn.Module, target: Target, output: str | int | None = None) -> None:
         super().__init__()
         self.model = model
         self.target = target
+        self.output = output
 
     def forward(self, inputs: Tensor, aux: Tensor) -> Tensor:
         """(N,)."""
-        return self.target(check_output(self.model(inputs), len(inputs)), aux)
+        return self.target(check_output(self.model(inputs), len(inputs), self.output), aux)
 
 
 class Pass:
@@ -106,12 +107,14 @@ class Pass:
         layers: Mapping[str, nn.Module],
         *,
         to_input: bool = False,
+        output: str | int | None = None,
     ) -> None:
         self.model = unwrap(model)
         self.batch = batch
         self.target = target
         self.layers = dict(layers)
         self._to_input = to_input
+        self._which = output
         self._output: Tensor | None = None
         self._aux: Tensor | None = None
         self._activations: dict[str, Tensor] | None = None
@@ -126,7 +129,8 @@ class Pass:
                 self._backward()  # its forward pass is needed anyway
         if self._output is None:
             with as_found(self.model), torch.no_grad():
-                self._output = check_output(self.model(self.batch.inputs), len(self.batch))
+                found = self.model(self.batch.inputs)
+                self._output = check_output(found, len(self.batch), self._which)
         return self._output
 
     @property
@@ -139,7 +143,7 @@ class Pass:
     @functools.cached_property
     def explained(self) -> Explained:
         """The explained scalar as a module, for Captum; pass ``aux`` as additional argument."""
-        return Explained(self.model, self.target)
+        return Explained(self.model, self.target, self._which)
 
     @functools.cached_property
     def value(self) -> Tensor:
@@ -172,7 +176,9 @@ class Pass:
                 self._to_input = True
                 self._backward()
             else:  # the shared pass is over: a second one, for the input alone
-                alone = Pass(self.model, self.batch, self.target, {}, to_input=True)
+                alone = Pass(
+                    self.model, self.batch, self.target, {}, to_input=True, output=self._which
+                )
                 self._input_gradient = alone.input_gradient
         return cast("Tensor", self._input_gradient)
 
@@ -189,9 +195,8 @@ class Pass:
             inputs = inputs.clone().requires_grad_()  # an in-place first layer must not spoil it
         with as_found(self.model):
             with capture(self.layers, inputs.ndim - 2, gradients=True) as recorded:
-                output = check_output(
-                    self.model(inputs.clone() if self._to_input else inputs), len(inputs)
-                )
+                found = self.model(inputs.clone() if self._to_input else inputs)
+            output = check_output(found, len(inputs), self._which)
             self._output = output.detach()
             scalar = self.target(output, self.aux)
             sources = [*recorded.values(), *([inputs] if self._to_input else [])]
@@ -214,11 +219,15 @@ class Pass:
         self._gradients = {name: each for name, each in found.items() if each is not None}
 
 
-def check_output(output: Any, n: int, /) -> Tensor:
-    """The network's output as (N, K).
+def check_output(output: Any, n: int, /, which: str | int | None = None) -> Tensor:
+    """The network's output as (N, K); of a tuple or dictionary, the item ``which``.
 
-    :raises UnsupportedError: a tuple, a dictionary, or a tensor of another shape.
+    :raises UnsupportedError: a tuple or a dictionary of which nothing is chosen, or a tensor of
+        another shape.
+    :raises ConfigError: no such item.
     """
+    if which is not None:
+        output = _item(output, which)
     if isinstance(output, Tensor):
         if output.shape == (n,):
             return output[:, None]
@@ -232,6 +241,18 @@ def check_output(output: Any, n: int, /) -> Tensor:
     else:
         got = f"a {type(output).__name__}"
     raise UnsupportedError(
-        f"The network returns {got}; expected one tensor ({n}, K) of scores. Wrap it in a module "
-        "whose forward returns that tensor."
+        f"The network returns {got}; expected one tensor ({n}, K) of scores. Say which item holds "
+        "them (output=0, output=logits), or wrap the network in a module that returns them."
     )
+
+
+def _item(output: Any, which: str | int) -> Any:
+    if isinstance(output, Tensor):
+        raise ConfigError(f"output={which!r} chooses an item, but the network returns one tensor.")
+    try:
+        return output[which]
+    except (KeyError, IndexError, TypeError) as error:
+        known = range(len(output)) if isinstance(output, Sequence) else output or ()
+        raise ConfigError(
+            f"output={which!r} is no item of what the network returns. {did_you_mean(which, known)}"
+        ) from error

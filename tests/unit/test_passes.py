@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 import torch
 from nets import batch, net
@@ -9,7 +10,7 @@ from torch import nn
 
 from attrscore.core import Batch
 from attrscore.engine import run
-from attrscore.errors import DataError, UnsupportedError
+from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.gather import evaluate
 from attrscore.passes import Pass, as_found, check_output
 from attrscore.targets import Predicted
@@ -109,8 +110,33 @@ def test_a_network_that_returns_a_tuple_is_told_at_once():
         def forward(self, x):
             return self.inner(x), x
 
-    with pytest.raises(UnsupportedError, match="The network returns a tuple of 2 items"):
+    with pytest.raises(UnsupportedError, match="returns a tuple of 2 items.*output=0"):
         evaluate(Pair(), batch(), progress="none")
+    with pytest.raises(ConfigError, match="output=2 is no item"):
+        evaluate(Pair(), batch(), output=2, progress="none")
+    with pytest.raises(ConfigError, match="returns one tensor"):
+        evaluate(net(), batch(), output=0, progress="none")
+
+
+@pytest.mark.parametrize("which", [1, "logits"])
+def test_an_item_of_the_output_can_be_chosen(which):
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = net()
+
+        def forward(self, x):
+            logits = self.inner(x)
+            return (x, logits) if which == 1 else {"features": x, "logits": logits}
+
+    options = {
+        "methods": ["grad_cam", "saliency", "guided_grad_cam", "integrated_gradients"],
+        "progress": "none",
+    }
+    plain = evaluate(net(), batch(), layers="high", **options)
+    chosen = evaluate(Several(), batch(), layers="inner.high", output=which, **options)
+    columns = [column for column in plain if column.startswith("grad_camo")]
+    pd.testing.assert_frame_equal(plain[columns], chosen[columns], atol=1e-9)
 
 
 def test_one_score_a_sample_becomes_one_column():
