@@ -80,8 +80,8 @@ def run(
     ``methods`` and ``scorers`` are registered names, plugin values, sequences of them, or mappings
     from the names they get in the results. ``layers`` are names, globs or rules (``last_conv``,
     ``all_conv``, ``stages``). ``output`` is the item that holds the scores, where the network
-    returns a tuple or a dictionary. ``keep="native"`` keeps the signed maps on their own grids. ``skip``
-    names triples (method, layer, scorer) that are known already.
+    returns a tuple or a dictionary. ``keep="native"`` keeps the signed maps on their own grids.
+    ``skip`` names triples (method, layer, scorer) that are known already.
 
     What cannot be computed becomes rows with a status and a reason, and the rest goes on;
     ``on_error="raise"`` stops instead. The network is left as it was found, and works where its

@@ -252,7 +252,9 @@ def _item(output: Any, which: str | int) -> Any:
     try:
         return output[which]
     except (KeyError, IndexError, TypeError) as error:
-        known = range(len(output)) if isinstance(output, Sequence) else output or ()
+        known = list(output) if isinstance(output, Mapping) else []
+        if isinstance(output, Sequence):
+            known = list(range(len(output)))
         raise ConfigError(
             f"output={which!r} is no item of what the network returns. {did_you_mean(which, known)}"
         ) from error
