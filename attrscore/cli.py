@@ -110,7 +110,7 @@ def _job(cfg: DictConfig) -> int:
         return _show(outcome, settings, sweep=sweep)
     except (AttrscoreError, OmegaConfBaseException) as error:
         return _report(error, ())
-    except Exception:
+    except Exception:  # a bug in one job must not cost the sweep its others
         if not sweep:
             raise
         traceback.print_exc()

@@ -171,7 +171,7 @@ def test_no_file_no_hdf5_no_path_no_row(small, path, tmp_path):
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(DataError, match="cannot be read as HDF5"):
         HDF5(path=str(tmp_path / "text.h5")).table  # noqa: B018
-    with pytest.raises(ConfigError, match="dataset 'hdf5' needs path"):
+    with pytest.raises(ConfigError, match="dataset 'hdf5' needs the option path"):
         DATASETS.build("hdf5")
 
 
