@@ -37,6 +37,12 @@ class LayerInfo:
         return self.shape[2:]
 
     @property
+    def pads(self) -> bool:
+        """Whether this layer does nothing but pad: its grid reaches beyond the image."""
+        leaves = [m for m in self.module.modules() if not list(m.children())]
+        return all(type(leaf).__module__ == "torch.nn.modules.padding" for leaf in leaves)
+
+    @property
     def is_convolution(self) -> bool:
         """A convolution whose grid has more than one place (squeeze-and-excitation has one)."""
         grid = self.grid
@@ -100,8 +106,9 @@ def _all_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
 def _stages(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
     last: dict[tuple[int, ...], LayerInfo] = {}
     for info in ran:
-        if info.grid is not None and max(info.grid) > 1 and info.calls == 1:
-            last[info.grid] = info
+        if info.grid is None or max(info.grid) == 1 or info.calls > 1 or info.pads:
+            continue
+        last[info.grid] = info
     return list(last.values())
 
 

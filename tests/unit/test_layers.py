@@ -56,6 +56,12 @@ def test_squeeze_and_excitation_convolutions_are_no_layers():
     assert list(select_layers(model, "all_conv", crop())) == ["0"]
 
 
+def test_padding_is_no_stage():
+    pad = nn.Sequential(nn.ConstantPad2d(1, 0.0))
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pad, nn.Conv2d(3, 3, 3, 2)).double()
+    assert list(select_layers(model, "stages", crop())) == ["0", "2"]
+
+
 def test_trace_counts_calls_and_shapes():
     class Twice(Net):
         def forward(self, x):
