@@ -9,7 +9,7 @@ exact interval of scores that the grid allows.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -213,9 +213,6 @@ class Grids:
         if native not in self._grids:
             self._grids[native] = Grid(self.space, native, self.resize)
         return self._grids[native]
-
-    def __iter__(self) -> Iterator[Grid]:
-        return iter(self._grids.values())
 
 
 class Heat:

@@ -33,7 +33,7 @@ class Outcome:
     """What a job did."""
 
     folder: Path
-    """Of the job, or of the results where nothing was left to compute."""
+    """Of the results."""
     computed: int
     """Rows computed now; the rest was there."""
     scores: pd.DataFrame

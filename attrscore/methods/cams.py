@@ -55,7 +55,7 @@ def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") 
 def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     """Activations weighted by their own gradients, place by place.
 
-    (N, C, *s), (N, C, *s) -> (N, 1, *s). Draelos, Carin, arXiv 2011.08891 (2020), equation 4.
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). Draelos, Carin, arXiv 2011.08891 (2020).
 
     >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     >>> gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])
@@ -68,8 +68,7 @@ def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
 def layer_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     """Activations weighted by the positive part of their own gradients, place by place.
 
-    (N, C, *s), (N, C, *s) -> (N, 1, *s). Jiang et al., IEEE Transactions on Image Processing 2021,
-    equations 5 to 7.
+    (N, C, *s), (N, C, *s) -> (N, 1, *s). Jiang et al., IEEE Transactions on Image Processing 2021.
 
     >>> activation = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     >>> gradient = torch.tensor([[[[1.0, 3.0]], [[-1.0, 0.0]]]])
@@ -83,7 +82,7 @@ def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     """Activations weighted by the mean of their gradients, itself weighted by activation.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s). A channel whose activations sum to 0 gets the weight 0. Fu
-    et al., BMVC 2020, equation 9.
+    et al., BMVC 2020.
 
     >>> activation = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]]])
     >>> gradient = torch.tensor([[[[2.0, 6.0]], [[-1.0, 5.0]]]])
@@ -100,8 +99,7 @@ def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
     """Activations weighted by positive gradients, each place by its share in the score.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s). The share is alpha = g^2 / (2 g^2 + g^3 sum(A)), 0 where
-    it is undefined; derived for the exponential of the score. Chattopadhay et al., WACV 2018,
-    equation 19.
+    it is undefined; derived for the exponential of the score. Chattopadhay et al., WACV 2018.
 
     >>> activation = torch.tensor([[[[1.0, 3.0]]]])
     >>> gradient = torch.tensor([[[[1.0, 0.0]]]])

@@ -54,7 +54,7 @@ class GuidedGradCAM:
 
     ``interpolate`` brings the Grad-CAM to the input (Captum's default is ``nearest``). Costs one
     guided forward and backward pass for all layers beside the shared one. Refuses networks with
-    activations other than ``nn.ReLU`` modules. Selvaraju et al., ICCV 2017, section 3.2.
+    activations other than ``nn.ReLU`` modules. Selvaraju et al., ICCV 2017.
     """
 
     interpolate: Literal["nearest", "linear"] = "nearest"

@@ -48,8 +48,8 @@ def test_maps_equal_torchcam(dimensions, name, peer):
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_grad_cam_plus_plus_by_loops_over_the_papers_equation(dimensions):
-    """Equation 19 of Chattopadhay et al. 2018, written out place by place."""
+def test_grad_cam_plus_plus_by_loops_over_places(dimensions):
+    """The formula of the docstring, written out place by place with numbers instead of tensors."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, 3, *(2, 3, 2)[:dimensions])
     activation = torch.rand(shape, generator=generator, dtype=torch.float64)
