@@ -17,6 +17,7 @@ $(BASE): pyproject.toml constraints.txt
 
 $(DEV): $(BASE)
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps grad-cam
 	touch $@
 
 demo: $(BASE)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attrscore.passes import Pass
     from attrscore.registry import DATASETS, METHODS, MODELS, SCORERS, TARGETS
     from attrscore.store import collect, read_maps, read_scores
+    from attrscore.tuning import tune
 
 _HOMES = {
     "AttrscoreError": "errors",
@@ -39,6 +40,7 @@ _HOMES = {
     "read_maps": "store",
     "read_scores": "store",
     "run": "engine",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "read_maps",
     "read_scores",
     "run",
+    "tune",
 ]
 
 
@@ -68,7 +71,16 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"attrscore.{_HOMES[name]}"), name)
     # Submodules, so that attrscore.scorers.mask_ratio works after `import attrscore`.
-    if name in {"datasets", "methods", "models", "plots", "scorers", "stats"}:
+    if name in {
+        "datasets",
+        "methods",
+        "models",
+        "plots",
+        "pool",
+        "preflight",
+        "scorers",
+        "stats",
+    }:
         return importlib.import_module(f"attrscore.{name}")
     raise AttributeError(f"module 'attrscore' has no attribute {name!r}")
 

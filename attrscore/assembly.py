@@ -6,9 +6,11 @@ of Hydra.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,30 @@ import torch
 from torch import nn
 
 from attrscore import store
-from attrscore.core import INPUT, Batch, Dataset, Method, ModelFactory, Result, Scorer, Target
-from attrscore.engine import explains_layers, layers_of, run
-from attrscore.errors import ConfigError, DataError, did_you_mean
+from attrscore.attribution import Chosen, layers_of
+from attrscore.core import Batch, Dataset, Method, ModelFactory, Result, Scorer, Target
+from attrscore.datasets.shards import shard_of
+from attrscore.engine import run
+from attrscore.errors import ConfigError, DataError, choose, did_you_mean
 from attrscore.heat import HeatOptions
-from attrscore.layers import device_of
+from attrscore.layers import LayoutOptions, device_of, in_precision
+from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint
-from attrscore.registry import DATASETS, METHODS, MODELS, SCORERS, TARGETS, Registry, origin_of
+from attrscore.pool import draw_pool, needs_pool
+from attrscore.references import resolved
+from attrscore.registry import (
+    DATASETS,
+    METHODS,
+    MODEL_OPTIONS,
+    MODELS,
+    SCORERS,
+    TARGETS,
+    Registry,
+    origin_of,
+)
+from attrscore.targets import GroupMean
 
-__all__ = ["Parts", "build", "build_plugin", "dataset_of", "network"]
+__all__ = ["Parts", "build", "build_plugin", "dataset_of", "network", "plugin_of", "plugins_of"]
 
 PART_ROWS = 1024
 PART_BYTES = 64 * 2**20
@@ -45,24 +62,41 @@ class Parts:
     heat: HeatOptions
     methods: Mapping[str, Method]
     scorers: Mapping[str, Scorer]
-    layers: Mapping[str, nn.Module]
+    chosen: Chosen
     labels: Mapping[str, str]
     job: store.Job
     settings: Mapping[str, Any]
 
+    @cached_property
+    def pool(self) -> Batch | None:
+        """Other cells, where a method or scorer needs some: of all shards, the same for each."""
+        if not any(map(needs_pool, [*self.methods.values(), *self.scorers.values()])):
+            return None
+        whole = self.dataset
+        if self.settings["dataset"].get("shard") is not None:
+            whole = dataset_of(
+                {**self.settings, "dataset": {**self.settings["dataset"], "shard": None}}
+            )
+        return draw_pool(whole, self.settings["pool"], seed=self.settings["seed"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What :func:`attrscore.engine.run` is told of these parts."""
+        return {
+            "methods": self.methods,
+            "scorers": self.scorers,
+            "layers": [*self.chosen.layers, *self.chosen.refused],
+            "layout": self.settings["layout"],
+            "target": self.target,
+            "heat": self.heat,
+            "output": self.settings["output"],
+            "precision": self.settings["precision"],
+            "pool": self.pool,
+        }
+
     def results(self, batches: Iterable[Batch], **options: Any) -> Iterator[Result]:
         """What :func:`attrscore.engine.run` yields for these parts."""
-        return run(
-            self.model,
-            batches,
-            methods=self.methods,
-            scorers=self.scorers,
-            layers=list(self.layers),
-            target=self.target,
-            heat=self.heat,
-            output=self.settings["output"],
-            **options,
-        )
+        return run(self.model, batches, **self.options, **options)
 
 
 def build_plugin(
@@ -79,9 +113,10 @@ def build_plugin(
     path = fields.pop("_target_", None)
     if path is None:
         name = fields.pop("name", key)
-        return registry.build(name, **fields), store.Plugin(
-            key, name, fields, registry.origin(name)
-        )
+        made = registry.build(name, **fields)
+        # Files by their content, not by their path.
+        known = fields | dict(getattr(made, "identity", {}))
+        return made, store.Plugin(key, name, known, registry.origin(name))
     if path.split(".")[0] not in trust:
         raise ConfigError(
             f"{registry.kind}.{key}._target_={path} would run code of {path.split('.')[0]!r}; "
@@ -101,8 +136,15 @@ def build_plugin(
 
 
 def dataset_of(settings: Mapping[str, Any]) -> Dataset:
-    """The dataset that the settings describe, with at least one cell."""
-    dataset: Dataset = _build_single(DATASETS, settings)
+    """The dataset that the settings describe, or the shard of it, with at least one cell.
+
+    :raises EmptyShardError: no cell belongs to the shard.
+    """
+    node = dict(settings["dataset"])
+    shard = node.pop("shard", None)
+    dataset: Dataset = DATASETS.build(node.pop("name"), **node)
+    if shard is not None:
+        dataset = shard_of(dataset, shard)
     if not len(dataset.table):
         raise DataError(
             f"The dataset '{settings['dataset']['name']}' has no cell. "
@@ -113,8 +155,24 @@ def dataset_of(settings: Mapping[str, Any]) -> Dataset:
 
 def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The network that the settings describe, made for a dataset, on the device asked for."""
-    factory: ModelFactory = _build_single(MODELS, settings)
-    return factory(dataset.spec).to(_device(settings["device"])).eval()
+    node = dict(settings["model"])
+    how, to = (node.pop(option, default) for option, default in MODEL_OPTIONS.items())
+    factory: ModelFactory = MODELS.build(node.pop("name"), **node)
+    model = randomized(factory(dataset.spec), how, settings["seed"], to=to)
+    model = model.to(_device(settings["device"])).eval()
+    return in_precision(model, settings["precision"])
+
+
+def _fingerprint(model: nn.Module, settings: Mapping[str, Any], dataset: Dataset) -> str:
+    """Also of the weights that randomised ones replace.
+
+    The draws of two trained networks can be equal, and each needs rows of its own as its null.
+    """
+    own = fingerprint(model)
+    if settings["model"].get("randomize", "none") == "none":
+        return own
+    trained = network({**settings, "model": {**settings["model"], **MODEL_OPTIONS}}, dataset)
+    return hashlib.blake2b((own + fingerprint(trained)).encode(), digest_size=16).hexdigest()
 
 
 def _device(wanted: str) -> torch.device:
@@ -133,10 +191,9 @@ def build(settings: Mapping[str, Any]) -> Parts:
 
     :raises AttrscoreError: the first thing that does not fit, in one sentence.
     """
-    trust = list(settings["trust"])
-    methods = _build_several(METHODS, settings, trust)
-    scorers = _build_several(SCORERS, settings, trust)
-    target = _build_single(TARGETS, settings)
+    methods = plugins_of(METHODS, settings)
+    scorers = plugins_of(SCORERS, settings)
+    target = plugin_of(TARGETS, settings)
     heat = HeatOptions(**settings["heat"])
     dataset = dataset_of(settings)
     unlabelled = int((dataset.table["label"] < 0).sum())
@@ -145,32 +202,57 @@ def build(settings: Mapping[str, Any]) -> Parts:
             f"target=label needs a label for every cell; {unlabelled} of {len(dataset.table)} have "
             "none. Use target=predicted, or leave those cells out."
         )
+    choose(settings["tune"], ("auto", "none"), option="tune")
     _check_shown(settings["show"], dataset)
+    groups = [name for name, each in vars(target).items() if isinstance(each, GroupMean)]
+    if groups and settings["dataset"].get("shard") is not None:
+        raise ConfigError(
+            f"target.{groups[0]} is the mean of a group of cells, and each shard would have its "
+            "own; give the file that holds the vector, or leave dataset.shard out."
+        )
     model = network(settings, dataset)
     first = dataset.read([0]).to(device_of(model))
     plain = {key: plugin for key, (plugin, _) in methods.items()}
-    layers = layers_of(model, first, plain, settings["layers"])
+    target = resolved(
+        target,
+        model,
+        dataset,
+        output=settings["output"],
+        batch_size=settings["batch_size"],
+        autocast=settings["precision"] == "autocast",
+    )
+    chosen = layers_of(
+        model,
+        first,
+        plain,
+        _wanted(settings),
+        layout=LayoutOptions.of(settings["layout"]),
+        output=settings["output"],
+    )
     conditions = tuple(
         store.Condition(method, layer, scorer)
         for plugin, method in methods.values()
-        for layer in (layers if explains_layers(plugin) else [INPUT])
+        for layer in chosen.places(plugin)
         for _, scorer in scorers.values()
     )
     base = {
         "model": {
             **_identity(MODELS, settings, leave_out=_NOT_NUMBERS),
-            "fingerprint": fingerprint(model),
+            "fingerprint": _fingerprint(model, settings, dataset),
         },
         "dataset": {
             "name": settings["dataset"]["name"],
             "fingerprint": dataset.fingerprint(),
+            **_shard(settings["dataset"]),
         },
         "target": {
             **_identity(TARGETS, settings),
-            # Vectors by their numbers, not by the path of their file.
+            # Vectors by their numbers, not by the path of their file; groups by their cells.
             **({"options": target.identity} if hasattr(target, "identity") else {}),
         },
         "output": settings["output"],
+        "layout": settings["layout"],
+        "precision": settings["precision"],
         "heat": heat.as_dict(),
         "seed": settings["seed"],
         "keep": settings["keep"],
@@ -183,7 +265,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
         heat=heat,
         methods=plain,
         scorers={key: plugin for key, (plugin, _) in scorers.items()},
-        layers=layers,
+        chosen=chosen,
         labels=_labels(settings),
         job=store.Job(base, conditions, len(dataset.table), PART_ROWS),
         settings=settings,
@@ -191,17 +273,28 @@ def build(settings: Mapping[str, Any]) -> Parts:
     return replace(parts, job=replace(parts.job, part_rows=_part_rows(parts, first)))
 
 
-def _build_several(
-    registry: Registry, settings: Mapping[str, Any], trust: list[str]
+def plugins_of(
+    registry: Registry, settings: Mapping[str, Any], /
 ) -> dict[str, tuple[Any, store.Plugin]]:
-    kind = registry.kind
+    """The methods or the scorers that the settings choose, and what the results know them by."""
+    kind, trust = registry.kind, list(settings["trust"])
     nodes = settings.get(kind) or {}
     if not nodes:
         raise ConfigError(f"No {kind} is chosen: {kind}=[...]. See: attrscore plugins")
-    return {key: build_plugin(registry, key, node, trust) for key, node in nodes.items()}
+    built = {key: build_plugin(registry, key, node, trust) for key, node in nodes.items()}
+    return {
+        key: (plugin, _with_pool(record, settings) if needs_pool(plugin) else record)
+        for key, (plugin, record) in built.items()
+    }
 
 
-def _build_single(registry: Registry, settings: Mapping[str, Any]) -> Any:
+def _with_pool(record: store.Plugin, settings: Mapping[str, Any]) -> store.Plugin:
+    """The numbers of these, and of no other plugin of the job, depend on the pool."""
+    return replace(record, options={**record.options, "pool": settings["pool"]})
+
+
+def plugin_of(registry: Registry, settings: Mapping[str, Any], /) -> Any:
+    """The target, the model or the dataset that the settings choose."""
     node = dict(settings[registry.kind])
     return registry.build(node.pop("name"), **node)
 
@@ -211,8 +304,31 @@ def _identity(
 ) -> dict[str, Any]:
     node = dict(settings[registry.kind])
     name = node.pop("name")
+    if registry is MODELS:
+        node = {**MODEL_OPTIONS, **node}
     options = {option: value for option, value in node.items() if option not in leave_out}
     return {"name": name, "options": options, "origin": registry.origin(name)}
+
+
+def _wanted(settings: Mapping[str, Any]) -> str | list[str]:
+    """The layers asked for; relative depths stand in their place."""
+    depths = settings["depth"]
+    if depths is None:
+        return settings["layers"]  # type: ignore[no-any-return]  # as the configuration says
+    listed = depths if isinstance(depths, Sequence) and not isinstance(depths, str) else [depths]
+    return [f"depth={each}" for each in listed]
+
+
+def _shard(node: Mapping[str, Any]) -> dict[str, str]:
+    """What tells the shards of one dataset from those of another: its options, without folders."""
+    if node.get("shard") is None:
+        return {}
+    options = {
+        name: value.rpartition("/")[2] if isinstance(value, str) else value
+        for name, value in node.items()
+        if name != "shard"
+    }
+    return {"shard": str(node["shard"]), "of": store.identify(options)}
 
 
 def _labels(settings: Mapping[str, Any]) -> dict[str, str]:

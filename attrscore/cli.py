@@ -1,4 +1,4 @@
-"""The command line; the only module that knows Hydra.
+"""The command line; with ``composition``, the only module that knows Hydra.
 
 ``attrscore`` with overrides runs one job, ``attrscore -m`` a sweep; a first argument that is a
 plain word is a verb. Torch and captum are imported when a job starts, not for ``--help``.
@@ -6,48 +6,50 @@ plain word is a verb. Torch and captum are imported when a job starts, not for `
 
 from __future__ import annotations
 
-import inspect
+import json
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from attrscore import verbs
-from attrscore.errors import AttrscoreError, ConfigError, did_you_mean
-from attrscore.registry import REGISTRIES
+from attrscore.composition import (
+    composed,
+    configuration,
+    help_asked,
+    register_installed,
+    say,
+    sentence,
+    settings_of,
+    unresolved,
+)
+from attrscore.errors import (
+    AttrscoreError,
+    ConfigError,
+    EmptyShardError,
+    did_you_mean,
+)
+from attrscore.outcomes import FAILED, INCOMPLETE, INTERRUPTED, OK, Told
+from attrscore.registry import conf_dir
+from attrscore.workers import share
 
 if TYPE_CHECKING:
+    from attrscore.finished import Finished
     from attrscore.jobs import Outcome
+    from attrscore.planning import Plan
 
-__all__ = ["conf_dir", "main"]
-
-OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: all done; something raised; the command is wrong; done, but something was left out;
-stopped by the user."""
-
-_SEVERAL = ("method", "scorer")
-"""Groups that may hold several plugins: each is nested under its own name."""
-
-
-def conf_dir() -> Path:
-    """The folder of the configuration: inside the package in a wheel, beside it in a checkout."""
-    here = Path(__file__).parent
-    for folder in (here / "conf", here.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise ConfigError(f"attrscore's configuration is missing beside {here}; install it again.")
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return VERBS[arguments[0]](arguments[1:])
         return _run(arguments)
     except (AttrscoreError, HydraException, OmegaConfBaseException) as error:
-        return _report(error, arguments)
+        return say(error, arguments)
     except KeyboardInterrupt:
         from attrscore.terminal import say_error
 
@@ -71,14 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(arguments: Sequence[str]) -> int:
-    """One job or a sweep, through Hydra."""
+def _run(arguments: Sequence[str], run_one: Callable[[DictConfig], Told] | None = None) -> int:
+    """One job or a sweep, through Hydra; ``run_one`` is what a job does."""
     codes: list[int] = []
+    run_one = run_one or _job
 
-    def job(cfg: DictConfig) -> None:
-        codes.append(_job(cfg))
+    def job(cfg: DictConfig) -> Told:
+        told = run_one(cfg)
+        codes.append(told.code)
+        return told
 
-    _register_installed(arguments)
+    job.codes = codes  # type: ignore[attr-defined]  # in a worker it is a copy: sweep_ended fills it
+    register_installed(arguments)
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and main() makes a sentence of it
     sys.argv = ["attrscore", *arguments]
@@ -91,56 +97,57 @@ def _run(arguments: Sequence[str]) -> int:
     return max(codes, default=OK)
 
 
-def _job(cfg: DictConfig) -> int:
+def _job(cfg: DictConfig) -> Told:
     """One job of a run or a sweep; its errors are told at once, and a sweep goes on."""
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        settings = _settings(cfg)
-        from attrscore.jobs import run_job  # loads torch
-        from attrscore.terminal import progress
-
+        settings = settings_of(cfg)
         _warn_of_random_weights(settings)
-        with progress("cells") as advance:
+        from attrscore import finished, terminal
+
+        place = finished.place_of(settings)
+        there = finished.finished(place, settings)
+        if there is not None:
+            return Told(_show(there, settings, sweep=sweep))
+        from attrscore.jobs import run_job  # loads torch
+
+        if sweep:
+            settings = share(settings, HydraConfig.get().job.num)
+        with terminal.progress("cells") as advance:
             outcome = run_job(
                 settings,
                 config=OmegaConf.to_yaml(cfg, resolve=False),
-                overrides=_unresolved(HydraConfig.get().overrides.task),
+                overrides=unresolved(HydraConfig.get().overrides.task),
                 advance=advance,
+                told=terminal.say_findings,
+                progress=terminal.stderr().print,
             )
-        return _show(outcome, settings, sweep=sweep)
+        finished.remember(place, outcome.job, outcome.dataset)
+        return Told(_show(outcome, settings, sweep=sweep))
+    except EmptyShardError as error:
+        terminal.stderr().print(str(error), soft_wrap=True)
+        return Told(OK)
     except (AttrscoreError, OmegaConfBaseException) as error:
-        return _report(error, ())
-    except Exception:  # a bug in one job must not cost the sweep its others
+        return Told(say(error, ()), sentence(error, ()))
+    except Exception as error:  # a bug in one job must not cost the sweep its others
         if not sweep:
             raise
         traceback.print_exc()
-        return FAILED
+        return Told(FAILED, f"{type(error).__name__}: {error}")
 
 
-def _settings(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers, nothing missing."""
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
-    return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
-
-
-def _unresolved(overrides: Any) -> list[str]:
-    """Overrides as they were typed: what ${oc.env:TOKEN} stands for must not reach a file."""
-    return [str(each) for each in OmegaConf.to_container(overrides, resolve=False)]  # type: ignore[union-attr]  # a ListConfig gives a list
-
-
-def _show(outcome: Outcome, settings: Mapping[str, Any], *, sweep: bool) -> int:
+def _show(outcome: Outcome | Finished, settings: Mapping[str, Any], *, sweep: bool) -> int:
     """Print what a job did; the exit code."""
-    from attrscore import plots, terminal
+    from attrscore import terminal
 
     out = terminal.stdout()
-    out.print(terminal.summary(outcome.scores))
+    out.print(terminal.summary(outcome.scores, width=out.width))
     if not outcome.computed:
         out.print(f"All of it was already in {outcome.folder}; nothing was computed.")
     figures = list(outcome.figures)
     if settings["figures"] == "all" and not sweep:
+        from attrscore import plots
+
         path = outcome.folder / "figures" / "scores.png"
         drawn = plots.distributions(outcome.scores, score=terminal.headline(outcome.scores))
         figures.append(plots.save(drawn, path))
@@ -172,42 +179,36 @@ def _train(arguments: Sequence[str]) -> int:
     example = (
         "model=tiny_cnn dataset=phantom dataset.carrier=background train.output=cheat.safetensors"
     )
-    settings = _composed("train", arguments, _train.__doc__, example)
+    settings = composed("train", arguments, _train.__doc__, example)
     from attrscore import terminal
-    from attrscore.assembly import dataset_of, network
-    from attrscore.models.weights import save_weights
-    from attrscore.training import train
+    from attrscore.fitting import fit
 
-    options = dict(settings["train"])
-    output = Path(options.pop("output"))
-    dataset = dataset_of(settings)
-    trained = train(
-        network(settings, dataset),
-        dataset,
-        seed=settings["seed"],
-        progress=terminal.stderr().print,
-        **options,
-    )
-    save_weights(trained.model, output)
+    trained, dataset = fit(settings, progress=terminal.stderr().print)
     terminal.stdout().print(
         f"held-out accuracy {trained.accuracy:.3f} (balanced {trained.balanced_accuracy:.3f}) on "
         f"{len(trained.held_out_ids)} cells, training accuracy {trained.train_accuracy:.3f} on "
-        f"{len(trained.train_ids)}\nweights: {output}",
+        f"{len(trained.train_ids)}\nweights: {settings['train']['output']}",
         soft_wrap=True,
     )
     return INCOMPLETE if terminal.say_skipped(dataset) else OK
 
 
 def _inspect(arguments: Sequence[str]) -> int:
-    """Show the network's layers on a crop of the dataset, and what Grad-CAMO can reach there."""
-    example = "model=monai_resnet dataset=phantom_3d"
-    settings = _composed("inspect", arguments, _inspect.__doc__, example)
+    """Show the layers of model=, and whether method= can explain it at layers=, by a dry run."""
+    example = "model=monai_resnet dataset=phantom_3d 'method=[grad_cam,guided_grad_cam]'"
+    settings = composed("inspect", arguments, _inspect.__doc__, example)
     from attrscore import terminal
-    from attrscore.assembly import dataset_of, network
+    from attrscore.assembly import dataset_of, network, plugin_of, plugins_of
+    from attrscore.engine import batches_of
+    from attrscore.heat import HeatOptions
+    from attrscore.preflight import SAMPLE, preflight
+    from attrscore.registry import METHODS, TARGETS
     from attrscore.survey import survey
 
     dataset = dataset_of(settings)
-    found = survey(network(settings, dataset), dataset)
+    model = network(settings, dataset)
+    batch = next(batches_of(dataset, batch_size=SAMPLE))
+    found = survey(model, batch)
     spec = dataset.spec
     terminal.stdout().print(
         f"{settings['model']['name']} on {settings['dataset']['name']}: "
@@ -216,96 +217,72 @@ def _inspect(arguments: Sequence[str]) -> int:
         soft_wrap=True,
     )
     terminal.stdout().print(terminal.layer_table(found))
-    return INCOMPLETE if terminal.say_skipped(dataset) else OK
+    findings = preflight(
+        model,
+        batch,
+        methods={key: method for key, (method, _) in plugins_of(METHODS, settings).items()},
+        layers=settings["layers"],
+        target=plugin_of(TARGETS, settings),
+        output=settings["output"],
+        heat=HeatOptions(**settings["heat"]),
+    )
+    terminal.stdout().print(terminal.finding_table(findings))
+    refused = any(finding.verdict == "refused" for finding in findings)
+    return INCOMPLETE if terminal.say_skipped(dataset) or refused else OK
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    """Show what a run or a sweep would compute, what is done already, and what the rest takes."""
+    help_asked("plan", arguments, _plan.__doc__, "-m method=grad_cam,saliency layers=stages")
+    from attrscore import terminal
+
+    plans: list[Plan] = []
+    planned: set[str] = set()
+
+    def job(cfg: DictConfig) -> Told:
+        try:
+            settings = settings_of(cfg)
+            from attrscore.planning import plan  # loads torch
+
+            plans.append(plan(settings, planned=planned))
+        except EmptyShardError:
+            return Told(OK)
+        except (AttrscoreError, OmegaConfBaseException) as error:
+            return Told(say(error, ()), sentence(error, ()))
+        return Told(OK)
+
+    asked = [a for a in arguments if a != "--json" and not re.match(r"hydra[/.]launcher", a)]
+    with TemporaryDirectory() as nowhere:
+        folders = [f"hydra.{mode}.dir='{nowhere}'" for mode in ("run", "sweep")]
+        quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        code = _run([*asked, *folders, *quiet], job)
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps([asdict(each) for each in plans], indent=1) + "\n")
+    elif plans:
+        terminal.stdout().print(terminal.plan_table(plans))
+    return code
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    """As :func:`attrscore.verbs.reproduce`, which knows no OmegaConf."""
+
+    def settings_from(config: str) -> dict[str, Any]:
+        try:  # settings that were not known then have their defaults
+            return {**settings_of(configuration([])), **settings_of(OmegaConf.create(config))}  # type: ignore[arg-type]  # YAML of a mapping
+        except OmegaConfBaseException as error:
+            raise ConfigError(sentence(error, ())) from error
+
+    return verbs.reproduce(arguments, settings_from)
 
 
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "collect": verbs.collect,
     "inspect": _inspect,
+    "plan": _plan,
     "plugins": verbs.plugins,
+    "report": verbs.report,
+    "reproduce": _reproduce,
+    "status": verbs.status,
     "train": _train,
+    "verify": verbs.verify,
 }
-
-
-# Configuration outside of a Hydra run, plugins without YAML, and errors in sentences
-
-
-def _composed(
-    verb: str, arguments: Sequence[str], summary: str | None, example: str
-) -> dict[str, Any]:
-    """The settings of a verb that builds a model or a dataset, from Hydra overrides."""
-    if any(argument in ("-h", "--help") for argument in arguments):
-        sys.stdout.write(
-            f"usage: attrscore {verb} [name=value ...]\n\n{summary}\n\n"
-            "The settings are those of attrscore itself (attrscore --help).\n"
-            f"example: attrscore {verb} {example}\n"
-        )
-        raise SystemExit(OK)
-    return _settings(_compose(arguments))
-
-
-def _compose(overrides: Sequence[str]) -> DictConfig:
-    _register_installed(overrides)
-    folder = str(conf_dir())
-    with initialize_config_dir(version_base="1.3", config_dir=folder, job_name="attrscore"):
-        return compose("config", overrides=list(overrides))
-
-
-def _register_installed(arguments: Sequence[str]) -> None:
-    """Give installed plugins that bring no YAML a node in Hydra's ConfigStore.
-
-    Only those that the command line names are imported, for their options.
-    """
-    line = " ".join(arguments)
-    for kind, registry in REGISTRIES.items():
-        for name in registry.installed():
-            if (conf_dir() / kind / f"{name}.yaml").exists():
-                continue
-            options: dict[str, Any] = {}
-            if re.search(rf"\b{re.escape(name)}\b", line):
-                for option, default in registry.options(name).items():
-                    options[option] = "???" if default is inspect.Parameter.empty else default
-            node = {name: options} if kind in _SEVERAL else {"name": name, **options}
-            ConfigStore.instance().store(group=kind, name=name, node=node)
-
-
-def _report(error: BaseException, arguments: Sequence[str]) -> int:
-    """Say what is wrong in a sentence; the exit code."""
-    from attrscore.terminal import say_error
-
-    say_error(_sentence(error, arguments), getattr(error, "__notes__", ()))
-    ours = isinstance(error, AttrscoreError) and not isinstance(error, ConfigError)
-    return FAILED if ours else USAGE
-
-
-def _sentence(error: BaseException, arguments: Sequence[str]) -> str:
-    """The message, with a suggestion where a group choice or a setting is misspelt."""
-    text = str(error).strip()
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, given = str(error.missing_cfg_file).rpartition("/")
-        return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
-            "with brackets, commas, equals signs or colons needs quotes of its own within those of "
-            "the shell: "
-            "\"dataset.images='fields/*_[0-3].tif'\"."
-        )
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        return _no_setting(unknown[1], arguments)
-    return text.replace("\n", " ")
-
-
-def _no_setting(path: str, arguments: Sequence[str]) -> str:
-    parent, _, given = path.rpartition(".")
-    groups = [  # choices, not sweeps, and without the one that is wrong
-        a for a in arguments if re.match(r"\w+=(\w+$|\[)", a) and not a.startswith(f"{path}=")
-    ]
-    try:
-        whole = _compose(groups)
-        known = list(OmegaConf.select(whole, parent) if parent else whole)
-    except (HydraException, OmegaConfBaseException, TypeError):
-        return f"There is no setting {path!r}. See: attrscore --help"
-    where = f" in {parent}" if parent else ""
-    return f"There is no setting {given!r}{where}. {did_you_mean(given, known)}"

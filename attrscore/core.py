@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from attrscore.passes import Pass
 
 __all__ = [
+    "BETWEEN_REASONS",
     "INPUT",
     "KEY_COLUMNS",
+    "SCORER_FAILED",
+    "SCORER_UNSUPPORTED",
+    "SMALLER_BATCHES",
     "STATUSES",
     "Batch",
     "Dataset",
@@ -41,10 +45,12 @@ __all__ = [
     "Maps",
     "Method",
     "ModelFactory",
+    "Reasoned",
     "Result",
     "Scorer",
     "Status",
     "Target",
+    "single_targets",
 ]
 
 INPUT = "input"
@@ -56,6 +62,7 @@ KEY_COLUMNS = (
     "dataset",
     "method",
     "layer",
+    "depth",
     "target",
     "label",
     "predicted",
@@ -79,10 +86,25 @@ Status = Literal[
     "unsupported",
     "out_of_memory",
     "error",
+    "unreadable",
 ]
 """Why a row's score is a number (``ok``, and ``unresolvable`` with a warning) or is undefined."""
 
 STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]  # no typed accessor
+
+
+SMALLER_BATCHES = "Computed in smaller batches, since memory ran out; the scores are the same."
+"""The reason of rows that are as good as any other, but took fewer cells at once than asked."""
+
+BETWEEN_REASONS = " | "
+"""Between the sentences of the column ``reason``, one a scorer; those of failures come first."""
+
+SCORER_FAILED = "scorer '"
+"""How a sentence begins whose scorer raised: a failure of the job, in rows that may have others."""
+
+SCORER_UNSUPPORTED = " cannot work here: "
+"""What stands behind a scorer's name where it gives nothing by design. As any other sentence in a
+row that is ok, it explains a NaN and is no failure."""
 
 
 class Diagnosed(dict[str, "Tensor"]):
@@ -94,6 +116,19 @@ class Diagnosed(dict[str, "Tensor"]):
     def __init__(self, maps: Maps, /, diagnostics: Mapping[str, Tensor]) -> None:
         super().__init__(maps)
         self.diagnostics = dict(diagnostics)
+
+
+class Reasoned(dict[str, "Tensor"]):
+    """Columns of a scorer with why a value in them is NaN: sentence -> (N,) bool, which cells.
+
+    The first sentence that holds goes into the ``reason`` of a row that is ``ok`` and has a NaN
+    here. None is needed for what the row's status says already, nor for a scorer with an attribute
+    ``region`` where that region is empty or fills the crop.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor], /, reasons: Mapping[str, Tensor]) -> None:
+        super().__init__(columns)
+        self.reasons = dict(reasons)
 
 
 @dataclass(frozen=True)
@@ -119,7 +154,9 @@ class Batch:
     ``cell`` is the object asked about and must be there; ``neighbours`` are other objects and must
     not overlap it; further regions (``nucleus``, ...) are free. ``label`` is int64 (N,), -1 where
     unknown. ``ids`` are unique within a dataset. ``meta`` holds columns of N values that are
-    carried to every result row. ``spacing`` is micrometres a voxel along *S.
+    carried to every result row. ``spacing`` is micrometres a voxel along *S. ``others`` are further
+    inputs of the network, (N, ...) each, given to it after the image and left as they are.
+    ``stains`` are the names of the C channels, where they are known.
 
     Non-finite pixels are allowed: the rows concerned get the status ``nonfinite``.
 
@@ -132,6 +169,8 @@ class Batch:
     ids: Sequence[str] = ()
     meta: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     spacing: tuple[float, ...] | None = None
+    others: tuple[Tensor, ...] = ()
+    stains: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         import torch  # here, so that reading results needs no torch
@@ -181,8 +220,19 @@ class Batch:
                 f"spacing must have {x.ndim - 2} values, micrometres along "
                 f"{'Z, ' if x.ndim == 5 else ''}Y, X; given: {self.spacing}."
             )
+        stains = tuple(map(str, self.stains))
+        if stains and (len(stains) != x.shape[1] or len(set(stains)) != len(stains)):
+            raise DataError(
+                f"stains must be {x.shape[1]} different names, one a channel; "
+                f"given: {preview(stains)}."
+            )
+        for place, other in enumerate(self.others):
+            if not isinstance(other, torch.Tensor) or not other.ndim or len(other) != n:
+                found = getattr(other, "shape", type(other).__name__)
+                raise DataError(f"others[{place}] must be a tensor ({n}, ...); given: {found}.")
         object.__setattr__(self, "label", label.long())
         object.__setattr__(self, "ids", ids)
+        object.__setattr__(self, "stains", stains)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -201,6 +251,7 @@ class Batch:
             inputs=self.inputs.to(where),
             regions={name: region.to(where) for name, region in self.regions.items()},
             label=self.label.to(where),
+            others=tuple(other.to(where) for other in self.others),
         )
 
     def rows(self, start: int, stop: int, /) -> Batch:
@@ -212,6 +263,7 @@ class Batch:
             label=self.label[start:stop],
             ids=self.ids[start:stop],
             meta={name: values[start:stop] for name, values in self.meta.items()},
+            others=tuple(other[start:stop] for other in self.others),
         )
 
 
@@ -232,8 +284,12 @@ def _check_region(name: str, region: Tensor, n: int, space: tuple[int, ...]) -> 
 
 
 def _check_disjoint(cell: Tensor, neighbours: Tensor) -> None:
-    both = cell.double() + neighbours.double()
-    if both.numel() and float(both.max()) > 1 + 1e-6:
+    if "bool" in str(cell.dtype) and cell.dtype == neighbours.dtype:
+        overlap = bool((cell & neighbours).any())
+    else:
+        both = cell.double() + neighbours.double()
+        overlap = both.numel() > 0 and float(both.max()) > 1 + 1e-6
+    if overlap:
         raise DataError(
             "regions 'cell' and 'neighbours' overlap, so shares could not sum to 1; "
             "remove the cell from the neighbours: neighbours & ~cell."
@@ -251,6 +307,10 @@ class Result:
     """``id``, ``label``, ``predicted``, ``status``, ``reason``, the scores, carried metadata."""
     maps: np.ndarray | None = None
     """Signed (N, C, *s), where maps are kept."""
+    traceback: str = ""
+    """Where the code raised, if it did: a line a frame."""
+    seconds: float = 0.0
+    """Wall time of the scores, and of the method on the first of its results."""
 
     def __len__(self) -> int:
         return len(self.columns["id"])
@@ -262,7 +322,9 @@ class Method(Protocol):
 
     A method whose maps live on the input says so with an attribute ``explains = "input"``; without
     it, the maps must be keyed by the layers of the pass. ``needs_input_gradient = True`` lets the
-    shared backward pass go on to the input.
+    shared backward pass go on to the input, and ``needs_graph = True`` keeps its forward graph. A
+    method ``check(run)``, where there is one, says at little cost whether it can explain a network:
+    it raises :class:`attrscore.errors.UnsupportedError` with the reason if not.
     """
 
     def __call__(self, run: Pass, /) -> Maps:
@@ -274,7 +336,10 @@ class Method(Protocol):
 class Scorer(Protocol):
     """Heat and pass in, numbers out: (N,) each, NaN where undefined.
 
-    A mapping gives several columns, ``<scorer>.<key>``; the key ``score`` becomes ``<scorer>``.
+    A mapping gives several columns, ``<scorer>.<key>``; the key ``score`` becomes ``<scorer>``, and
+    :class:`Reasoned` says why a value is NaN. One that takes other cells (``run.need_pool()``), as
+    a method may too, says so with an attribute ``needs_pool = True``; what does not depend on the
+    map is computed by ``run.once``.
     """
 
     def __call__(self, heat: Heat, run: Pass, /) -> Tensor | Mapping[str, Tensor]:
@@ -287,7 +352,8 @@ class Target(Protocol):
     """The scalar a sample that is explained.
 
     One whose outputs are no class scores says so with an attribute ``of_classes = False``; the
-    results then hold no predicted class and no confidence.
+    results then hold no predicted class and no confidence. One that stands for several scalars has
+    them as an attribute ``each``, a tuple of targets (:func:`single_targets`).
     """
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
@@ -297,6 +363,11 @@ class Target(Protocol):
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:
         """(N, K) and aux -> (N,), differentiable."""
         ...
+
+
+def single_targets(target: Target, /) -> tuple[Target, ...]:
+    """The scalars that a target stands for, one target each: mostly itself."""
+    return tuple(getattr(target, "each", (target,)))
 
 
 class ModelFactory(Protocol):

@@ -1,4 +1,4 @@
-"""The only loop: batches x methods x layers x scorers.
+"""The only loop: batches x targets x methods x layers x scorers.
 
 ``run`` yields results as they are computed. :func:`attrscore.gather.evaluate` gathers them, and the
 command line writes them.
@@ -6,45 +6,52 @@ command line writes them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from attrscore import rows
+from attrscore.attribution import (
+    Chosen,
+    Failure,
+    OnError,
+    Place,
+    attribute,
+    failure_of,
+    layers_of,
+    new_pass,
+)
 from attrscore.core import (
     INPUT,
+    SMALLER_BATCHES,
     Batch,
     Dataset,
-    InputSpec,
     Maps,
     Method,
     Result,
     Scorer,
-    Status,
     Target,
+    single_targets,
 )
-from attrscore.errors import (
-    AttrscoreError,
-    ConfigError,
-    DataError,
-    UnsupportedError,
-    choose,
-    preview,
-)
-from attrscore.heat import Grids, Heat, HeatOptions
-from attrscore.layers import device_of, select_layers, unwrap
-from attrscore.passes import Pass, as_found
+from attrscore.errors import UnsupportedError, choose
+from attrscore.heat import Heat, HeatOptions, grids_of
+from attrscore.layers import LayoutOptions, Precision, device_of, in_precision, unwrap
+from attrscore.memory import Room, is_out_of_memory
+from attrscore.passes import Pass
+from attrscore.pool import check_pool
 from attrscore.registry import METHODS, SCORERS, TARGETS
 
-__all__ = ["Triple", "batches_of", "explains_layers", "layers_of", "run"]
+__all__ = ["Triple", "batches_of", "run"]
 
 Triple = tuple[str, str, str]
 """A method, a layer and a scorer: what is computed or skipped as one."""
 
 Keep = Literal["none", "native"]
-OnError = Literal["record", "raise"]
 
 
 def batches_of(
@@ -56,11 +63,6 @@ def batches_of(
         yield dataset.read(range(first, min(first + batch_size, stop)))
 
 
-def explains_layers(method: Method, /) -> bool:
-    """Whether a method's maps are keyed by layers, rather than living on the input alone."""
-    return bool(_declared(method, "explains", "layers") != INPUT)
-
-
 def run(
     model: nn.Module,
     batches: Batch | Iterable[Batch],
@@ -68,27 +70,46 @@ def run(
     methods: Any = "grad_cam",
     scorers: Any = "grad_camo",
     layers: str | Sequence[str] = "last_conv",
+    layout: str | Mapping[str, Any] | LayoutOptions | None = None,
     target: str | Target = "predicted",
     output: str | int | None = None,
+    precision: Precision | None = None,
     heat: HeatOptions | Mapping[str, Any] | None = None,
     keep: Keep = "none",
     on_error: OnError = "record",
     skip: Iterable[Triple] = (),
+    refused: Mapping[Place, str] | None = None,
+    pool: Batch | None = None,
+    room: Room | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Result]:
-    """Attribute and score, one :class:`Result` a batch, method and layer.
+    """Attribute and score, one :class:`Result` a batch, target, method and layer.
 
     ``methods`` and ``scorers`` are registered names, plugin values, sequences of them, or mappings
-    from the names they get in the results. ``layers`` are names, globs or rules (``last_conv``,
-    ``all_conv``, ``stages``). ``output`` is the item that holds the scores, where the network
-    returns a tuple or a dictionary. ``keep="native"`` keeps the signed maps on their own grids.
-    ``skip`` names triples (method, layer, scorer) that are known already.
+    from the names they get in the results. ``layers`` are names, globs, rules (``last_conv``,
+    ``all_conv``, ``stages``, ``blocks``) or relative depths (``depth=0.25,0.5,1``), see
+    :func:`attrscore.layers.select_layers`. ``layout`` says where they keep their channels, if a dry
+    run cannot find it: ``channels_last``, or ``{"prefix": 5, "grid": (14, 14)}`` for tokens.
+    ``output`` is the item that holds the scores, where the network returns a tuple or a dictionary.
+    ``precision`` runs a copy of the network in ``float32``, ``bfloat16`` or ``float16``, or the
+    network itself under bfloat16 ``autocast``; None leaves it as it is. ``keep="native"`` keeps the
+    signed maps on their own grids. A target that stands for several (``embedding`` with several
+    dimensions) gives rows for each, from one forward pass.
 
+    ``skip`` names triples (method, layer, scorer) that are known already. ``refused`` are methods
+    at layers that are not tried, with the reason (:func:`attrscore.preflight.preflight` finds
+    them); their rows have the status ``unsupported``. ``pool`` holds other cells, for the plugins
+    that take some (:func:`attrscore.pool.draw_pool`). ``on_step`` is told, by methods of many
+    passes, their name and how many steps of the batch are done, of how many.
+
+    Where memory runs out, the batch is halved, then and for what follows, with a warning and the
+    reason :data:`attrscore.core.SMALLER_BATCHES`; ``room`` carries what was learnt to later runs.
     What cannot be computed becomes rows with a status and a reason, and the rest goes on;
     ``on_error="raise"`` stops instead. The network is left as it was found, and works where its
     parameters are.
 
     :raises ConfigError: unknown names or options.
-    :raises LayerError: a layer that does not exist or has no map.
+    :raises LayerError: a layer that does not exist.
     :raises DataError: inputs on which the network cannot run.
     """
     chosen_methods: dict[str, Method] = METHODS.resolve(methods)
@@ -97,220 +118,194 @@ def run(
     options = heat if isinstance(heat, HeatOptions) else HeatOptions(**(heat or {}))
     choose(keep, ("none", "native"), option="keep")
     choose(on_error, ("record", "raise"), option="on_error")
-    skipped = set(skip)
-    model = unwrap(model)
+    asked_layout = LayoutOptions.of(layout)
+    model = in_precision(unwrap(model), precision)
     where = device_of(model)
-    modules: dict[str, nn.Module] | None = None
+    pool = None if pool is None else pool.to(where)
+    room = room or Room()
+    todo = [(target, name) for target in single_targets(chosen_target) for name in chosen_methods]
+    work: _Work | None = None
 
     for batch in [batches] if isinstance(batches, Batch) else batches:
         batch = batch.to(where)
-        if modules is None:
-            modules = layers_of(model, batch, chosen_methods, layers)
-        current = Pass(
-            model,
-            batch,
-            chosen_target,
-            modules,
-            to_input=any(
-                _declared(method, "needs_input_gradient", default=False)
-                for method in chosen_methods.values()
-            ),
-            output=output,
-        )
-        base = _base_columns(current)
-        grids = Grids(batch.space, options.resize)
-        blank = _nonfinite(batch.inputs)
-        for name, method in chosen_methods.items():
-            places = list(modules) if explains_layers(method) else [INPUT]
-            wanted = {
-                layer: [s for s in chosen_scorers if (name, layer, s) not in skipped]
-                for layer in places
-            }
-            if not any(wanted.values()):
-                continue
-            maps, status, reason = _attribute(method, current, places, on_error)
-            for layer in places:
-                if not wanted[layer]:
-                    continue
-                signed = maps.get(layer)
-                columns = dict(base)
-                if signed is None:
-                    scores = {scorer: np.full(len(batch), np.nan) for scorer in wanted[layer]}
-                    columns["status"] = _repeat(status, len(batch))
-                    columns["reason"] = _repeat(reason, len(batch))
-                else:
-                    blanked = signed if blank is None else _blank_rows(signed, blank)
-                    made = Heat(blanked, batch.space, options, grids=grids)
-                    scores, failure = _score(
-                        {s: chosen_scorers[s] for s in wanted[layer]}, made, current, on_error
-                    )
-                    states = made.status(batch.regions["cell"])
-                    if all(np.isnan(values).all() for values in scores.values()) and failure:
-                        states = ["error" if state == "ok" else state for state in states]
-                    columns["status"] = np.array(states, dtype=object)
-                    columns["reason"] = _repeat(failure, len(batch))
-                columns |= _diagnostics(maps) | scores
-                yield Result(
-                    method=name,
-                    layer=layer,
-                    target=str(chosen_target),
-                    columns=columns | _carried(batch),
-                    maps=None if keep == "none" or signed is None else _numpy(signed),
-                )
-
-
-def layers_of(
-    model: nn.Module, batch: Batch, methods: Mapping[str, Method], layers: str | Sequence[str]
-) -> dict[str, nn.Module]:
-    """The layers that the methods will explain: none where all of them explain the input.
-
-    :raises DataError: the network cannot run on these inputs.
-    :raises LayerError: as :func:`attrscore.layers.select_layers`.
-    """
-    with as_found(model):
-        try:
-            if any(explains_layers(method) for method in methods.values()):
-                return select_layers(model, layers, batch.inputs[:1])
-            with torch.no_grad():
-                model(batch.inputs[:1])
-        except AttrscoreError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            spec = InputSpec(batch.inputs.shape[1], batch.space, 0)
-            raise DataError(
-                f"{type(model).__name__} cannot run on these crops ({spec.channels} channels, "
-                f"{spec.dimensions}D, {' x '.join(map(str, spec.size))}): "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            ) from error
-    return {}
-
-
-def _attribute(
-    method: Method, current: Pass, places: Sequence[str], on_error: OnError
-) -> tuple[Maps, Status, str]:
-    """Maps, or a status and a reason why there are none."""
-    try:
-        with as_found(current.model):
-            maps = method(current)
-        _check_maps(maps, places, current.batch)
-    except ConfigError:
-        raise  # a mistake in the configuration is the same for every batch
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        if on_error == "raise":
-            raise
-        return {}, "out_of_memory", _sentence(error)
-    except UnsupportedError as error:
-        if on_error == "raise":
-            raise
-        return {}, "unsupported", _sentence(error)
-    except Exception as error:
-        if on_error == "raise":
-            raise
-        return {}, "error", _sentence(error)
-    return maps, "unsupported", "The explained score does not depend on this layer: no map."
-
-
-def _check_maps(maps: Maps, places: Sequence[str], batch: Batch) -> None:
-    unknown = [layer for layer in maps if layer not in places]
-    if unknown:
-        raise UnsupportedError(
-            f"The method returned maps for {preview(unknown)}; expected {preview(places)}. "
-            "A method whose maps live on the input declares explains = 'input'."
-        )
-    for layer, signed in maps.items():
-        if signed.ndim != batch.inputs.ndim or len(signed) != len(batch):
-            raise UnsupportedError(
-                f"The method returned a map {tuple(signed.shape)} for '{layer}'; expected "
-                f"(N, C, *s) with N = {len(batch)} and {len(batch.space)} spatial axes."
+        if pool is not None:
+            check_pool(pool, batch)
+        if work is None:
+            work = _Work(
+                model=model,
+                chosen=layers_of(
+                    model, batch, chosen_methods, layers, layout=asked_layout, output=output
+                ),
+                methods=chosen_methods,
+                scorers=chosen_scorers,
+                heat=options,
+                keep=keep,
+                on_error=on_error,
+                skipped=frozenset(skip),
+                refused=dict(refused or {}),
+                on_step=on_step,
+                options={"output": output, "pool": pool, "autocast": precision == "autocast"},
             )
+        yield from _in_room(work, batch, todo, room, asked=len(batch))
 
 
-def _score(
-    scorers: Mapping[str, Scorer], heat: Heat, current: Pass, on_error: OnError
-) -> tuple[dict[str, np.ndarray], str]:
-    """Columns of all scorers, and why one of them failed (empty if none did)."""
-    columns: dict[str, np.ndarray] = {}
-    failures = []
-    for name, scorer in scorers.items():
-        try:
-            scored = scorer(heat, current)
-            entries = scored if isinstance(scored, Mapping) else {"score": scored}
-            for key, values in entries.items():
-                column = name if key == "score" else f"{name}.{key}"
-                columns[column] = _one_a_cell(key, values, len(heat))
-        except Exception as error:
-            if on_error == "raise":
-                error.add_note(f"in scorer '{name}'")
-                raise
-            columns[name] = np.full(len(heat), np.nan)
-            failures.append(f"scorer '{name}': {_sentence(error)}")
-    return columns, " ".join(failures)
+@dataclass(frozen=True)
+class _Work:
+    """What is computed on every batch of a run."""
+
+    model: nn.Module
+    chosen: Chosen
+    methods: Mapping[str, Method]
+    scorers: Mapping[str, Scorer]
+    heat: HeatOptions
+    keep: Keep
+    on_error: OnError
+    skipped: frozenset[Triple]
+    refused: Mapping[Place, str]
+    on_step: Callable[[str, int, int], None] | None
+    options: Mapping[str, Any]
+    """Of each pass."""
+
+    def passes(self, batch: Batch, targets: Sequence[Target]) -> Iterator[Pass]:
+        """A pass towards each target."""
+        shared = new_pass(
+            self.model, batch, targets[0], self.chosen.layers, self.methods, **self.options
+        )
+        return iter([shared]) if len(targets) == 1 else shared.towards(targets)
+
+    def wanted(self, name: str) -> dict[str, list[str]]:
+        """Layer, or INPUT -> the scorers that are asked for there."""
+        return {
+            layer: [s for s in self.scorers if (name, layer, s) not in self.skipped]
+            for layer in self.chosen.places(self.methods[name])
+        }
+
+    def maps(self, name: str, run: Pass, places: Sequence[str]) -> tuple[Maps, dict[str, Failure]]:
+        """The maps of a method, and why there is none where there is none."""
+        failures: dict[str, Failure] = {
+            layer: Failure("unsupported", why)
+            for layer in places
+            if (why := self.chosen.refused.get(layer) or self.refused.get((name, layer)))
+        }
+        if failures and self.on_error == "raise":
+            raise UnsupportedError(next(iter(failures.values()))[1])
+        live = [layer for layer in places if layer not in failures]
+        if not live:
+            return {}, failures
+        method, layers = self.methods[name], self.chosen.layers
+        if live != [INPUT] and set(live) != set(layers):
+            run = new_pass(
+                self.model, run.batch, run.target, layers.only(live), {name: method}, **self.options
+            )
+        if self.on_step is not None:
+            run.on_step = functools.partial(self.on_step, name)
+        maps, more = attribute(method, run, live, self.on_error)
+        if len(live) > 1 and set(more) == set(live):
+            maps, more = self._one_by_one(method, run)
+        return maps, failures | more
+
+    def _one_by_one(self, method: Method, failed: Pass) -> tuple[Maps, dict[str, Failure]]:
+        """Maps at each layer alone, where a method failed at all together.
+
+        So a layer at which it raises what no preflight foresaw costs no other layer its rows.
+        """
+        maps: dict[str, Tensor] = {}
+        failures: dict[str, Failure] = {}
+        for layer in failed.layers:
+            alone = new_pass(
+                self.model,
+                failed.batch,
+                failed.target,
+                self.chosen.layers.only([layer]),
+                {"": method},
+                **self.options,
+            )
+            found, why = attribute(method, alone, [layer])
+            maps |= found
+            failures |= why
+        return maps, failures
 
 
-def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
-    if isinstance(values, Tensor) and tuple(values.shape) == (n,):
-        return _numpy(values.double())
-    got = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-    raise DataError(f"'{key}' must be a tensor ({n},), one number a cell; given: {got}.")
+def _in_room(
+    work: _Work, batch: Batch, todo: Sequence[tuple[Target, str]], room: Room, *, asked: int
+) -> Iterator[Result]:
+    """Results of these methods towards these targets.
 
-
-def _base_columns(current: Pass) -> dict[str, np.ndarray]:
-    output = current.output.double()
-    classes = getattr(current.target, "of_classes", True)
-    unsure = torch.full((len(output),), torch.nan)
-    return {
-        "id": np.array(current.batch.ids, dtype=object),
-        "label": _numpy(current.batch.label),
-        "predicted": _numpy(
-            output.argmax(1) if classes else torch.full_like(current.batch.label, -1)
-        ),
-        "status": _repeat("ok", len(output)),
-        "reason": _repeat("", len(output)),
-        "explained": _numpy(current.value.double()),
-        "confidence": _numpy(
-            output.softmax(1).amax(1) if classes and output.shape[1] > 1 else unsure
-        ),
-    }
-
-
-def _diagnostics(maps: Maps) -> dict[str, np.ndarray]:
-    found = getattr(maps, "diagnostics", {})
-    return {name: _numpy(values.double()) for name, values in found.items()}
-
-
-def _nonfinite(inputs: Tensor) -> Tensor | None:
-    """Which samples have a pixel that is not finite, (N,) bool; None where none has.
-
-    Extremes carry NaN, and take a tenth of the time of asking every pixel.
+    Of one for which memory runs out, and of the rest, in pieces.
     """
-    flat = inputs.flatten(1)
-    bad = ~(flat.amin(1).isfinite() & flat.amax(1).isfinite())
-    return bad if bool(bad.any()) else None
+    if len(batch) > room.cells:
+        for piece in room.pieces(batch):
+            yield from _in_room(work, piece, todo, room, asked=asked)
+        return
+    reason = SMALLER_BATCHES if len(batch) < asked else ""
+    targets = list(dict.fromkeys(target for target, _ in todo))
+    done = 0
+    try:
+        for run, target in zip(work.passes(batch, targets), targets, strict=True):
+            for name in [name for of, name in todo if of is target]:
+                results = _of_method(work, run, name, reason)
+                done += 1
+                yield from results
+    except Exception as error:
+        if not is_out_of_memory(error) or len(batch) == 1:
+            raise
+    else:
+        return
+    run = None  # type: ignore[assignment]  # with all that it holds; the error is gone by now
+    room.halve(len(batch))
+    yield from _in_room(work, batch, todo[done:], room, asked=asked)
 
 
-def _blank_rows(signed: Tensor, blank: Tensor) -> Tensor:
-    """NaN maps for non-finite inputs: a ReLU can turn a NaN pixel into a finite map."""
-    return torch.where(blank.view(-1, *[1] * (signed.ndim - 1)), torch.nan, signed)
-
-
-def _carried(batch: Batch) -> dict[str, np.ndarray]:
-    return {name: np.asarray(values) for name, values in batch.meta.items()}
-
-
-def _declared(method: Method, attribute: str, default: Any) -> Any:
-    behind = getattr(method, "function", method)
-    return getattr(method, attribute, getattr(behind, attribute, default))
-
-
-def _numpy(values: Tensor) -> np.ndarray:
-    return values.detach().cpu().numpy()
-
-
-def _repeat(value: str, n: int) -> np.ndarray:
-    return np.full(n, value, dtype=object)
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    first = text[0] if text else "no message"
-    return first if isinstance(error, AttrscoreError) else f"{type(error).__name__}: {first}"
+def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
+    """A result for each layer, with ``reason`` where there is no other."""
+    batch, wanted = run.batch, work.wanted(name)
+    if not any(wanted.values()):
+        return []
+    began = time.perf_counter()
+    base = rows.unknown(batch)
+    maps: Maps = {}
+    blank = None
+    try:
+        base = rows.known(run)
+        blank = run.once(rows.nonfinite, lambda: rows.nonfinite(run))
+        maps, failures = work.maps(name, run, list(wanted))
+    except Exception as error:
+        if not is_out_of_memory(error) or len(batch) > 1 or work.on_error == "raise":
+            raise
+        failures = dict.fromkeys(wanted, failure_of(error))
+    results = []
+    for layer, asked in wanted.items():
+        if not asked:
+            continue
+        signed = maps.get(layer)
+        columns = base | {"depth": rows.relative_depth(work.chosen.layers, layer, len(batch))}
+        if signed is None:
+            scores = {scorer: np.full(len(batch), np.nan) for scorer in asked}
+            status, why, trace = failures[layer]
+            columns["status"] = rows.repeat(status, len(batch))
+            columns["reason"] = rows.repeat(why, len(batch))
+        else:
+            made = Heat(
+                signed if blank is None else rows.blank_rows(signed, blank),
+                batch.space,
+                work.heat,
+                grids=grids_of(batch, work.heat.resize),
+                method=work.methods[name],
+                layer=layer,
+            )
+            scorers = {scorer: work.scorers[scorer] for scorer in asked}
+            scores, states, trace = rows.score(scorers, made, run, work.on_error, reason)
+            columns |= states
+        results.append(
+            Result(
+                method=name,
+                layer=layer,
+                target=str(run.target),
+                columns=columns | rows.diagnostics(maps) | scores | rows.carried(batch),
+                maps=None if work.keep == "none" or signed is None else rows.numpy(signed),
+                traceback=trace,
+                seconds=time.perf_counter() - began,
+            )
+        )
+        began = time.perf_counter()
+    return results

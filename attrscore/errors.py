@@ -10,6 +10,7 @@ __all__ = [
     "AttrscoreWarning",
     "ConfigError",
     "DataError",
+    "EmptyShardError",
     "LayerError",
     "StoreError",
     "UnsupportedError",
@@ -29,6 +30,10 @@ class ConfigError(AttrscoreError, ValueError):
 
 class DataError(AttrscoreError, ValueError):
     """Images, masks, labels or weights that cannot be read or do not fit together."""
+
+
+class EmptyShardError(DataError):
+    """A shard to which no cell belongs: there is nothing to do, and nothing is wrong."""
 
 
 class LayerError(AttrscoreError, LookupError):

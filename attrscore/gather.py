@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import pandas as pd
@@ -15,6 +16,9 @@ from attrscore.core import KEY_COLUMNS, Batch, Dataset, Result
 from attrscore.engine import batches_of, run
 from attrscore.errors import AttrscoreWarning, DataError
 from attrscore.layers import unwrap
+from attrscore.pool import draw_pool, needs_pool
+from attrscore.registry import METHODS, SCORERS
+from attrscore.undefined import reasons_told
 
 __all__ = ["evaluate", "to_frame"]
 
@@ -26,14 +30,16 @@ def evaluate(
     batch_size: int = 32,
     dataset: str = "",
     progress: Literal["bar", "none"] = "bar",
+    pool: Batch | int = 64,
     **options: Any,
 ) -> pd.DataFrame:
     """Attribute and score, gathered into one table: a row a (id, model, method, layer, target).
 
     ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a batch,
-    an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. The other
-    options are those of :func:`attrscore.engine.run`. The columns are the keys, then the scores,
-    then what the batches carry; ``status`` says which rows count.
+    an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. ``pool``
+    holds the other cells that some scorers need: a batch, or how many are drawn of a dataset (seed
+    0). The other options are those of :func:`attrscore.engine.run`. The columns are the keys, then
+    the scores, then what the batches carry; ``status`` says which rows count.
 
     :raises AttrscoreError: as :func:`attrscore.engine.run`.
     """
@@ -48,13 +54,23 @@ def evaluate(
         source = data if len(networks) == 1 else list(data)
     if isinstance(source, Sequence) and source:
         total = len(source)
+    for registry, kind in ((METHODS, "methods"), (SCORERS, "scorers")):
+        if kind in options:  # resolved here to ask them; the engine takes them as they are
+            options[kind] = registry.resolve(options[kind])
+    others = pool if isinstance(pool, Batch) else None
+    plugins = [*options.get("methods", {}).values(), *options.get("scorers", {}).values()]
+    if source == () and isinstance(pool, int) and any(map(needs_pool, plugins)):
+        others = draw_pool(data, pool)  # type: ignore[arg-type]  # as below
     console = Console(stderr=True)
-    hide = progress == "none" or not (console.is_terminal or console.is_jupyter)
+    shows = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
+    hide = progress == "none" or not shows
     frames = []
     for name, network in networks.items():
         each = batches_of(data, batch_size=batch_size) if source == () else source  # type: ignore[arg-type]  # a Dataset by its attributes
         shown = track(each, name, total, console=console, disable=hide, transient=True)
-        frames.append(to_frame(run(network, shown, **options), model=name, dataset=dataset))
+        frames.append(
+            to_frame(run(network, shown, pool=others, **options), model=name, dataset=dataset)
+        )
     table = pd.concat(frames, ignore_index=True)
     _warn_of_gaps(table)
     return table
@@ -81,10 +97,10 @@ def _name_of(model: nn.Module) -> str:
 
 
 def _warn_of_gaps(table: pd.DataFrame) -> None:
-    failed = table[table["reason"] != ""]
-    for (method, reason), rows in failed.groupby(["method", "reason"], sort=False):
+    told = reasons_told(table)
+    for row in told[told["kind"].isin(["failure", "unsupported"])].itertuples():
         warnings.warn(
-            f"{len(rows)} rows of {method} are {rows['status'].iloc[0]}: {reason}",
+            f"{row.rows} rows of {row.method} are {row.status}: {row.sentence}",
             AttrscoreWarning,
             stacklevel=3,
         )

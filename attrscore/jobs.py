@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,27 @@ import numpy as np
 import pandas as pd
 import torch
 
-from attrscore import plots, store
+from attrscore import plots, rescoring, store
 from attrscore.assembly import Parts, build
-from attrscore.core import Batch, Dataset, Result
-from attrscore.engine import batches_of
-from attrscore.gather import to_frame
+from attrscore.attribution import Place
+from attrscore.computing import compute, readable
+from attrscore.core import Dataset, single_targets
+from attrscore.errors import choose
+from attrscore.fitting import train_if_asked
 from attrscore.heat import Heat
 from attrscore.layers import device_of
+from attrscore.memory import Room
+from attrscore.preflight import SAMPLE, Finding, preflight, refusals
+from attrscore.rerunning import Which, compute_again, to_do
+from attrscore.rescoring import kept_maps
+from attrscore.tuning import tune
 
-__all__ = ["Outcome", "run_job"]
+__all__ = ["Outcome", "refused_by_preflight", "run_job"]
+
+RERUN = ("missing", "failed", "all")
+
+PROBE_PAYS = 64
+"""Batches from which on a job is worth the dozen that tuning takes."""
 
 SHOWN = {2: 4, 3: 2}
 """Cells in the figure of a job, by dimensions; in 3D each takes several slices."""
@@ -35,9 +46,10 @@ class Outcome:
     folder: Path
     """Of the results."""
     computed: int
-    """Rows computed now; the rest was there."""
+    """Cells computed now; the rest was there."""
     scores: pd.DataFrame
     dataset: Dataset
+    job: store.Job
     figures: tuple[Path, ...] = ()
 
 
@@ -46,92 +58,182 @@ def run_job(
     *,
     config: str = "",
     overrides: Sequence[str] = (),
-    advance: Callable[[int, int], None] = lambda _done, _total: None,
+    advance: Callable[[int, int, str], None] = lambda _done, _total, _note: None,
+    told: Callable[[Sequence[Finding]], None] = lambda _findings: None,
+    progress: Callable[[str], None] = lambda _line: None,
 ) -> Outcome:
     """Compute what the results folder lacks of a job, and show it.
 
     ``config`` is the text of the configuration, interpolations unresolved. ``advance`` is told how
-    many cells are done, and of how many.
+    many cells are done, of how many, and what a slow method is at; ``told`` gets what the preflight
+    found, before the first. ``progress`` gets a line where there is something to tell.
 
     :raises AttrscoreError: nothing was written that is not whole; parts already written stay.
     """
     if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
+    choose(settings["rerun"], RERUN, option="rerun")
+    clock = store.Clock()
+    train_if_asked(settings, progress)
     parts = build(settings)
     results = Path(settings["results"])
     job = parts.job
     missing = store.missing_conditions(results, job)
-    computed = 0
+    work = _Work(parts, results, config, overrides, clock, advance, told, progress)
     figures: tuple[Path, ...] = ()
+    fresh: set[tuple[str, int, int]] = set()
     if missing:
+        writer = work.fill(missing, fresh)
+        if settings["figures"] == "all":
+            figures = _draw(work.parts, results / "figures" / f"cells-{writer.job.id}.png")
+    if settings["rerun"] != "missing":
+        work.again(settings["rerun"], fresh)
+    scores = store.read_scores(*store.folders_of(results, job))
+    return Outcome(results, work.computed, scores, parts.dataset, job, figures)
+
+
+@dataclass
+class _Work:
+    """One run over the conditions of a job."""
+
+    parts: Parts
+    results: Path
+    config: str
+    overrides: Sequence[str]
+    clock: store.Clock
+    advance: Callable[[int, int, str], None]
+    told: Callable[[Sequence[Finding]], None]
+    progress: Callable[[str], None]
+    computed: int = 0
+    """Cells computed."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    total: int = 0
+    room: Room = field(default_factory=Room)
+    tuning: str = "as given"
+
+    def step(self, cells: int) -> None:
+        self.computed += cells
+        self.advance(self.computed, self.total, "")
+
+    def note(self, method: str, at: int, of: int) -> None:
+        self.advance(self.computed, self.total, f"{method} {at}/{of}")
+
+    def fill(
+        self, missing: tuple[store.Condition, ...], fresh: set[tuple[str, int, int]]
+    ) -> store.Writer:
+        """Compute and commit what is not there; ``fresh`` gains the parts made."""
+        job = replace(self.parts.job, conditions=missing)
+        kept = kept_maps(self.results, self.parts, missing)
+        facts = _facts(self.overrides)
+        if kept is not None:
+            job = replace(job, part_rows=kept.part_rows)
+            facts["scored_from"] = kept.told()
         writer = store.Writer(
-            results,
-            replace(job, conditions=missing),
-            labels=parts.labels,
-            config=config,
-            provenance=_provenance(parts, overrides),
+            self.results, job, labels=self.parts.labels, config=self.config, provenance=facts
+        )
+        ranges = writer.missing()
+        self.total = sum(stop - start for start, stop in ranges)
+        try:
+            if kept is not None:
+                rescoring.fill(writer, self.parts, kept, self.step)
+            if rest := writer.missing():
+                refused = self._refused({condition.method.key for condition in missing})
+                self.parts, self.tuning = _tuned(self.parts)
+                self.progress(f"network: {self.tuning}")
+                wanted = {condition.triple for condition in missing}
+                for start, stop in rest:
+                    part = compute(
+                        self.parts,
+                        range(start, stop),
+                        wanted=wanted,
+                        refused=refused,
+                        keep=self.parts.settings["keep"],
+                        **self._watched,
+                    )
+                    writer.write_part(start, stop, part)
+        except BaseException as error:
+            writer.fail(error, self._run())
+            raise
+        writer.succeed(self._run())
+        fresh |= {(job.id, start, stop) for start, stop in ranges}
+        return writer
+
+    def again(self, which: Which, fresh: set[tuple[str, int, int]]) -> None:
+        """Compute again what is there, but for the parts ``fresh``."""
+        todo = to_do(self.results, self.parts, which, fresh)
+        self.total = self.computed + sum(len(each.rows) for each in todo)
+        refused = self._refused({m for each in todo for m, _, _ in each.wanted}) if todo else {}
+        writers: dict[str, store.Writer] = {}
+        done = compute_again(
+            self.results,
+            self.parts,
+            todo,
+            which,
+            refused=refused,
+            **self._watched,
         )
         try:
-            computed = _fill(writer, parts, missing, advance)
-        except BaseException as error:
-            writer.fail(error)
-            raise
-        writer.succeed()
-        if settings["figures"] == "all":
-            figures = _draw(parts, results / "figures" / f"cells-{writer.job.id}.png")
-    scores = store.read_scores(*store.folders_of(results, job))
-    return Outcome(results, computed, scores, parts.dataset, figures)
+            for writer, _ in done:
+                writers[writer.job.id] = writer
+        finally:
+            for writer in writers.values():
+                writer.succeed(self._run())
+
+    @property
+    def _watched(self) -> dict[str, Any]:
+        """What :func:`attrscore.computing.compute` tells and remembers."""
+        return {
+            "advance": self.step,
+            "on_step": self.note,
+            "seconds": self.seconds,
+            "room": self.room,
+        }
+
+    def _refused(self, methods: set[str]) -> dict[Place, str]:
+        return refused_by_preflight(self.parts, methods, self.told)
+
+    def _run(self) -> dict[str, Any]:
+        return {
+            **self.clock.read(),
+            "cells": self.computed,
+            "tuning": self.tuning,
+            "seconds_by_method": {name: round(s, 3) for name, s in self.seconds.items()},
+            **_machine(self.parts),
+            **_facts(self.overrides),
+        }
 
 
-def _fill(
-    writer: store.Writer,
+def refused_by_preflight(
     parts: Parts,
-    missing: tuple[store.Condition, ...],
-    advance: Callable[[int, int], None],
-) -> int:
-    """Compute and commit the parts that are not there; how many cells that were."""
-    asked = {condition.triple for condition in parts.job.conditions}
-    skip = asked - {condition.triple for condition in missing}
-    ranges = writer.missing()
-    total = sum(stop - start for start, stop in ranges)
-    done = 0
-
-    def counted(batches: Iterator[Batch]) -> Iterator[Batch]:
-        nonlocal done
-        for batch in batches:
-            yield batch
-            done += len(batch)
-            advance(done, total)
-
-    for start, stop in ranges:
-        torch.manual_seed(parts.settings["seed"] + start)  # the same numbers after a resume
-        batches = batches_of(
-            parts.dataset, batch_size=parts.settings["batch_size"], start=start, stop=stop
-        )
-        results = list(parts.results(counted(batches), keep=parts.settings["keep"], skip=skip))
-        table = to_frame(results, **parts.labels).drop(columns=["model", "dataset"])
-        writer.write(start, stop, table, _joined_maps(results))
-    return total
+    methods: set[str],
+    told: Callable[[Sequence[Finding]], None] = lambda _findings: None,
+) -> dict[Place, str]:
+    """What is found out about the methods that are still to be computed, and what it refuses."""
+    findings = preflight(
+        parts.model,
+        next(readable(parts.dataset, range(parts.job.rows), SAMPLE, {})),
+        methods={name: method for name, method in parts.methods.items() if name in methods},
+        layers=[*parts.chosen.layers, *parts.chosen.refused],
+        layout=parts.settings["layout"],
+        target=parts.target,
+        output=parts.settings["output"],
+        precision=parts.settings["precision"],
+        heat=parts.heat,
+    )
+    told(findings)
+    return refusals(findings)
 
 
-def _joined_maps(results: Iterable[Result]) -> dict[tuple[str, str], np.ndarray]:
-    """Kept maps over batches; NaN for a batch in which the method failed."""
-    by_place: dict[tuple[str, str], list[Result]] = {}
-    for result in results:
-        by_place.setdefault((result.method, result.layer), []).append(result)
-    joined = {}
-    for place, some in by_place.items():
-        shape = next((result.maps.shape[1:] for result in some if result.maps is not None), None)
-        if shape is not None:
-            joined[place] = np.concatenate(
-                [
-                    np.full((len(result), *shape), np.nan, np.float32)
-                    if result.maps is None
-                    else result.maps
-                    for result in some
-                ]
-            )
-    return joined
+def _tuned(parts: Parts) -> tuple[Parts, str]:
+    """The parts with a network that runs faster, where that pays, and what was done."""
+    size = parts.settings["batch_size"]
+    if parts.settings["tune"] == "none" or len(parts.dataset.table) < PROBE_PAYS * size:
+        return parts, "as given"
+    try:
+        tuned = tune(parts.model, parts.dataset.read(range(size)), **parts.options)
+    except Exception as error:  # noqa: BLE001  # a job that runs without it must not fail for it
+        return parts, f"as given, since tuning failed: {type(error).__name__}: {error}"
+    return replace(parts, model=tuned.model), str(tuned)
 
 
 def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
@@ -149,6 +251,8 @@ def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
             continue
         full = Heat(torch.from_numpy(result.maps), batch.space, parts.heat).full().numpy()
         place = f"{result.method}\n{result.layer}"
+        if len(single_targets(parts.target)) > 1:
+            place += f"\n{result.target}"
         for row in rows:
             heats[row][place] = full[row]
             scores[row][place] = float(
@@ -168,15 +272,28 @@ def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
     return (plots.save(plots.overlays(examples, title=title), path),)
 
 
-def _provenance(parts: Parts, overrides: Sequence[str]) -> dict[str, Any]:
+def _facts(overrides: Sequence[str]) -> dict[str, Any]:
+    """What else the numbers of a run came from: the same on every machine and at any time."""
     packages = ("attrscore", "captum", "h5py", "numpy", "torch")
     return {
         "overrides": list(overrides),
-        "started": datetime.now(tz=UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": str(device_of(parts.model)),
-        "threads": torch.get_num_threads(),
         "packages": {name: version(name) for name in packages},
+        "git": store.repository(),
+    }
+
+
+def _machine(parts: Parts) -> dict[str, Any]:
+    """Where a run happened."""
+    device = device_of(parts.model)
+    machine: dict[str, Any] = {"device": str(device), **store.hardware()}
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+        machine["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
+    return {
+        **machine,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "folder": str(Path.cwd()),
         "skipped": dict(parts.dataset.skipped),
     }

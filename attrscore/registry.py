@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points, version
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attrscore.errors import AttrscoreError, ConfigError, did_you_mean, preview
@@ -22,12 +23,15 @@ __all__ = [
     "DATASETS",
     "METHODS",
     "MODELS",
+    "MODEL_OPTIONS",
     "REGISTRIES",
     "SCORERS",
     "TARGETS",
     "Configured",
     "Entry",
     "Registry",
+    "conf_dir",
+    "is_one_plugin",
     "origin_of",
 ]
 
@@ -302,4 +306,24 @@ TARGETS = Registry("target", "attrscore.targets")
 MODELS = Registry("model", "attrscore.models")
 DATASETS = Registry("dataset", "attrscore.datasets")
 
+MODEL_OPTIONS: Mapping[str, Any] = {"randomize": "none", "randomize_to": None}
+"""What the configuration of every model takes, beside its own options."""
+
 REGISTRIES = {r.kind: r for r in (METHODS, SCORERS, TARGETS, MODELS, DATASETS)}
+
+
+def conf_dir() -> Path:
+    """The folder of the configuration: inside the package in a wheel, beside it in a checkout."""
+    here = Path(__file__).parent
+    for folder in (here / "conf", here.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(f"attrscore's configuration is missing beside {here}; install it again.")
+
+
+def is_one_plugin(kind: str, name: str, /) -> bool:
+    """Whether a choice of a group is known to give one plugin under its own name.
+
+    That is so of our own YAML and of installed plugins; a YAML from elsewhere may hold anything.
+    """
+    return (conf_dir() / kind / f"{name}.yaml").exists() or name in REGISTRIES[kind].installed()

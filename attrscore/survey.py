@@ -6,15 +6,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from attrscore.core import Dataset
+from attrscore.core import Batch
 from attrscore.heat import Grid, area_fraction, unresolvable
 from attrscore.layers import LAYER_RULES, device_of, trace, unwrap
-from attrscore.passes import as_found
+from attrscore.network import as_found
 
 __all__ = ["Place", "Survey", "survey"]
-
-SAMPLE = 64
-"""Cells that are looked at for a typical mask."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +37,19 @@ class Survey:
     cells: int
 
 
-def survey(model: nn.Module, dataset: Dataset, /) -> Survey:
+def survey(model: nn.Module, batch: Batch, /) -> Survey:
     """Run one crop through the network and see what each layer puts out.
 
-    The typical mask is that of the cell of median area among the first 64.
+    The typical mask is that of the cell of median area in the batch.
     """
     model = unwrap(model)
-    where = device_of(model)
-    batch = dataset.read(range(min(SAMPLE, len(dataset.table))))
     cells = batch.regions["cell"]
     areas = area_fraction(cells)
     middle = int(areas.argsort()[len(areas) // 2])
     mask = cells[middle : middle + 1]
     with as_found(model):
-        ran = trace(model, batch.inputs[:1].to(where))
+        first = batch.rows(0, 1).to(device_of(model))
+        ran = trace(model, first.inputs, *first.others)
     rules = {name: {info.name for info in rule(ran)} for name, rule in LAYER_RULES.items()}
     places = []
     for info in ran:
@@ -62,19 +58,20 @@ def survey(model: nn.Module, dataset: Dataset, /) -> Survey:
         if info.calls > 1:
             notes = [f"runs {info.calls} times: cannot be explained"]
         elif info.grid is None:
-            notes = ["no grid"]
+            notes = [info.reason or "no grid"]
         else:
             low, high = Grid(batch.space, info.grid, "linear").attainable(mask)
             lowest, highest = float(low), float(high)
+            if info.layout is not None and info.layout.axes != "channels_first":
+                notes.append(str(info.layout))
             if unresolvable(high, areas[middle]):
                 notes.append("unresolvable: every map scores chance")
-        shape = info.shape or ()
         places.append(
             Place(
                 name=info.name,
                 type=type(info.module).__name__,
                 grid=info.grid,
-                channels=shape[1] if info.grid is not None else None,
+                channels=info.channels,
                 lowest=lowest,
                 highest=highest,
                 note=", ".join(notes),

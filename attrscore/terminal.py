@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from attrscore.core import KEY_COLUMNS
+from attrscore.errors import preview
+from attrscore.undefined import reasons_told
 
 if TYPE_CHECKING:
     from attrscore.core import Dataset
+    from attrscore.planning import Plan
+    from attrscore.preflight import Finding
     from attrscore.registry import Entry
+    from attrscore.store import Comparison, JobStatus, Report
     from attrscore.survey import Survey
 
 __all__ = [
+    "finding_table",
     "headline",
     "layer_table",
+    "plan_table",
     "plugin_table",
     "progress",
+    "say_comparison",
     "say_error",
+    "say_findings",
+    "say_provenance",
+    "say_report",
     "say_skipped",
+    "say_status",
     "say_undefined",
     "scorer_columns",
     "stderr",
@@ -34,13 +47,17 @@ __all__ = [
     "summary",
 ]
 
-_DIAGNOSTICS = ("completeness_error", "output_change")
+MOST_JOBS = 20
+
+_DIAGNOSTICS = ("completeness_error", "conservation_error", "output_change")
+_SETTINGS = ("dataset", "heat", "method", "model", "scorer", "target")
+"""How the names of columns begin that hold settings."""
 
 
 class Advance(Protocol):
-    """Told how much is done, and of how much."""
+    """Told how much is done, of how much, and what is going on."""
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         """Move the bar."""
         ...
 
@@ -59,51 +76,76 @@ def stderr() -> Console:
 def progress(unit: str) -> Iterator[Advance]:
     """A bar on a terminal, nothing elsewhere."""
     console = stderr()
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    columns = (
+        *(BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(unit, total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
 
 
 def scorer_columns(scores: pd.DataFrame) -> list[str]:
-    """The headline column of each scorer, in order."""
+    """One column that stands for each scorer, in order: its own, else the first with a value."""
+    known: dict[str, list[str]] = {}
+    for column in map(str, scores.columns):
+        owner = column.partition(".")[0]
+        about = column in (*KEY_COLUMNS, *_DIAGNOSTICS) or owner in _SETTINGS
+        if not about and not column.startswith("Metadata_") and scores[column].dtype.kind == "f":
+            known.setdefault(owner, []).append(column)
     return [
-        str(column)
-        for column in scores.columns
-        if column not in (*KEY_COLUMNS, *_DIAGNOSTICS)
-        and not str(column).startswith("Metadata_")
-        and "." not in str(column)
-        and scores[column].dtype.kind == "f"
+        next((column for column in own if scores[column].notna().any()), own[0])
+        for own in (sorted(each, key=lambda c: "." in c) for each in known.values())
     ]
 
 
 def headline(scores: pd.DataFrame) -> str:
-    """The column that stands for a table: the first scorer's own."""
-    return scorer_columns(scores)[0]
+    """The column that stands for a table: Grad-CAMO, or else the first scorer's."""
+    columns = scorer_columns(scores)
+    return "grad_camo" if "grad_camo" in columns else columns[0]
 
 
-def summary(scores: pd.DataFrame) -> Table:
-    """Mean of each scorer by model, method and layer, with chance and ceiling beside it."""
-    keys = ["model", "dataset", "method", "layer"]
-    plain = scorer_columns(scores)
-    beside = [
-        f"{column}.{more}"
-        for column in plain
-        for more in ("chance", "highest", "above_chance")
-        if f"{column}.{more}" in scores
+def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
+    """Mean of each scorer by model, method and layer, Grad-CAMO's chance and ceiling beside it.
+
+    Columns for which ``width`` characters leave no room are left out, but for the first score.
+    """
+    randomized = [str(c) for c in scores if str(c).startswith("model.randomize")]
+    keys = ["model", *randomized, "dataset", "method", "layer"]
+    if len(scores["target"].unique()) > 1:
+        keys.append("target")
+    first = headline(scores)
+    beside = [f"{first}.{more}" for more in ("chance", "highest", "above_chance")]
+    columns = [first, *(column for column in beside if column in scores)]
+    columns += [column for column in scorer_columns(scores) if column != first]
+    rows = [
+        (
+            [*map(str, names), str(len(group)), str(group[first].notna().sum())],
+            [f"{group[column].mean():.3f}" for column in columns],
+        )
+        for names, group in scores.groupby(keys, sort=False, observed=True, dropna=False)
     ]
-    table = Table(title="mean over cells", title_justify="left")
-    for column in keys:
-        table.add_column(column)
-    for column in ("cells", "defined", *plain, *beside):
-        table.add_column(column.replace(".", ".\n"), justify="right")
-    for names, group in scores.groupby(keys, sort=False, observed=True):
-        defined = int(group[plain[0]].notna().sum()) if plain else 0
-        means = [f"{group[column].mean():.3f}" for column in (*plain, *beside)]
-        table.add_row(*map(str, names), str(len(group)), str(defined), *means)
+    for count in range(len(columns), 0, -1):
+        table = Table(title="mean over cells", title_justify="left", caption_justify="left")
+        for key in keys:
+            table.add_column(key)
+        for column in ("cells", "defined", *columns[:count]):
+            table.add_column(column.replace(".", ".\n"), justify="right")
+        for names, means in rows:
+            table.add_row(*names, *means[:count])
+        if count < len(columns):
+            table.caption = f"{len(columns) - count} more columns: attrscore collect"
+        if width is None or _natural_width(table) <= width:
+            break
     return table
+
+
+def _natural_width(table: Table) -> int:
+    """Characters that a table takes where nothing is folded."""
+    wide = Console(width=10_000)
+    return Measurement.get(wide, wide.options, table).maximum
 
 
 def say_skipped(dataset: Dataset) -> bool:
@@ -122,10 +164,20 @@ def say_undefined(scores: pd.DataFrame) -> bool:
     undefined = scores[scores["status"] != "ok"]
     for status, group in undefined.groupby("status", sort=False, observed=True):
         stderr().print(f"{len(group)} of {len(scores)} rows are {status}.")
-    failed = scores[scores["reason"].fillna("") != ""]
-    for (method, reason), group in failed.groupby(["method", "reason"], sort=False, observed=True):
-        stderr().print(f"{method} ({len(group)} rows): {escape(str(reason))}", soft_wrap=True)
-    return bool(len(failed))
+    told = reasons_told(scores)
+    kinds = {kind: told[told["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
+    for _, row in kinds["failure"].iterrows():
+        text = escape(str(row["sentence"]))
+        stderr().print(f"{row['method']} ({row['rows']} rows): {text}", soft_wrap=True)
+    for sentence, group in kinds["unsupported"].groupby("sentence", sort=False):
+        stderr().print(f"{preview(group['method'])}: {escape(str(sentence))}", soft_wrap=True)
+    gaps = kinds["gap"].groupby("sentence", sort=False)["rows"].sum()
+    if len(gaps):
+        counts = preview(
+            [f"{str(sentence).rstrip('.')} ({n} rows)" for sentence, n in gaps.items()]
+        )
+        stderr().print(f"undefined for single cells: {escape(counts)}.", soft_wrap=True)
+    return bool(len(kinds["failure"]))
 
 
 def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
@@ -133,6 +185,81 @@ def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
     stderr().print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True)
     for note in notes:
         stderr().print(f"  {note}", soft_wrap=True, markup=False)
+
+
+def say_findings(findings: Sequence[Finding]) -> None:
+    """Tell what the preflight refuses or cautions against."""
+    for (verdict, method, reason), layers in _by_reason(findings).items():
+        if verdict != "ok":
+            stderr().print(
+                f"{verdict}: {method} at {preview(layers)}: {escape(reason)}", soft_wrap=True
+            )
+
+
+def finding_table(findings: Sequence[Finding]) -> Table:
+    """What the preflight found, a row a method and reason."""
+    table = Table("method", "layers", "explained", "why not, or what to know")
+    for (verdict, method, reason), layers in _by_reason(findings).items():
+        answer = {"ok": "yes", "caution": "yes, but", "fails": "fails", "refused": "no"}[verdict]
+        table.add_row(method, "\n".join(layers), answer, escape(reason))
+    return table
+
+
+def plan_table(plans: Sequence[Plan]) -> Table:
+    """What a sweep would do, a row a job, and all of it in the last."""
+    names = ("job", "model", "dataset", "methods", "layers", "scorers", "conditions", "done")
+    numbers = ("cells", "forwards", "backwards", "time", "disk")
+    table = Table(
+        caption="forwards, backwards: a cell. time, disk: of what is left, from a probe of two "
+        "batches; jobs one after another on this machine, without start-up.",
+        caption_justify="left",
+        show_footer=True,
+    )
+    together: dict[str, str] = {
+        "job": f"{len(plans)} jobs",
+        "conditions": str(sum(each.conditions for each in plans)),
+        "done": str(sum(each.done for each in plans)),
+        "cells": str(sum(each.cells for each in plans)),
+        "time": _duration(sum(each.seconds for each in plans)),
+        "disk": f"{sum(each.megabytes for each in plans):.1f} MB",
+    }
+    for name in (*names, *numbers):
+        side = "right" if name in (*numbers, "job", "conditions", "done") else "left"
+        table.add_column(name, together.get(name, ""), justify=side)  # type: ignore[arg-type]
+    for number, each in enumerate(plans):
+        table.add_row(
+            str(number),
+            each.model,
+            f"{each.dataset} {each.shard}".strip(),
+            *(preview(some, most=4) for some in (each.methods, each.layers, each.scorers)),
+            str(each.conditions),
+            str(each.done),
+            str(each.cells),
+            *(f"{passes:.3g}" for passes in (each.forwards, each.backwards)),
+            _duration(each.seconds),
+            f"{each.megabytes:.1f} MB",
+        )
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """As a person says it.
+
+    >>> [_duration(seconds) for seconds in (0.3, 90, 4e3, 1e6)]
+    ['0.3 s', '1.5 min', '1.1 h', '11.6 d']
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _by_reason(findings: Sequence[Finding]) -> dict[tuple[str, str, str], list[str]]:
+    joined: dict[tuple[str, str, str], list[str]] = {}
+    for found in findings:
+        key = (found.verdict, found.method, found.reason)
+        joined.setdefault(key, []).append(found.layer)
+    return joined
 
 
 def plugin_table(entries: Mapping[str, list[Entry]]) -> Table:
@@ -163,3 +290,80 @@ def layer_table(found: Survey) -> Table:
         channels = "" if place.channels is None else str(place.channels)
         table.add_row(place.name, place.type, grid, channels, *reach, place.note)
     return table
+
+
+def say_status(jobs: Sequence[JobStatus]) -> None:
+    """Jobs that are not done, with reasons, then the total."""
+    out = stdout()
+    open_ones = [job for job in jobs if job.stopped or job.failures or job.done < job.conditions]
+    for job in open_ones[:MOST_JOBS]:
+        out.print(
+            f"{job.job}  {escape(job.model)} on {escape(job.dataset)}: {job.done} of "
+            f"{job.conditions} conditions done, {job.failed} failed, {job.missing} missing; "
+            f"{job.parts_done} of {job.parts} parts",
+            soft_wrap=True,
+        )
+        if job.stopped:
+            out.print(f"  {job.stopped}: {escape(job.reason)}", soft_wrap=True)
+        for each in job.failures[:MOST_JOBS]:
+            place = f"{each.method} at {each.layer}"
+            out.print(
+                f"  {each.status}: {escape(place)} ({each.rows} rows): {escape(each.reason)}",
+                soft_wrap=True,
+            )
+    if len(open_ones) > MOST_JOBS:
+        out.print(f"and {len(open_ones) - MOST_JOBS} more; all of them: --json")
+    rows: dict[str, int] = {}
+    for job in jobs:
+        for status, count in job.rows.items():
+            rows[status] = rows.get(status, 0) + count
+    told = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
+    out.print(
+        f"{len(jobs)} jobs, {sum(job.conditions for job in jobs)} conditions: "
+        f"{sum(job.done for job in jobs)} done, {sum(job.failed for job in jobs)} failed, "
+        f"{sum(job.missing for job in jobs)} missing. Rows: {told or 'none'}. "
+        f"Leftovers: {sum(job.leftovers for job in jobs)}.",
+        soft_wrap=True,
+    )
+    if any(job.missing for job in jobs):
+        out.print("The command that made them computes what is missing.")
+    if any(job.failed for job in jobs):
+        out.print("With rerun=failed it also computes again what failed.")
+
+
+def say_provenance(told: Mapping[str, Any], indent: str = "") -> None:
+    """Names and values, nested ones indented."""
+    out = stdout()
+    for name, value in told.items():
+        if isinstance(value, Mapping):
+            out.print(f"{indent}{name}:", markup=False, highlight=False)
+            say_provenance(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            out.print(f"{indent}{name}: {len(value)}", markup=False, highlight=False)
+            for each in value[:MOST_JOBS]:
+                say_provenance(each, indent + "  ")
+        else:
+            text = str(value).strip()
+            if "\n" in text:
+                text = "\n" + "\n".join(f"{indent}  {line}" for line in text.splitlines())
+            out.print(f"{indent}{name}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_report(report: Report) -> None:
+    """What was read, and each problem in a sentence."""
+    out = stdout()
+    for problem in report.problems:
+        out.print(f"[bold red]{problem.kind}:[/] {escape(problem.sentence)}", soft_wrap=True)
+    out.print(
+        f"read {report.jobs} jobs, {report.parts} parts, {report.cells} cells, "
+        f"{report.bytes / 2**20:.1f} MiB: {len(report.problems) or 'no'} problems. "
+        f"Leftovers removed: {report.leftovers_removed}.",
+        soft_wrap=True,
+    )
+
+
+def say_comparison(found: Comparison) -> None:
+    """Whether a job that was run again gave the same rows."""
+    stdout().print(found.sentence, soft_wrap=True, markup=False)
+    for name, value in found.differences.items():
+        stdout().print(f"  {name}: {value}", soft_wrap=True, markup=False)

@@ -28,26 +28,30 @@ class Annotations:
     source: str = ""
 
     def join(self, cells: pd.DataFrame, /) -> pd.DataFrame:
-        """``cells`` with ``label`` second and the carried columns last.
-
-        :raises DataError: no cell is in the CSV at all, so the keys cannot be right.
-        """
+        """``cells`` with ``label`` second and the carried columns last."""
         if self.rows.empty:
             cells.insert(1, "label", np.int64(-1))
             return cells
         keys = pd.MultiIndex.from_frame(cells[["Metadata_image", "Metadata_object"]])
-        if not keys.isin(self.rows.index).any():
+        found = self.rows.reindex(keys).reset_index(drop=True)
+        label = found.pop("label").fillna(-1).astype(np.int64)
+        joined = pd.concat([cells.reset_index(drop=True), found], axis=1)
+        joined.insert(1, "label", label)
+        return joined
+
+    def check(self, cells: pd.DataFrame, /) -> None:
+        """Whether the keys can be right.
+
+        :raises DataError: no cell is in the CSV at all.
+        """
+        keys = pd.MultiIndex.from_frame(cells[["Metadata_image", "Metadata_object"]])
+        if not self.rows.empty and not keys.isin(self.rows.index).any():
             raise DataError(
                 f"No row of '{self.source}' is about a cell of these files: it has "
                 f"{preview((f'{image}:{number}' for image, number in self.rows.index), most=3)}; "
                 f"the files have {preview(cells['id'], most=3)}. Choose its columns with "
                 "dataset.image_key and dataset.object_key."
             )
-        found = self.rows.reindex(keys).reset_index(drop=True)
-        label = found.pop("label").fillna(-1).astype(np.int64)
-        joined = pd.concat([cells.reset_index(drop=True), found], axis=1)
-        joined.insert(1, "label", label)
-        return joined
 
 
 def read_annotations(

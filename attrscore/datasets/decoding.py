@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attrscore.datasets.crops import Normalise, normalise
-from attrscore.datasets.tiff import find_files, match_files, read_image, read_labels
+from attrscore.datasets.tiff import find_files, match_files, read_image, read_labels, stem
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -59,6 +60,8 @@ class FieldReader:
     channels: tuple[int, ...] | None
     normalise: Normalise
     percentiles: tuple[float, float]
+    keep: Callable[[str], bool] | None = None
+    """Which fields there are, by name; None: all."""
     _kept: OrderedDict[str, Field] = field(default_factory=OrderedDict, init=False)
 
     @cached_property
@@ -88,12 +91,15 @@ class FieldReader:
 
         :raises DataError: a pattern matches no file.
         """
-        return self._found[0]
+        return {name: files for name, files in self._found[0].items() if self._keeps(name)}
 
     @property
     def unmatched(self) -> dict[str, str]:
         """File name -> why it belongs to no field."""
-        return self._found[1]
+        return {name: why for name, why in self._found[1].items() if self._keeps(stem(name))}
+
+    def _keeps(self, name: str) -> bool:
+        return self.keep is None or self.keep(name)
 
     def read(self, name: str, /) -> Field:
         """The field, from memory if it was read lately.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -17,9 +17,11 @@ from attrscore.core import Batch, InputSpec
 from attrscore.datasets.annotations import Annotations, read_annotations
 from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
 from attrscore.datasets.decoding import FieldReader
+from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
 from attrscore.datasets.rows import chosen, to_batch
+from attrscore.datasets.shards import Shard
 from attrscore.datasets.tiff import check_axes
-from attrscore.errors import ConfigError, DataError, choose
+from attrscore.errors import ConfigError, DataError, EmptyShardError, choose
 from attrscore.registry import DATASETS
 
 __all__ = ["Fields"]
@@ -33,6 +35,9 @@ _OWN_COLUMNS = (
     "Metadata_centroid_z",
     "Metadata_centroid_y",
     "Metadata_centroid_x",
+    "Metadata_jitter_z",
+    "Metadata_jitter_y",
+    "Metadata_jitter_x",
 )
 
 
@@ -44,7 +49,12 @@ class Fields:
     ``images``, ``masks`` and ``nuclei`` are globs (or folders); files are matched by name, a mask
     may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels`` or ``_label``. ``axes`` are those
     of the images (a mask has them without C); None reads them from each file. A crop that hangs
-    over the border is filled with zeros after normalisation.
+    over the border is filled with zeros after normalisation. ``stains`` names the channels that are
+    read.
+
+    ``jitter`` moves each crop off its cell by up to that much along each axis (one number, or one
+    an axis; ``jitter_unit`` is pixel or micrometre), drawn from ``jitter_seed`` and the cell's id;
+    the columns ``Metadata_jitter_y`` ... say how far.
 
     ``labels`` is a CSV with a row a cell, found by the columns ``image_key`` (file name or stem)
     and ``object_key`` (number in the label image). ``label_column`` becomes the class, -1 where
@@ -63,12 +73,16 @@ class Fields:
     crop: tuple[int, ...]
     axes: str | None = None
     channels: tuple[int, ...] | None = None
+    stains: tuple[str, ...] | None = None
     nuclei: str | None = None
     labels: str | None = None
     label_column: str | None = None
     image_key: str = "image"
     object_key: str = "label"
     carry: tuple[str, ...] = ()
+    jitter: float | tuple[float, ...] = 0
+    jitter_unit: JitterUnit = "pixel"
+    jitter_seed: int = 0
     normalise: Normalise = "percentile"
     percentiles: tuple[float, float] = (0.1, 99.9)
     spacing: tuple[float, ...] | None = None
@@ -77,7 +91,7 @@ class Fields:
     on_bad_file: Literal["skip", "raise"] = "skip"
 
     def __post_init__(self) -> None:
-        for name in ("crop", "channels", "carry", "percentiles", "spacing"):
+        for name in ("crop", "channels", "stains", "carry", "percentiles", "spacing"):
             object.__setattr__(self, name, _sequence(name, getattr(self, name)))
         if self.axes is not None:
             object.__setattr__(self, "axes", check_axes(self.axes))
@@ -110,6 +124,10 @@ class Fields:
             f"channels={self.channels} must be different channel numbers from 0, or null for all",
         )
         _require(
+            self.stains is None or len(set(self.stains)) == len(self.stains) > 0,
+            f"stains={self.stains} must be different names, or null",
+        )
+        _require(
             len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
             f"percentiles={list(self.percentiles)} must be (lower, upper) within 0 and 100",
         )
@@ -127,6 +145,7 @@ class Fields:
             f"images='{self.images}', masks='{self.masks}' and nuclei='{self.nuclei}' must be "
             "different patterns",
         )
+        check_jitter(self.jitter, self.jitter_unit, size=self.crop, spacing=self.spacing)
 
     @property
     def table(self) -> pd.DataFrame:
@@ -164,7 +183,8 @@ class Fields:
         numbers = table["Metadata_object"].tolist()
         axes = "zyx"[-len(self.crop) :]
         centroid = table[[f"Metadata_centroid_{axis}" for axis in axes]].to_numpy(dtype=float)
-        first = starts(centroid, self.crop)
+        moved = displacements(table["id"].tolist(), self._most, seed=self.jitter_seed)
+        first = starts(centroid, self.crop) + moved
         for place in sorted(range(len(rows)), key=lambda place: rows[place]):
             field = self._reader.read(images[place])
             inputs[place] = crop(field.pixels, first[place], self.crop)
@@ -176,7 +196,7 @@ class Fields:
                 nucleus = cell & (crop(field.nuclei, first[place], self.crop) == numbers[place])
                 regions["nucleus"][place] = nucleus
                 regions["cytoplasm"][place] = cell & ~nucleus
-        return to_batch(table, inputs, regions, spacing=self.spacing)
+        return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.stains or ())
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""
@@ -188,6 +208,7 @@ class Fields:
             "percentiles": self.percentiles,
             "spacing": self.spacing,
             "classes": self.classes,
+            **({"stains": self.stains} if self.stains else {}),
         }
         digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
@@ -196,6 +217,29 @@ class Fields:
                 with path.open("rb") as file:
                     digest.update(hashlib.file_digest(file, "blake2b").digest())
         return digest.hexdigest()
+
+    def within(self, keep: Callable[[str], bool], /) -> Fields | Shard:
+        """The cells of the fields whose name passes ``keep``; no other field is opened.
+
+        Only where ``limit`` counts cells over all fields are these looked into first.
+
+        :raises EmptyShardError: no field passes, or none of those has a cell.
+        """
+        if self.limit is not None:
+            rows = np.flatnonzero(self.table["Metadata_image"].map(keep))
+            if not len(rows):
+                raise EmptyShardError("No cell belongs to this shard.")
+            return Shard(self, rows)  # type: ignore[arg-type]  # a Dataset by its attributes
+        narrowed = replace(self)
+        narrowed.__dict__["_reader"] = replace(self._reader, keep=keep)  # the cached property
+        if not narrowed._reader.files:
+            raise EmptyShardError("No field belongs to this shard.")
+        return narrowed
+
+    @cached_property
+    def _most(self) -> tuple[int, ...]:
+        """Pixels along each axis that a crop may be moved off its cell."""
+        return check_jitter(self.jitter, self.jitter_unit, size=self.crop, spacing=self.spacing)
 
     @cached_property
     def _annotations(self) -> Annotations:
@@ -257,20 +301,30 @@ class Fields:
             cells += len(large)
         if not cells:
             reasons = " ".join(list(skipped.values())[:3])
-            raise DataError(
+            kind = DataError if self._reader.keep is None else EmptyShardError
+            raise kind(
                 f"No cell is left: {len(skipped)} files cannot be used, and {small} objects are "
                 f"smaller than min_area={self.min_area} pixels. {reasons}"
             )
+        if self.stains is not None and len(self.stains) != channels:
+            raise ConfigError(
+                f"stains={list(self.stains)} names {len(self.stains)} channels, and {channels} are "
+                "read."
+            )
         table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
+        if self._reader.keep is None:  # a shard may hold no annotated field
+            annotations.check(table)
         return annotations.join(table), channels, MappingProxyType(skipped), small
 
     def _rows(self, name: str, found: Objects) -> pd.DataFrame:
-        first = starts(found.centroid, self.crop)
+        ids = [f"{name}:{number}" for number in found.number]
+        moved = displacements(ids, self._most, seed=self.jitter_seed)
+        first = starts(found.centroid, self.crop) + moved
         cut = (found.first < first) | (found.stop > first + np.array(self.crop))
         axes = "zyx"[-len(self.crop) :]
         return pd.DataFrame(
             {
-                "id": [f"{name}:{number}" for number in found.number],
+                "id": ids,
                 "Metadata_image": name,
                 "Metadata_object": found.number,
                 "Metadata_area": found.area,
@@ -280,6 +334,7 @@ class Fields:
                     f"Metadata_centroid_{axis}": found.centroid[:, number]
                     for number, axis in enumerate(axes)
                 },
+                **(jitter_columns(moved) if any(self._most) else {}),
             }
         )
 

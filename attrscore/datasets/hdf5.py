@@ -8,8 +8,10 @@ name                shape                holds
 ``label``           (N,)                 integers, -1 where unknown
 ``ids``             (N,)                 text, each once
 ``meta/<column>``   (N,)                 numbers or text, carried to the results
+``others/<place>``  (N, ...)             further inputs of a network, as ``others`` may name them
 ``@spacing``        as many as *S        attribute of the file: micrometres a voxel
 ``@classes``        as many as classes   attribute of the file: their names
+``@stains``         C                    attribute of the file: names of the channels
 =================== ==================== =========================================================
 """
 
@@ -19,7 +21,7 @@ import hashlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -28,8 +30,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import torch
 
 from attrscore.core import Batch, InputSpec
+from attrscore.datasets.crops import crop
+from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
 from attrscore.datasets.rows import chosen, to_batch
 from attrscore.errors import DataError, did_you_mean, preview
 from attrscore.registry import DATASETS
@@ -46,9 +51,19 @@ class HDF5:
 
     Only the rows asked for are read. Object types and links to other files are refused: a file
     from elsewhere must not make Python objects or open other paths.
+
+    ``jitter`` moves each crop by up to that much along each axis (one number, or one an axis;
+    ``jitter_unit`` is pixel or micrometre), drawn from ``jitter_seed`` and the cell's id; what lay
+    beyond the crop is not in the file and becomes 0. The columns ``Metadata_jitter_y`` ... say how
+    far. ``others`` names arrays of the file, ``[others/0]``, that the network takes after the
+    image, in this order.
     """
 
     path: str
+    others: Sequence[str] = ()
+    jitter: float | tuple[float, ...] = 0
+    jitter_unit: JitterUnit = "pixel"
+    jitter_seed: int = 0
 
     @property
     def table(self) -> pd.DataFrame:
@@ -83,20 +98,32 @@ class HDF5:
         with _open(self.path) as file:
             inputs = _take(file["inputs"], unique)[back]
             regions = {name: _take(file["regions"][name], unique)[back] for name in file["regions"]}
-        return to_batch(
+            others = [_take(file[name], unique)[back] for name in self.others]
+        if any(self._most):
+            ids = self.table["id"].iloc[wanted].tolist()
+            moved = displacements(ids, self._most, seed=self.jitter_seed)
+            for values in (inputs, *regions.values()):
+                for place, start in enumerate(moved):
+                    values[place] = crop(values[place], start, self.spec.size)
+        batch = to_batch(
             self.table.iloc[wanted],
             _floating(inputs),
             {name: _region(region) for name, region in regions.items()},
             spacing=self._contents[3],
+            stains=self._contents[4],
         )
+        further = (_floating(each) if each.dtype.kind == "f" else each for each in others)
+        return replace(batch, others=tuple(map(torch.from_numpy, further)))
 
     def fingerprint(self) -> str:
         """Digest of every array and attribute, read in blocks; not of how they are compressed."""
         digest = hashlib.blake2b(digest_size=16)
-        table, classes, _, spacing = self._contents
-        digest.update(repr((classes, spacing)).encode() + table.to_csv(index=False).encode())
+        table, classes, _, spacing, stains = self._contents
+        told = (classes, spacing, stains) if stains else (classes, spacing)
+        digest.update(repr(told).encode() + table.to_csv(index=False).encode())
         with _open(self.path) as file:
-            for name in ["inputs", *sorted(f"regions/{name}" for name in file["regions"])]:
+            regions = sorted(f"regions/{name}" for name in file["regions"])
+            for name in ["inputs", *regions, *self.others]:
                 data = file[name]
                 digest.update(f"{name} {data.dtype.str} {data.shape}".encode())
                 rows = max(1, _BLOCK_BYTES // max(1, data[:1].nbytes))
@@ -105,9 +132,15 @@ class HDF5:
         return digest.hexdigest()
 
     @cached_property
+    def _most(self) -> tuple[int, ...]:
+        """Pixels along each axis that a crop may be moved."""
+        space, spacing = self._contents[2].size, self._contents[3]
+        return check_jitter(self.jitter, self.jitter_unit, size=space, spacing=spacing)
+
+    @cached_property
     def _contents(
         self,
-    ) -> tuple[pd.DataFrame, tuple[str, ...], InputSpec, tuple[float, ...] | None]:
+    ) -> tuple[pd.DataFrame, tuple[str, ...], InputSpec, tuple[float, ...] | None, tuple[str, ...]]:
         with _open(self.path) as file:
             _check_links(file, self.path)
             shape = _dataset(file, "inputs", self.path).shape
@@ -122,6 +155,9 @@ class HDF5:
             _dataset(file, "regions/cell", self.path)
             for name in file["regions"]:
                 _expect(_dataset(file, f"regions/{name}", self.path), (n, *space), self.path)
+            for name in self.others:
+                further = _dataset(file, name, self.path)
+                _expect(further, (n, *further.shape[1:]), self.path)
             columns: dict[str, Any] = {
                 "id": [str(value) for value in self._column(file, "ids", n)]
                 if "ids" in file
@@ -134,6 +170,7 @@ class HDF5:
                 columns[name] = self._column(file, f"meta/{name}", n)
             classes = tuple(_text(value) for value in file.attrs.get("classes", ()))
             spacing = tuple(float(value) for value in file.attrs.get("spacing", ())) or None
+            stains = tuple(_text(value) for value in file.attrs.get("stains", ()))
         labels = np.asarray(columns["label"])
         if labels.dtype.kind not in "iu" or int(labels.min()) < -1:
             raise DataError(
@@ -149,7 +186,11 @@ class HDF5:
         if len(set(columns["id"])) < n:
             raise DataError(f"'ids' of '{self.path}' holds names twice; expected each once.")
         table = pd.DataFrame(columns).astype({"label": np.int64})
-        return table, classes, InputSpec(shape[1], space, len(classes)), spacing
+        most = check_jitter(self.jitter, self.jitter_unit, size=space, spacing=spacing)
+        if any(most):
+            moved = displacements(table["id"].tolist(), most, seed=self.jitter_seed)
+            table = table.assign(**jitter_columns(moved))
+        return table, classes, InputSpec(shape[1], space, len(classes)), spacing, stains
 
     def _column(self, file: h5py.File, name: str, n: int) -> np.ndarray[Any, Any]:
         data = _dataset(file, name, self.path)
@@ -181,18 +222,23 @@ def write_hdf5(
             labels: list[int] = []
             meta: dict[str, list[Any]] | None = None
             spacing: tuple[float, ...] | None = None
+            stains: tuple[str, ...] = ()
             for batch in batches:
                 arrays = {"inputs": batch.inputs.detach().cpu().numpy()}
                 for name, region in batch.regions.items():
                     arrays[f"regions/{name}"] = region.detach().cpu().numpy()
+                for place, other in enumerate(batch.others):
+                    arrays[f"others/{place}"] = other.detach().cpu().numpy()
                 _append(file, arrays)
                 if meta is None:
-                    meta, spacing = {name: [] for name in batch.meta}, batch.spacing
-                if set(meta) != set(batch.meta) or spacing != batch.spacing:
+                    meta = {name: [] for name in batch.meta}
+                    spacing, stains = batch.spacing, batch.stains
+                told = (spacing, stains), (batch.spacing, batch.stains)
+                if set(meta) != set(batch.meta) or told[0] != told[1]:
                     raise DataError(
-                        "All batches of a file need the same meta columns and spacing; given: "
-                        f"{preview(meta)} with {spacing}, then {preview(batch.meta)} with "
-                        f"{batch.spacing}."
+                        "All batches of a file need the same meta columns, spacing and stains; "
+                        f"given: {preview(meta)} with {told[0]}, then {preview(batch.meta)} with "
+                        f"{told[1]}."
                     )
                 for name, values in batch.meta.items():
                     meta[name].extend(values)
@@ -213,17 +259,20 @@ def write_hdf5(
                     file[f"meta/{name}"] = column
             if spacing is not None:
                 file.attrs["spacing"] = spacing
+            if stains:
+                file.attrs["stains"] = np.array(stains, dtype=h5py.string_dtype())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def _append(file: h5py.File, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    given = {"inputs", *(f"regions/{name}" for name in file.get("regions", ()))}
+    groups = ("regions", "others")
+    given = {"inputs", *(f"{group}/{name}" for group in groups for name in file.get(group, ()))}
     if "inputs" in file and given != set(arrays):
         raise DataError(
-            f"All batches of a file need the same regions; given: {preview(sorted(given))}, then "
-            f"{preview(sorted(arrays))}."
+            "All batches of a file need the same regions and further inputs; given: "
+            f"{preview(sorted(given))}, then {preview(sorted(arrays))}."
         )
     for name, values in arrays.items():
         if name not in file:
@@ -272,7 +321,7 @@ def _check_links(group: h5py.Group, path: str) -> None:
                 f"'{group.name.rstrip('/')}/{name}' of '{path}' is a link, not data of this file; "
                 "copy what it points to into the file."
             )
-        if name in ("regions", "meta") and isinstance(group[name], h5py.Group):
+        if name in ("regions", "meta", "others") and isinstance(group[name], h5py.Group):
             _check_links(group[name], path)
 
 

@@ -46,6 +46,10 @@ class Phantom:
     the crop stays as it was. Sizes are fractions of the crop, so a crop of 128 shows the same cells
     at twice the resolution; in 3D the axes are scaled alike, as with thick optical sections.
 
+    ``offset`` is what ``jitter`` is to other datasets: the cell and those around it lie up to that
+    far off the middle along each axis, and the crop is painted, not cut, so nothing is padded. The
+    same seed gives the same cells at every offset.
+
     Regions: cell, nucleus, cytoplasm, neighbours. ``Metadata_neighbours_texture`` is -1 in crops
     without neighbours. Values lie within [0, 1].
     """
@@ -127,6 +131,11 @@ class Phantom:
         """None: no setting excludes a cell."""
         return 0
 
+    def fingerprint_of(self, rows: Sequence[int], /) -> str:
+        """As :meth:`fingerprint`, of these rows alone: they follow from the options too."""
+        named = f"{self.fingerprint()} {list(rows)}"
+        return hashlib.blake2b(named.encode(), digest_size=16).hexdigest()
+
     @cached_property
     def table(self) -> pd.DataFrame:
         """A row a cell; made without painting, from the masks of the cells alone."""
@@ -142,7 +151,7 @@ class Phantom:
             images[position], regions = self._crop(row)
             for name, region in regions.items():
                 masks[name][position] = region
-        return to_batch(self.table.iloc[rows], images, masks)
+        return to_batch(self.table.iloc[rows], images, masks, stains=self.stains)
 
     def fingerprint(self) -> str:
         """Digest of the options and of the generator's version, which together fix every pixel."""

@@ -33,6 +33,7 @@ def to_batch(
     regions: Mapping[str, np.ndarray[Any, Any]],
     *,
     spacing: tuple[float, ...] | None = None,
+    stains: tuple[str, ...] = (),
 ) -> Batch:
     """A batch of ``inputs`` (N, C, *S) and ``regions`` (N, *S), with N rows of a table beside it.
 
@@ -47,4 +48,5 @@ def to_batch(
             str(name): table[name].tolist() for name in table.columns if name not in ("id", "label")
         },
         spacing=spacing,
+        stains=stains,
     )

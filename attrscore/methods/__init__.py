@@ -1,4 +1,49 @@
-"""Attribution methods: one pass in, signed maps out. The only package that imports captum."""
+"""Attribution methods: one pass in, signed maps out. The only package that imports captum.
+
+What each map means, its sign, its cost and what it cannot explain; more in each docstring.
+
+===================== ================================ ======== =============== ==============
+method                the map is                       sign     cost            cannot explain
+===================== ================================ ======== =============== ==============
+grad_cam              activation x mean gradient       signed   P               blocked
+hires_cam             activation x gradient            signed   P               blocked
+grad_cam_plus_plus    grad_cam by shares in the score  signed   P               blocked
+xgrad_cam             grad_cam, mean by activation     signed   P               blocked
+layer_cam             activation x positive gradient   signed   P               blocked
+eigen_grad_cam        main component of hires_cam      signed   P and an SVD    blocked
+activation_x_gradient hires_cam by channel             signed   P               blocked
+random_cam            activation x random weights      signed   P               blocked
+saliency              gradient by pixel                absolute P               blocked
+input_x_gradient      pixel x gradient                 signed   P               blocked
+guided_backprop       gradient, positive at each ReLU  signed   P + B           not nn.ReLU
+deconvolution         the same, ReLUs not gated        signed   P + B           not nn.ReLU
+guided_grad_cam       guided_backprop x grad_cam       signed   P + B           not nn.ReLU
+integrated_gradients  share in F(x) - F(baseline)      signed   steps (F + B)   blocked
+gradient_shap         the same, smoothed by noise      signed   samples (F + B) blocked
+layer_conductance     its flow through each unit       signed   (steps + 1) P   blocked
+smooth_grad           another map over noisy inputs    of that  samples x that  as that
+deep_lift             share, by changes of activations signed   2 (F + B) + F   bent
+lrp                   relevance of each pixel          signed   2 F + B         no chain
+layer_lrp             relevance of each unit           signed   2 F + B         no chain
+occlusion             loss where a window is hidden    signed   F a position    -
+feature_ablation      loss where a part is hidden      signed   F a part        -
+kernel_shap           Shapley value of each part       signed   (samples + 1) F -
+captum                as its algorithm says            of that  of that         as above
+===================== ================================ ======== =============== ==============
+
+Sign: below 0, *signed* maps speak against the score; which part counts is the heat's affair.
+
+Cost, for a batch: F is a forward pass, B a backward pass; P is the one F and B that all methods
+with a P share, at all layers. Layer methods cost the same for any number of layers, ``captum``
+apart.
+
+Cannot explain: *blocked*, networks through which no gradient flows (a detach(), no_grad() or
+argmax). *not nn.ReLU*, those, and networks with any other activation. *bent*, those, and networks
+with activations other than the modules that Captum rescales, products of features, modules that
+run twice, overlapping max pooling, and targets that are not linear in the output. *no chain*,
+those, and all but plain chains of convolutions, linear layers, normalisation, pooling, ReLU and
+Tanh, and targets made of several outputs. They are refused, with the reason.
+"""
 
 from attrscore.methods.cams import (
     ActivationXGradient,
@@ -10,24 +55,47 @@ from attrscore.methods.cams import (
     RandomCAM,
     XGradCAM,
 )
+from attrscore.methods.deep_lift import DeepLift
 from attrscore.methods.from_captum import FromCaptum
+from attrscore.methods.gradient_shap import GradientShap
 from attrscore.methods.gradients import InputXGradient, Saliency
-from attrscore.methods.guided import GuidedGradCAM, guided_backprop
+from attrscore.methods.guided import (
+    Deconvolution,
+    GuidedBackprop,
+    GuidedGradCAM,
+    guided_backprop,
+)
 from attrscore.methods.integrated_gradients import IntegratedGradients
+from attrscore.methods.layer_conductance import LayerConductance
+from attrscore.methods.lrp import LRP, LayerLRP
+from attrscore.methods.perturbation import FeatureAblation, Occlusion
+from attrscore.methods.shapley import KernelShap
+from attrscore.methods.smooth_grad import SmoothGrad
 
 __all__ = [
+    "LRP",
     "ActivationXGradient",
+    "Deconvolution",
+    "DeepLift",
     "EigenGradCAM",
+    "FeatureAblation",
     "FromCaptum",
     "GradCAM",
     "GradCAMPlusPlus",
+    "GradientShap",
+    "GuidedBackprop",
     "GuidedGradCAM",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KernelShap",
     "LayerCAM",
+    "LayerConductance",
+    "LayerLRP",
+    "Occlusion",
     "RandomCAM",
     "Saliency",
+    "SmoothGrad",
     "XGradCAM",
     "guided_backprop",
 ]

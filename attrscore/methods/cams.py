@@ -106,10 +106,10 @@ def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
     >>> grad_cam_plus_plus(activation, gradient)  # alpha = 1 / (2 + 4) at the first place
     tensor([[[[0.1667, 0.5000]]]])
     """
-    square = gradient.square()
-    below = 2 * square + square * gradient * activation.sum(_space(activation), keepdim=True)
-    alpha = torch.where(below == 0, 0.0, square / torch.where(below == 0, 1.0, below))
-    weights = (alpha * gradient.relu()).sum(_space(gradient), keepdim=True)
+    # Divided by g^2, which underflows for small gradients: alpha = 1 / (2 + g sum(A)) where g > 0.
+    below = 2 + gradient * activation.sum(_space(activation), keepdim=True)
+    below.masked_fill_(below == 0, torch.inf)
+    weights = (gradient.relu() / below).sum(_space(gradient), keepdim=True)
     return (weights * activation).sum(1, keepdim=True)
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from attrscore.core import INPUT, Maps
 from attrscore.errors import ConfigError, UnsupportedError, did_you_mean
+from attrscore.methods.deep_lift import POOLS, DeepLift
 from attrscore.methods.guided import check_guidable
+from attrscore.methods.lrp import LRP
 from attrscore.passes import Pass
 from attrscore.registry import METHODS
 
@@ -88,19 +90,38 @@ class FromCaptum:
             places = run.layers
         if not places:
             raise UnsupportedError(f"captum {self.algorithm} explains layers; none was chosen.")
-        aux = run.aux
+        self._refuse(run)
+        additional = run.additional  # computed before Captum hooks the network
         with run.prepared():
-            if self.algorithm.startswith(("Guided", "Deconvolution")):
-                check_guidable(run)
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)  # noqa: NPY002  # Captum draws from it
             return {
-                name: self._attribute_at(algorithm, run, layer, aux)
+                name: self._attribute_at(algorithm, run, name, layer, additional)
                 for name, layer in places.items()
             }
 
+    def _refuse(self, run: Pass) -> None:
+        """The networks of which Captum would give a wrong map in silence."""
+        if "Guided" in self.algorithm or self.algorithm == "Deconvolution":
+            with run.prepared():
+                check_guidable(run)
+        elif "DeepLift" in self.algorithm:
+            DeepLift().check(run)
+            if any(isinstance(module, POOLS) for module in run.model.modules()):
+                raise UnsupportedError(
+                    f"captum {self.algorithm} passes on wrong gradients where max pooling and an "
+                    "activation follow each other; use deep_lift, which puts that right."
+                )
+        elif "LRP" in self.algorithm:
+            LRP().check(run)
+
     def _attribute_at(
-        self, algorithm: type, run: Pass, layer: nn.Module | None, aux: Tensor
+        self,
+        algorithm: type,
+        run: Pass,
+        name: str,
+        layer: nn.Module | None,
+        additional: tuple[Tensor, ...],
     ) -> Tensor:
         options = {name: _plain(value) for name, value in self.options.items()}
         own = {name: options.pop(name) for name in self._parameters(algorithm) & set(options)}
@@ -113,9 +134,11 @@ class FromCaptum:
                 options["baselines"] = torch.full_like(inputs, float(baselines)).detach()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Setting (backward|forward)")
-            signed = explainer.attribute(inputs, additional_forward_args=aux, **options)
+            signed = explainer.attribute(inputs, additional_forward_args=additional, **options)
         if isinstance(signed, tuple) and len(signed) == 1:
             signed = signed[0]
+        if layer is not None and isinstance(signed, Tensor):
+            signed = run.to_grid(name, signed)
         if (
             not isinstance(signed, Tensor)
             or signed.ndim != inputs.ndim

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.heat import Heat, unresolvable
 from attrscore.passes import Pass
@@ -21,7 +22,8 @@ from attrscore.registry import SCORERS
 
 __all__ = ["GradCAMO", "mask_ratio", "roc_auc"]
 
-LEVELS = 2**20
+UNRESOLVED = "the grid cannot score above chance in the region {region!r}."
+LEVELS = 2**16
 """Steps between 0 and the hottest voxel that ``roc_auc`` tells apart."""
 
 
@@ -53,9 +55,9 @@ def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
     """Chance that a voxel on the mask is hotter than one off it, ties counted half.
 
     Non-negative (N, *S) and mask (N, *S), taken as true above 0.5 -> (N,) float64; 0.5 for a flat
-    map whatever the area; NaN where either side is empty or a value is not finite. Voxels closer
-    than a millionth of the hottest are ties, since resizing rounds. Equal to the Mann-Whitney
-    statistic (Hanley, McNeil, Radiology 1982).
+    map whatever the area; NaN where either side is empty or a value is not finite. Heat is rounded
+    to 65536ths of the hottest voxel, and equal levels are ties: counting levels takes a tenth of
+    the time of sorting. The Mann-Whitney statistic (Hanley, McNeil, Radiology 1982) otherwise.
 
     >>> roc_auc(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, False, False, False]]))
     tensor([1.], dtype=torch.float64)
@@ -77,22 +79,14 @@ def _auc_of_one(values: np.ndarray, on: np.ndarray) -> float:
         return np.nan
     levels = values / (hottest if hottest > 0 else 1)
     levels *= LEVELS
-    # Value and side fit one integer: numpy sorts those with SIMD, several times faster than any
-    # sort that carries an index. Of equal voxels those off the mask come first.
-    keys = np.rint(levels, out=levels).astype(np.int32)
-    keys *= 2
-    keys += on
-    keys.sort()
-    # The k-th voxel on the mask, at place i, has i - k voxels off it that are as hot or cooler.
-    places = np.flatnonzero((keys & 1).astype(bool))
-    wins = int(places.sum()) - count * (count - 1) // 2
-    # Those as hot count half. Keys that differ in the side alone meet where the run of voxels off
-    # the mask ends and that of voxels on it, at the same level, starts.
-    starts = np.flatnonzero((keys[1:] ^ keys[:-1]) == 1) + 1
-    off_it = starts - np.searchsorted(keys, keys[starts - 1])
-    on_it = np.searchsorted(keys, keys[starts], side="right") - starts
-    ties = int((off_it * on_it).sum())
-    return float((wins - ties / 2) / pairs)
+    levels = np.rint(levels, out=levels).astype(np.intp)
+    counts = np.bincount(levels)
+    # Twice the number of voxels cooler than each level, those as hot counted half.
+    cooler = counts.cumsum()
+    cooler *= 2
+    cooler -= counts
+    wins = int(cooler[levels[on]].sum()) - count * count  # less those against voxels on the mask
+    return wins / (2 * pairs)
 
 
 @SCORERS.register(
@@ -157,13 +151,17 @@ class GradCAMO:
                 unresolvable(highest, chance), torch.nan, (share - chance) / (highest - chance)
             ),
             **self._shares(heat, share, total, regions),
-            "auc": roc_auc(heat.full(), region),
+            "auc": heat.once(("auc", self.region), lambda: roc_auc(heat.full(), region)),
         }
-        status = heat.status(region)
-        undefined = torch.tensor(
-            [s not in ("ok", "unresolvable") for s in status], device=share.device
+        undefined = heat.undefined(region)
+        return Reasoned(
+            {name: values.masked_fill(undefined, torch.nan) for name, values in columns.items()},
+            {
+                "no region 'neighbours' in this dataset.": columns["neighbours"].isnan(),
+                "no neighbours in the crop.": columns["cell_vs_neighbours"].isnan(),
+                UNRESOLVED.format(region=self.region): columns["resolved"].isnan(),
+            },
         )
-        return {name: values.masked_fill(undefined, torch.nan) for name, values in columns.items()}
 
     def _shares(
         self, heat: Heat, share: Tensor, total: Tensor, regions: Mapping[str, Tensor]

@@ -2,26 +2,53 @@
 
 A results folder holds immutable HDF5 parts; all else is derived from them. ``Writer`` commits
 parts, ``missing_conditions`` says what is left to compute, ``read_scores`` and ``read_maps`` read
-back. None of it needs torch.
+back. None of it needs torch. ``FORMAT.md`` beside this package describes the files.
 """
 
 from __future__ import annotations
 
+from attrscore.errors import StoreError
+from attrscore.store.again import Part, overlaid, read_part
+from attrscore.store.compare import Comparison, compare
+from attrscore.store.folders import JobFolder, folders_of, missing_conditions, serving
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
 from attrscore.store.kept import read_maps
-from attrscore.store.tables import collect, read_scores
-from attrscore.store.writer import Writer, folders_of, missing_conditions
+from attrscore.store.merge import collect
+from attrscore.store.outcomes import FAILURES, failed
+from attrscore.store.provenance import Clock, hardware, repository
+from attrscore.store.status import JobStatus, provenance_of, status_of
+from attrscore.store.tables import read_scores
+from attrscore.store.verify import Report, verify
+from attrscore.store.writer import Writer
 
 __all__ = [
+    "FAILURES",
     "SCHEMA",
+    "Clock",
+    "Comparison",
     "Condition",
     "Job",
+    "JobFolder",
+    "JobStatus",
+    "Part",
     "Plugin",
+    "Report",
+    "StoreError",
     "Writer",
     "collect",
+    "compare",
+    "failed",
     "folders_of",
+    "hardware",
     "identify",
     "missing_conditions",
+    "overlaid",
+    "provenance_of",
     "read_maps",
+    "read_part",
     "read_scores",
+    "repository",
+    "serving",
+    "status_of",
+    "verify",
 ]

@@ -8,12 +8,13 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from attrscore.errors import StoreError
 
-__all__ = ["commit", "leftovers", "remove_leftovers"]
+__all__ = ["aside_of", "commit", "leftovers", "make_folder", "remove_leftovers", "sync"]
 
 DAY = 86_400.0
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname()) or "host"
@@ -26,24 +27,45 @@ def commit(path: Path, data: bytes | bytearray | memoryview, /) -> None:
 
     :raises StoreError: disk full, not writable; what was at ``path`` before is untouched.
     """
-    with _ONE_AT_A_TIME:
-        aside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
-        _remove(aside)  # from a dead process that had our pid
-        try:
-            _write_synced(aside, memoryview(data))
-            aside.replace(path)
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        finally:
-            _remove(aside)
+    with _ONE_AT_A_TIME, aside_of(path) as aside:
+        _write_synced(aside, memoryview(data))
+
+
+@contextmanager
+def aside_of(path: Path, /) -> Iterator[Path]:
+    """Where to write what is to stand at ``path``: it is put there when the block is left, and
+    removed if the block raises. What is written must be synced.
+
+    :raises StoreError: disk full, not writable; what was at ``path`` before is untouched.
+    """  # noqa: D205  # one sentence
+    aside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    _remove(aside)  # from a dead process that had our pid
+    try:
+        yield aside
+        aside.replace(path)
+        _sync_folder(path.parent)
+    except StoreError:
+        raise
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        _remove(aside)
+
+
+def sync(path: Path, /) -> None:
+    """Have what was written to a file reach the disk."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def leftovers(folder: Path, /) -> list[Path]:
     """Temporary files that nobody will finish: of dead processes of this host, or a day old."""
     try:
         return sorted(path for path in folder.iterdir() if _is_leftover(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from attrscore.errors import StoreError, did_you_mean, preview
 from attrscore.store.identity import Plugin, canonical, flatten
-from attrscore.store.maps import map_group, map_ids, read_map
+from attrscore.store.maps import map_group, map_ids, map_targets, read_map
 from attrscore.store.parts import opened
 from attrscore.store.places import Found, Location, find
 
@@ -26,11 +26,13 @@ def read_maps(
     *,
     ids: Sequence[str] | None = None,
     model: str | None = None,
+    target: str | None = None,
 ) -> tuple[list[str], Array]:
     """Kept maps of a method at a layer: their ids, and signed float32 (N, C, *s).
 
     ``ids`` picks cells, in this order; ``model`` is the displayed name, needed where maps of
-    several networks are kept.
+    several networks are kept, and ``target`` the name in the results, for those of a job that
+    explained several.
 
     :raises StoreError: no such maps or cells, or maps of several networks or settings.
     """
@@ -49,7 +51,26 @@ def read_maps(
         raise StoreError(f"{path} keeps no maps of {place}{of}; compute them with keep=native.")
     _check_alike(found, f"{path} keeps several maps of {place}")
     parts = [part for each, _ in found for part in each.parts.values()]
-    return _read(parts, method, layer, ids)
+    return _read(parts, (method, layer, *_target(parts, method, layer, target)), ids)
+
+
+def _target(parts: Sequence[Path], method: str, layer: str, wanted: str | None) -> tuple[str, ...]:
+    """The target as the last link to the maps; nothing where a job has one only."""
+    known: set[str] = set()
+    for part in parts:
+        with opened(part) as file:
+            group = map_group(file, method, layer)
+            known |= set(map_targets(group)) if group is not None else set()
+    place = f"{method} at {layer}"
+    if not known:
+        if wanted is not None:
+            raise StoreError(f"The maps of {place} are of one target; leave target out.")
+        return ()
+    if wanted is None:
+        raise StoreError(f"Maps of {place} are kept for {preview(sorted(known))}; say target=...")
+    if wanted not in known:
+        raise StoreError(f"No maps of {place} are of {wanted!r}. {did_you_mean(wanted, known)}")
+    return (wanted,)
 
 
 def _check_alike(found: Sequence[tuple[Found, Plugin]], complaint: str) -> None:
@@ -75,14 +96,14 @@ def _check_alike(found: Sequence[tuple[Found, Plugin]], complaint: str) -> None:
 
 
 def _read(
-    parts: Iterable[Path], method: str, layer: str, ids: Sequence[str] | None
+    parts: Iterable[Path], place: tuple[str, ...], ids: Sequence[str] | None
 ) -> tuple[list[str], Array]:
     wanted = None if ids is None else {str(i) for i in ids}
     at: dict[str, int] = {}
     blocks: list[Array] = []
     for part in parts:
         with opened(part) as file:
-            group = map_group(file, method, layer)
+            group = map_group(file, *place)
             if group is None:
                 continue
             rows = [
@@ -97,7 +118,7 @@ def _read(
         return list(at), maps
     absent = [str(i) for i in ids if str(i) not in at]
     if absent:
-        raise StoreError(f"No map of {method} at {layer} is kept for {preview(absent)}.")
+        raise StoreError(f"No map of {' at '.join(place)} is kept for {preview(absent)}.")
     return [str(i) for i in ids], maps[[at[str(i)] for i in ids]]
 
 

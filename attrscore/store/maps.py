@@ -15,15 +15,26 @@ from attrscore.store.columns import (
     escape,
     hard_links,
     read_column,
+    unescape,
     write_array,
     write_attribute,
     write_column,
 )
 
-__all__ = ["Array", "MapKey", "decode", "encode", "map_group", "map_ids", "read_map", "write_maps"]
+__all__ = [
+    "Array",
+    "MapKey",
+    "decode",
+    "encode",
+    "map_group",
+    "map_ids",
+    "map_targets",
+    "read_map",
+    "write_maps",
+]
 
-MapKey = tuple[str, str]
-"""Method key and layer."""
+MapKey = tuple[str, str] | tuple[str, str, str]
+"""Method key and layer, and the target in a job that has several."""
 
 Array = np.ndarray[Any, Any]
 
@@ -54,11 +65,14 @@ def decode(stored: Array, scale: Array, /) -> Array:
 
 
 def write_maps(group: h5py.Group, maps: Mapping[MapKey, Array], ids: Sequence[str], /) -> None:
-    """Maps (n, C, *s) by method and layer, and the ids of the n cells."""
+    """Maps (n, C, *s) by method and layer (and target), and the ids of the n cells."""
     write_column(group, "id", pd.Series(list(ids), dtype=object))
-    for (method, layer), values in sorted(maps.items()):
-        inside = group[escape(method)] if escape(method) in group else create_group(group, method)
-        _write_map(create_group(inside, layer), values)
+    for place, values in sorted(maps.items()):
+        inside = group
+        for name in place:
+            known = escape(name) in inside
+            inside = inside[escape(name)] if known else create_group(inside, name)
+        _write_map(inside, values)
 
 
 def map_ids(file: h5py.File, /) -> list[str]:
@@ -66,13 +80,21 @@ def map_ids(file: h5py.File, /) -> list[str]:
     return [str(name) for name in read_column(file["maps"], "id").series()]
 
 
-def map_group(file: h5py.File, method: str, layer: str, /) -> h5py.Group | None:
-    """The group of a method's maps at a layer, or None where none are kept.
+def map_targets(group: h5py.Group, /) -> list[str]:
+    """The targets whose maps a group of :func:`map_group` holds apart; none in a job of one."""
+    links = hard_links(group)
+    return (
+        [] if "map" in links and isinstance(group["map"], h5py.Dataset) else [*map(unescape, links)]
+    )
+
+
+def map_group(file: h5py.File, *place: str) -> h5py.Group | None:
+    """The group of a method's maps at a layer (and target), or None where none are kept.
 
     :raises StoreError: a link leads out of the file.
     """
     group: Any = file
-    for link in ("maps", escape(method), escape(layer)):
+    for link in ("maps", *map(escape, place)):
         if not isinstance(group, h5py.Group) or link not in hard_links(group):
             return None
         group = group[link]

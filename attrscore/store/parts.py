@@ -25,13 +25,12 @@ from attrscore.store.columns import (
     write_attribute,
     write_column,
 )
-from attrscore.store.identity import SCHEMA, Job, canonical, newer
+from attrscore.store.identity import SCHEMA, Job, Range, canonical, newer
 from attrscore.store.maps import Array, MapKey, write_maps
 
 __all__ = [
     "columns_of",
     "encode",
-    "encode_table",
     "job_of",
     "kind_of",
     "kinds_of",
@@ -41,6 +40,7 @@ __all__ = [
     "part_name",
     "part_ranges",
     "read_columns",
+    "write_header",
 ]
 
 _PART = re.compile(r"^(\d+)-(\d+)\.h5$")
@@ -87,32 +87,33 @@ def encode(
     ids: Sequence[str],
     /,
     *,
+    rows: Range,
     config: str,
+    provenance: Mapping[str, Any] | None = None,
     carried: Collection[str] = (),
+    traces: pd.DataFrame | None = None,
 ) -> bytes:
     """The bytes of a part: the same work gives the same bytes.
 
-    It is built in memory because HDF5 swallows errors of a full disk and then crashes.
+    ``rows`` are its start and stop. ``traces`` tells where failures were raised, a row each. It is
+    built in memory because HDF5 swallows errors of a full disk and then crashes.
     """
     scorers = job.scorers
+    texts = {"config": config, "identity": canonical(job.identity)}
+    texts["provenance"] = canonical(dict(provenance or {}))
     with _in_memory() as (buffer, file):
-        _write_header(file, "part", job=job.id, config=config, identity=canonical(job.identity))
+        write_header(file, "part", job=job.id, **texts)
+        file.attrs["start"], file.attrs["stop"] = rows
         scores = create_group(file, "scores")
         for name in sorted(table.columns):
             kind = kind_of(table[name], scorers=scorers, carried=carried)
             write_column(scores, name, table[name], kind=kind)
         if maps:
             write_maps(create_group(file, "maps"), maps, ids)
-    return buffer.getvalue()
-
-
-def encode_table(table: pd.DataFrame, kinds: Mapping[str, str], /) -> bytes:
-    """The bytes of a merged file: the columns of a results table, in their order."""
-    with _in_memory() as (buffer, file):
-        _write_header(file, "merged")
-        scores = create_group(file, "scores")
-        for order, name in enumerate(table.columns):
-            write_column(scores, name, table[name], kind=kinds[name], order=order)
+        if traces is not None and len(traces):
+            failures = create_group(file, "failures")
+            for name in map(str, traces):
+                write_column(failures, name, traces[name])
     return buffer.getvalue()
 
 
@@ -198,7 +199,8 @@ def _in_memory() -> Iterator[tuple[io.BytesIO, h5py.File]]:
         yield buffer, file
 
 
-def _write_header(file: h5py.File, kind: str, **texts: str) -> None:
+def write_header(file: h5py.File, kind: str, **texts: str) -> None:
+    """What every file of ours says of itself."""
     file.attrs["schema"] = SCHEMA
     for name, text in {"format": "attrscore", "content": kind, **texts}.items():
         write_attribute(file, name, text)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
+from attrscore.store.folders import JOB, JOBS, JobFolder
 from attrscore.store.identity import Job
 from attrscore.store.parts import opened, part_ranges
-from attrscore.store.writer import JOB, JOBS, JobFolder
 
 __all__ = ["Found", "Location", "find"]
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core import KEY_COLUMNS
+from attrscore.core import BETWEEN_REASONS, KEY_COLUMNS, SCORER_FAILED
 from attrscore.errors import StoreError
 from attrscore.store.columns import stack
+from attrscore.store.folders import JobFolder, without_keep
 from attrscore.store.identity import Plugin, canonical, flatten
 from attrscore.store.parts import owner
-from attrscore.store.writer import JobFolder, without_keep
 
 __all__ = ["Group", "Source", "differing_settings", "gather", "natural"]
 
@@ -24,18 +24,19 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The rows that one job has of one method at one layer."""
+    """The rows that one job has of one method at one layer towards one target."""
 
     folder: JobFolder
     method: Plugin
     layer: str
+    target: str
     table: pd.DataFrame
     scorers: Mapping[str, Plugin]
 
 
 @dataclass(eq=False)
 class Group:
-    """Rows of one identity: one base, method and layer, and one plugin for each scorer key."""
+    """Rows of one identity: one base, method, layer and target, one plugin for each scorer key."""
 
     sources: list[Source]
     scorers: Mapping[str, Plugin]
@@ -54,9 +55,8 @@ class Group:
     def shown(self) -> tuple[str, str, str, str, str]:
         """What the table shows of the identity: model, dataset, method, layer, target."""
         first = self.sources[0]
-        target = first.table["target"].iloc[0] if "target" in first.table else ""
         folder = first.folder
-        return folder.model, folder.dataset, first.method.key, first.layer, str(target)
+        return folder.model, folder.dataset, first.method.key, first.layer, first.target
 
     @property
     def place(self) -> tuple[Any, ...]:
@@ -78,7 +78,8 @@ def gather(sources: Iterable[Source], /) -> list[Group]:
     """
     alike: dict[str, list[Source]] = {}
     for source in sorted(sources, key=lambda s: s.folder.job.id):
-        about = [without_keep(source.folder.job.base), source.method.identity, source.layer]
+        base = without_keep(source.folder.job.base)
+        about = [base, source.method.identity, source.layer, source.target]
         alike.setdefault(canonical(about), []).append(source)
     groups = []
     for members in alike.values():
@@ -106,10 +107,33 @@ def differing_settings(groups: Sequence[Group], /) -> list[str]:
     for members in alike.values():
         if len(members) == 1:
             continue
-        for name in {name for group in members for name in group.settings}:
-            if len({canonical(group.settings.get(name, "")) for group in members}) > 1:
+        told = _of_datasets(members)
+        for name in {name for settings in told for name in settings}:
+            if len({canonical(settings.get(name, "")) for settings in told}) > 1:
                 found.add(name)
     return sorted(found)
+
+
+_OF_A_SHARD = ("dataset.shard", "dataset.fingerprint")
+
+
+def _of_datasets(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Settings by which groups may differ; the shards of one dataset do not differ by theirs."""
+    alike: dict[str, list[dict[str, Any]]] = {}
+    for group in groups:
+        known = group.settings
+        sharded = "dataset.shard" in known
+        kept = {k: v for k, v in known.items() if not (sharded and k in _OF_A_SHARD)}
+        alike.setdefault(canonical(kept), []).append(known)
+    told = []
+    for members in alike.values():
+        shards = [str(settings.get("dataset.shard", "")) for settings in members]
+        totals = {shard.partition("/")[2] for shard in shards}
+        if all(shards) and len(totals) == 1 and len(set(shards)) == len(shards):
+            told.append({k: v for k, v in members[0].items() if k not in _OF_A_SHARD})
+        else:  # a cell may be in several of them, and its rows must be told apart
+            told += members
+    return told
 
 
 def natural(text: str, /) -> tuple[tuple[int, int, str], ...]:
@@ -128,7 +152,8 @@ def _join(sources: Sequence[Source], scorers: Mapping[str, Plugin]) -> pd.DataFr
     """One row a cell from several jobs.
 
     A scorer's columns come from the first job that has them with the status ``ok``, else from the
-    first that has them. The status is the first that is not ``ok`` among the jobs so chosen.
+    first that has them. The status is the first that is not ``ok`` among the jobs so chosen, and
+    the reason what all of them say.
     """
     tables = [source.table for source in sources]
     choice = _Choice(tables)
@@ -144,7 +169,10 @@ def _join(sources: Sequence[Source], scorers: Mapping[str, Plugin]) -> pd.DataFr
         scorer = owner(name, scorers) if name not in KEY_COLUMNS else ""
         if scorer:
             picked = by_scorer[scorer]
-        elif name in ("status", "reason"):
+        elif name == "reason":
+            joined[name] = choice.reasons([telling, *by_scorer.values()])
+            continue
+        elif name == "status":
             picked = telling
         else:
             picked = choice.among([s for s, table in enumerate(tables) if name in table])
@@ -181,6 +209,19 @@ class _Choice:
     def failed(self, picked: Array, /) -> Array:
         """Where the table picked has the cell with another status than ``ok``."""
         return (picked >= 0) & ~_at(self._ok, picked)
+
+    def reasons(self, picks: Sequence[Array], /) -> Array:
+        """What the tables picked say, each sentence once, failures first."""
+        columns = [self.column("reason", picked).fillna("").astype(object) for picked in picks]
+        codes, told = pd.MultiIndex.from_arrays(columns).factorize()
+        joined = []
+        for each in told:
+            text = BETWEEN_REASONS.join(filter(None, each))
+            sentences = dict.fromkeys(text.split(BETWEEN_REASONS))
+            failed_first = sorted(sentences, key=lambda said: not said.startswith(SCORER_FAILED))
+            joined.append(BETWEEN_REASONS.join(failed_first))
+        found: Array = np.array(joined, dtype=object)[codes]
+        return found
 
     def column(self, name: str, picked: Array, /) -> pd.Series[Any]:
         """The values of a column, each from the table picked; missing where that lacks it."""

@@ -1,8 +1,7 @@
-"""Reading results as one table, and writing that table to one file."""
+"""Reading results as one table."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -11,16 +10,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attrscore.core import KEY_COLUMNS
 from attrscore.errors import StoreError, did_you_mean, preview
 from attrscore.store.columns import TEXT, Stored, join, stack
-from attrscore.store.commit import commit, make_folder
+from attrscore.store.folders import JobFolder
 from attrscore.store.parts import (
     columns_of,
-    encode_table,
     job_of,
     kinds_of,
     opened,
@@ -30,11 +27,9 @@ from attrscore.store.parts import (
 )
 from attrscore.store.places import Found, Location, find
 from attrscore.store.rows import Source, differing_settings, gather
-from attrscore.store.writer import JobFolder
 
-__all__ = ["collect", "read_scores"]
+__all__ = ["Place", "ordered", "read_part_table", "read_scores", "repeat", "split"]
 
-FORMATS = (".h5", ".csv", ".parquet")
 SHOWN = ("id", "model", "dataset", "method", "layer", "target")
 """What tells rows apart, together with the settings that differ."""
 
@@ -55,26 +50,6 @@ def read_scores(*paths: Location, columns: Sequence[str] | None = None) -> pd.Da
     :raises StoreError: nothing there, not ours, damaged, newer, or a column that does not exist.
     """  # noqa: D205  # the keys must stand in one sentence
     return _read(paths, columns)[0]
-
-
-def collect(folder: Location, output: Location) -> pd.DataFrame:
-    """The table of :func:`read_scores`, also written to ``output`` (.h5, .csv or .parquet) at once.
-
-    :raises StoreError: as :func:`read_scores`; another suffix, or an output that cannot be written.
-    """
-    path = Path(output)
-    if path.suffix not in FORMATS:
-        raise StoreError(f"{path} must end in one of {', '.join(FORMATS)}.")
-    table, kinds = _read([folder], None)
-    if path.suffix == ".h5":
-        data = encode_table(table, kinds)
-    elif path.suffix == ".csv":
-        data = table.to_csv(index=False).encode("utf-8", "backslashreplace")
-    else:
-        data = _to_parquet(table, kinds)
-    make_folder(path.parent)
-    commit(path, data)
-    return table
 
 
 def _read(paths: Sequence[Location], columns: Sequence[str] | None) -> tuple[pd.DataFrame, Kinds]:
@@ -102,7 +77,7 @@ def _read_jobs(
         if found.parts:
             table, each = _read_parts(found, only)
             kinds = each | kinds
-            sources += _sources(found.folder, _split(table))
+            sources += _sources(found.folder, split(table))
     if not sources:
         raise StoreError(
             f"{preview(paths)} holds no results yet ({len(jobs)} jobs without a part); "
@@ -115,13 +90,13 @@ def _read_jobs(
         name: stack([table.get(name) for table in tables], lengths)
         for name in dict.fromkeys(str(name) for table in tables for name in table)
     }
-    columns["model"] = _repeat([group.sources[0].folder.model for group in groups], lengths)
-    columns["dataset"] = _repeat([group.sources[0].folder.dataset for group in groups], lengths)
+    columns["model"] = repeat([group.sources[0].folder.model for group in groups], lengths)
+    columns["dataset"] = repeat([group.sources[0].folder.dataset for group in groups], lengths)
     for name in differing_settings(groups):
-        columns[name] = _repeat([group.settings.get(name) for group in groups], lengths)
+        columns[name] = repeat([group.settings.get(name) for group in groups], lengths)
         kinds[name] = "option"
     scorers = {key for group in groups for key in group.scorers}
-    return pd.DataFrame({name: columns[name] for name in _ordered(kinds, scorers)}), kinds
+    return pd.DataFrame({name: columns[name] for name in ordered(kinds, scorers)}), kinds
 
 
 def _read_parts(found: Found, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
@@ -145,6 +120,19 @@ def _read_parts(found: Found, only: Collection[str] | None) -> tuple[pd.DataFram
     return pd.DataFrame(table), kinds
 
 
+def read_part_table(path: Path, /) -> pd.DataFrame:
+    """All rows of one part.
+
+    :raises StoreError: damaged, or not to be trusted.
+    """
+    with opened(path) as file:
+        names = columns_of(file)
+        absent = {"id", "method", "layer"} - set(names)
+        if absent:
+            raise StoreError(f"It lacks the columns {preview(sorted(absent))}.")
+        return pd.DataFrame({n: c.series() for n, c in read_columns(file, names).items()})
+
+
 def _kinds(file: h5py.File, names: Sequence[str], scorers: Collection[str]) -> Kinds:
     """Kinds by name, and by attribute only where the name does not tell: attributes are slow."""
     known = dict.fromkeys((name for name in names if name in KEY_COLUMNS), "key")
@@ -154,41 +142,51 @@ def _kinds(file: h5py.File, names: Sequence[str], scorers: Collection[str]) -> K
     return known | kinds_of(file, [name for name in names if name not in known])
 
 
-def _split(table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """The rows by (method, layer), each in the order it had."""
+Place = tuple[str, str, str]
+"""Method, layer and target."""
+
+
+def split(table: pd.DataFrame) -> dict[Place, pd.DataFrame]:
+    """The rows by method, layer and target, each in the order it had."""
     methods, method_names = pd.factorize(table["method"])
     layers, layer_names = pd.factorize(table["layer"])
-    codes = methods * max(len(layer_names), 1) + layers
+    told = table["target"] if "target" in table else pd.Series("", index=table.index)
+    targets, target_names = pd.factorize(told)
+    shape = (len(method_names), len(layer_names), len(target_names))
+    codes = np.ravel_multi_index((methods, layers, targets), shape) if len(table) else methods
     if (np.diff(codes) < 0).any():
         order = np.argsort(codes, kind="stable")
         table, codes = table.take(order), codes[order]
     found, starts = np.unique(codes, return_index=True)
     blocks = {}
     for code, start, stop in zip(found, starts, [*starts[1:], len(codes)], strict=True):
-        method, layer = divmod(int(code), len(layer_names))
-        blocks[str(method_names[method]), str(layer_names[layer])] = table.iloc[start:stop]
+        method, layer, target = map(int, np.unravel_index(int(code), shape))
+        place = str(method_names[method]), str(layer_names[layer]), str(target_names[target])
+        blocks[place] = table.iloc[start:stop]
     return blocks
 
 
-def _sources(folder: JobFolder, tables: Mapping[tuple[str, str], pd.DataFrame]) -> list[Source]:
+def _sources(folder: JobFolder, tables: Mapping[Place, pd.DataFrame]) -> list[Source]:
     methods = {condition.method.key: condition.method for condition in folder.job.conditions}
     scorers: dict[tuple[str, str], dict[str, Any]] = {}
     for condition in folder.job.conditions:
         key, layer, scorer = condition.triple
         scorers.setdefault((key, layer), {})[scorer] = condition.scorer
-    foreign = [f"{method} at {layer}" for method, layer in tables if (method, layer) not in scorers]
+    foreign = [
+        f"{method} at {layer}" for method, layer, _ in tables if (method, layer) not in scorers
+    ]
     if foreign:
         raise StoreError(
             f"{folder.path} holds rows of {preview(foreign)}, which are not in its job; "
             "delete its parts and run the same command again."
         )
     return [
-        Source(folder, methods[key], layer, table, scorers[key, layer])
-        for (key, layer), table in tables.items()
+        Source(folder, methods[key], layer, target, table, scorers[key, layer])
+        for (key, layer, target), table in tables.items()
     ]
 
 
-def _repeat(values: Sequence[Any], lengths: list[int]) -> pd.Series[Any]:
+def repeat(values: Sequence[Any], lengths: list[int]) -> pd.Series[Any]:
     """A column of one value a group: numbers or flags where all of them are, else text."""
     present = [value for value in values if value is not None]
     if present and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present):
@@ -200,7 +198,8 @@ def _repeat(values: Sequence[Any], lengths: list[int]) -> pd.Series[Any]:
     return column.repeat(lengths).reset_index(drop=True)
 
 
-def _ordered(kinds: Mapping[str, str], scorers: Collection[str]) -> list[str]:
+def ordered(kinds: Mapping[str, str], scorers: Collection[str], /) -> list[str]:
+    """Columns in the order of the table: keys, settings, scores by scorer, metadata."""
     keys = [name for name in KEY_COLUMNS if name in kinds]
     options = sorted(name for name, kind in kinds.items() if kind == "option")
     scores = [name for name, kind in kinds.items() if kind == "score"]
@@ -223,16 +222,6 @@ def _read_merged(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame
 
 def _wanted(name: str, kind: str, only: Collection[str] | None) -> bool:
     return only is None or name in only or kind == "option"
-
-
-def _to_parquet(table: pd.DataFrame, kinds: Kinds) -> bytes:
-    arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata(
-        {**arrow.schema.metadata, b"attrscore": json.dumps(kinds).encode()}
-    )
-    buffer = io.BytesIO()
-    pq.write_table(arrow, buffer)
-    return buffer.getvalue()
 
 
 def _from_parquet(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
@@ -259,7 +248,7 @@ def _pool(frames: Sequence[tuple[pd.DataFrame, Kinds]]) -> tuple[pd.DataFrame, K
     scorers = {name.partition(".")[0] for name, kind in kinds.items() if kind == "score"}
     columns = {
         name: stack([table.get(name) for table, _ in frames], lengths)
-        for name in _ordered(kinds, scorers)
+        for name in ordered(kinds, scorers)
     }
     table = pd.DataFrame(columns).drop_duplicates(ignore_index=True)
     if table.duplicated(_telling(table, kinds)).any():

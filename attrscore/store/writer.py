@@ -1,85 +1,31 @@
-"""Writing: the folder of a job, its parts, and what is still missing."""
+"""Writing the parts of a job, and how its runs ended."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import traceback
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from attrscore.errors import StoreError, preview
+from attrscore.store.again import Part
 from attrscore.store.commit import commit, make_folder, remove_leftovers
-from attrscore.store.identity import Condition, Job, Range, canonical
+from attrscore.store.folders import FAILED, JOBS, JobFolder, paths_in
+from attrscore.store.identity import Job, Range
 from attrscore.store.maps import MapKey
+from attrscore.store.outcomes import failure_kind, tally
 from attrscore.store.parts import encode, part_name, part_ranges
 
-__all__ = ["JobFolder", "Writer", "folders_of", "missing_conditions"]
+__all__ = ["Writer"]
 
-JOBS, JOB, FAILED = "jobs", "job.json", "failed.json"
 MOST_REASON = 500
-
-
-@dataclass(frozen=True, eq=False)
-class JobFolder:
-    """A job as its folder tells it."""
-
-    path: Path
-    job: Job
-    labels: Mapping[str, str]
-    config: str
-    provenance: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, path: Path, /) -> JobFolder:
-        """The job whose folder this is.
-
-        :raises StoreError: no job.json, or one that is damaged or newer, named.
-        """
-        told = _told(path)
-        try:
-            job = Job.from_identity(told["identity"])
-            labels = {str(k): str(v) for k, v in told["labels"].items()}
-            return cls(path, job, labels, str(told["config"]), dict(told["provenance"]))
-        except StoreError as error:
-            raise StoreError(f"{path / JOB} cannot be used. {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _damaged(path, error) from error
-
-    @property
-    def model(self) -> str:
-        """The displayed name of the network."""
-        return self.labels.get("model") or _name(self.job.base.get("model"))
-
-    @property
-    def dataset(self) -> str:
-        """The displayed name of the data."""
-        return self.labels.get("dataset") or _name(self.job.base.get("dataset"))
-
-    def write(self) -> None:
-        """Write job.json in one step.
-
-        :raises StoreError: not writable.
-        """
-        told = {
-            "schema": self.job.identity["schema"],
-            "job": self.job.id,
-            "identity": self.job.identity,
-            "labels": self.labels,
-            "config": self.config,
-            "provenance": self.provenance,
-        }
-        text = json.dumps(told, indent=1, ensure_ascii=False, default=str)
-        commit(self.path / JOB, text.encode("utf-8", "backslashreplace"))
-
-    def done(self) -> set[Range]:
-        """The ranges whose parts exist, by listing the folder."""
-        return part_ranges([part.name for part in _paths(self.path)]) & set(self.job.ranges)
 
 
 class Writer:
@@ -87,7 +33,8 @@ class Writer:
 
     ``labels`` are the names shown for ``model`` and ``dataset``. ``config`` is the configuration as
     text, references to the environment unresolved. ``provenance`` is what else to keep of this
-    run in job.json. ``carried`` names columns that are metadata though not called ``Metadata_...``.
+    run, in job.json and in each part: no times and no machines. ``carried`` names columns that are
+    metadata though not called ``Metadata_...``.
 
     :raises StoreError: the folder cannot be written.
     """
@@ -105,10 +52,12 @@ class Writer:
         self.job = job
         self.folder = Path(folder) / JOBS / job.id
         self._carried = frozenset(carried)
+        self._provenance = dict(provenance or {})
+        self._known: dict[str, Mapping[str, Any]] = {}
         self._pairs = {(c.method.key, c.layer) for c in job.conditions}
         make_folder(self.folder)
         remove_leftovers([self.folder])
-        told = JobFolder(self.folder, job, dict(labels), config, dict(provenance or {}))
+        told = JobFolder(self.folder, job, dict(labels), config, self._provenance)
         try:
             before = JobFolder.read(self.folder)
         except StoreError:
@@ -121,7 +70,7 @@ class Writer:
 
     def missing(self) -> list[Range]:
         """The ranges that have no part yet, in order."""
-        have = part_ranges([part.name for part in _paths(self.folder)])
+        have = part_ranges([part.name for part in paths_in(self.folder)])
         return [each for each in self.job.ranges if each not in have]
 
     def write(
@@ -132,12 +81,16 @@ class Writer:
         maps: Mapping[MapKey, np.ndarray[Any, Any]] | None = None,
         *,
         ids: Sequence[str] | None = None,
+        traces: pd.DataFrame | None = None,
+        existing: Literal["keep", "replace"] = "keep",
     ) -> Path:
         """Commit the part of rows ``start`` to ``stop``; where it exists already, that one stays.
 
-        ``table`` has a row a (cell, method, layer). ``maps`` are signed (n, C, *s) by (method,
-        layer), for the n cells ``ids``; all cells of the table where None. Reasons are cut at
-        500 characters.
+        ``table`` has a row a (cell, method, layer, target). ``maps`` are signed (n, C, *s) by
+        (method, layer), or by (method, layer, target) in a job with several targets, for the n
+        cells ``ids``; all cells of the table where None. Reasons are cut at 500 characters.
+        ``traces`` tells where failures were raised: method, layer, status, reason, traceback.
+        ``existing="replace"`` puts the part in the place of one that exists.
 
         :raises StoreError: no range of the job, a table or maps that do not fit it, or a disk that
             is full or read-only; earlier parts are untouched.
@@ -151,35 +104,82 @@ class Writer:
         self._check(table, stop - start)
         if ids is None:
             ids = list(dict.fromkeys(table["id"].astype(str)))
-        for (method, layer), values in (maps or {}).items():
+        for (method, layer, *_), values in (maps or {}).items():
             if values.ndim not in (4, 5) or len(values) != len(ids):
                 raise StoreError(
                     f"Maps of {method} at {layer} must have the shape (N, C, *s) with N = "
                     f"{len(ids)}, a map for each of the ids; given: {values.shape}."
                 )
-        if path.exists():
+        if existing == "keep" and path.exists():
             return path
         if "reason" in table:
             table = table.assign(reason=_cut(table["reason"]))
-        data = encode(self.job, table, maps or {}, ids, config=self._config, carried=self._carried)
-        if not path.exists():
-            commit(path, data)
+        if traces is not None:
+            traces = traces.assign(reason=_cut(traces["reason"]))
+        data = encode(
+            self.job,
+            table,
+            maps or {},
+            ids,
+            rows=(start, stop),
+            config=self._config,
+            provenance=self._provenance,
+            carried=self._carried,
+            traces=traces,
+        )
+        if existing == "replace":
+            self._forget(path.name)
+        elif path.exists():
+            return path
+        commit(path, data)
+        self._known[path.name] = {"bytes": len(data), **tally(table).told()}
         return path
 
-    def fail(self, error: BaseException, /) -> None:
-        """Record why the job stopped, in failed.json."""
+    def write_part(
+        self, start: int, stop: int, part: Part, *, existing: Literal["keep", "replace"] = "keep"
+    ) -> Path:
+        """As :meth:`write`, all of it in one value."""
+        return self.write(
+            start,
+            stop,
+            part.table,
+            part.maps,
+            ids=part.ids if part.maps else None,
+            traces=part.traces,
+            existing=existing,
+        )
+
+    def fail(self, error: BaseException, /, run: Mapping[str, Any] | None = None) -> None:
+        """Record why the job stopped, in failed.json, and what ``run`` was; never raises."""
         told = {
+            "kind": failure_kind(error),
             "type": type(error).__name__,
             "message": str(error),
             "notes": list(getattr(error, "__notes__", [])),
             "traceback": "".join(traceback.format_exception(error)),
         }
         text = json.dumps(told, indent=1, ensure_ascii=False)
-        commit(self.folder / FAILED, text.encode("utf-8", "backslashreplace"))
+        with contextlib.suppress(StoreError):  # a full disk: the error itself is on its way
+            commit(self.folder / FAILED, text.encode("utf-8", "backslashreplace"))
+            self._log(run)
 
-    def succeed(self) -> None:
-        """Forget an earlier failure."""
+    def succeed(self, run: Mapping[str, Any] | None = None) -> None:
+        """Forget an earlier failure; ``run`` is what to keep of this run in job.json."""
         (self.folder / FAILED).unlink(missing_ok=True)
+        self._log(run)
+
+    def _log(self, run: Mapping[str, Any] | None) -> None:
+        folder = JobFolder.read(self.folder)  # another process may have written to it
+        known = {**folder.known, **self._known}
+        runs = [*folder.runs, *([] if run is None else [run])]
+        replace(folder, known=known, runs=runs).write()
+
+    def _forget(self, name: str) -> None:
+        """Before a part is replaced: what job.json tells of it would be wrong if we were killed."""
+        folder = JobFolder.read(self.folder)
+        if name in folder.known:
+            known = {part: told for part, told in folder.known.items() if part != name}
+            replace(folder, known=known).write()
 
     def _check(self, table: pd.DataFrame, cells: int) -> None:
         absent = [name for name in ("id", "method", "layer") if name not in table]
@@ -191,58 +191,13 @@ class Writer:
         ]
         if foreign:
             raise StoreError(f"Job {self.job.id} has no condition for {preview(foreign)}.")
-        if table.duplicated(["id", "method", "layer"]).any():
+        if table.duplicated([n for n in ("id", "method", "layer", "target") if n in table]).any():
             raise StoreError(
-                "The table has several rows for one cell, method and layer; ids must be unique."
+                "The table has several rows for one cell, method, layer and target; ids must be "
+                "unique."
             )
         if table["id"].nunique() > cells:
             raise StoreError(f"The table has {table['id'].nunique()} cells in a range of {cells}.")
-
-
-def missing_conditions(folder: str | os.PathLike[str], job: Job, /) -> tuple[Condition, ...]:
-    """The conditions of ``job`` that no job of this folder has completed for its base, in order.
-
-    So adding a method, a layer or a scorer to a finished sweep computes that alone. Kept maps
-    change no number: where ``base["keep"]`` is absent or ``none``, jobs that kept some count too.
-    Costs reading each job.json, and listing the folders that matter.
-    """
-    missing = set(job.conditions)
-    for found in _serving(folder, job):
-        offered = missing.intersection(found.job.conditions)
-        if offered and found.done() == set(found.job.ranges):
-            missing -= offered
-    return tuple(condition for condition in job.conditions if condition in missing)
-
-
-def folders_of(folder: str | os.PathLike[str], job: Job, /) -> list[Path]:
-    """The folders of all jobs that computed a condition of ``job``, whole or in part."""
-    wanted = set(job.conditions)
-    return [f.path for f in _serving(folder, job) if wanted.intersection(f.job.conditions)]
-
-
-def _serving(folder: str | os.PathLike[str], job: Job) -> Iterator[JobFolder]:
-    """The jobs of a results folder whose numbers are those of ``job``'s base."""
-    for path in sorted(_paths(Path(folder) / JOBS)):
-        try:
-            told = _told(path)
-            if told["identity"]["rows"] != job.rows or not _serves(
-                told["identity"]["base"], job.base
-            ):
-                continue  # before the conditions are looked at: a folder may hold thousands of jobs
-            yield JobFolder.read(path)
-        except (StoreError, KeyError, TypeError):
-            continue  # being made, damaged or newer: its work is not known to be done
-
-
-def _serves(have: Mapping[str, Any], want: Mapping[str, Any]) -> bool:
-    if want.get("keep", "none") == "none":
-        have, want = without_keep(have), without_keep(want)
-    return canonical(have) == canonical(want)
-
-
-def without_keep(base: Mapping[str, Any], /) -> dict[str, Any]:
-    """A base without ``keep``, which says what is stored and changes no number."""
-    return {name: value for name, value in base.items() if name != "keep"}
 
 
 def _cut(reasons: pd.Series[Any]) -> pd.Series[Any]:
@@ -251,32 +206,3 @@ def _cut(reasons: pd.Series[Any]) -> pd.Series[Any]:
         lambda text: text if len(text) <= MOST_REASON else f"{text[: MOST_REASON - 1]}…",
         na_action="ignore",
     )
-
-
-def _told(folder: Path) -> dict[str, Any]:
-    """What a folder's job.json says."""
-    try:
-        told: dict[str, Any] = json.loads((folder / JOB).read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"{folder} is no job folder: it has no {JOB}.") from error
-    except (OSError, ValueError) as error:
-        raise _damaged(folder, error) from error
-    return told
-
-
-def _damaged(folder: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"{folder / JOB} is damaged ({type(error).__name__}: {error}); "
-        "run the same command again, which writes it anew."
-    )
-
-
-def _paths(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _name(part: Any) -> str:
-    return str(part.get("name", "")) if isinstance(part, Mapping) else str(part or "")

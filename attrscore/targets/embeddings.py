@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +23,7 @@ from attrscore.core import Batch
 from attrscore.errors import AttrscoreError, ConfigError, DataError
 from attrscore.registry import TARGETS
 
-__all__ = ["Contrast", "Cosine", "Embedding", "Norm", "Probe"]
+__all__ = ["Contrast", "Cosine", "Embedding", "GroupMean", "Norm", "Probe"]
 
 
 class _OfEmbedding:
@@ -37,24 +39,59 @@ class _OfEmbedding:
 @TARGETS.register("embedding")
 @dataclass(frozen=True)
 class Embedding(_OfEmbedding):
-    """One dimension of the embedding, by number.
+    """One dimension of the embedding, by number, or each of several.
+
+    ``index`` is a number, a list of them, or a range ``"0:64"`` (without 64). Several are explained
+    from one forward pass, and each gets rows of its own.
 
     :raises ConfigError: no such dimension.
     """
 
-    index: int = 0
+    index: int | tuple[int, ...] | str = 0
+
+    def __post_init__(self) -> None:
+        numbers = _numbers(self.index)
+        object.__setattr__(self, "index", numbers)
+
+    @property
+    def each(self) -> tuple[Embedding, ...]:
+        """A target for each dimension."""
+        return (self,) if isinstance(self.index, int) else tuple(map(Embedding, self._indices))
+
+    @property
+    def _indices(self) -> tuple[int, ...]:
+        return (self.index,) if isinstance(self.index, int) else tuple(self.index)  # type: ignore[arg-type]  # no text after __post_init__
 
     def __str__(self) -> str:
-        return f"embedding{self.index}"
+        return f"embedding{','.join(map(str, self._indices))}"
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,)."""
+        if not isinstance(self.index, int):
+            raise ConfigError(f"{self} is {len(self._indices)} targets; explain one of .each.")
         if not 0 <= self.index < output.shape[1]:
             raise ConfigError(
                 f"target.index={self.index} is no dimension of this embedding; "
                 f"expected 0 to {output.shape[1] - 1}."
             )
         return output[:, self.index]
+
+
+def _numbers(given: int | str | Sequence[int]) -> int | tuple[int, ...]:
+    """One number, or several without repetition."""
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    found: tuple[int, ...] = ()
+    if isinstance(given, str) and (ends := re.fullmatch(r"(\d+):(\d+)", given)):
+        found = tuple(range(int(ends[1]), int(ends[2])))
+    elif not isinstance(given, str | bool) and all(type(number) is int for number in given):
+        found = tuple(given)
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(
+            f"target.index={given!r} names no dimensions; expected a number, a list of different "
+            "numbers, or a range such as 0:64."
+        )
+    return found
 
 
 @TARGETS.register("norm")
@@ -71,8 +108,34 @@ class Norm(_OfEmbedding):
         return length
 
 
-Vector = str | tuple[float, ...]
-"""K numbers, or the file that holds them: .npy, .safetensors with one tensor, .csv or .txt."""
+Vector = Any
+"""K numbers, or the file that holds them: .npy, .safetensors with one tensor, .csv or .txt; or a
+group of cells, ``{"Metadata_Treatment": "DMSO"}``, whose mean embedding is computed by
+:func:`attrscore.references.resolved`."""
+
+
+@dataclass(frozen=True)
+class GroupMean:
+    """The mean embedding of a group of cells under the network that is explained."""
+
+    where: tuple[tuple[str, tuple[str, ...]], ...]
+    """Column -> the values that belong to the group."""
+    values: tuple[float, ...] = ()
+    """K numbers, or nothing as long as they are not computed."""
+
+    @classmethod
+    def of(cls, where: Mapping[str, Any], /) -> GroupMean:
+        """The group that a mapping from columns to a value, or to several, describes."""
+        if not where:
+            raise ConfigError("A group of cells needs a column: {Metadata_Treatment: DMSO}.")
+        listed = {
+            str(column): value if isinstance(value, list | tuple) else (value,)
+            for column, value in where.items()
+        }
+        return cls(tuple(sorted((c, tuple(map(str, some))) for c, some in listed.items())))
+
+    def __str__(self) -> str:
+        return "&".join("|".join(values) for _, values in self.where)
 
 
 @dataclass(frozen=True)
@@ -87,6 +150,11 @@ class _Reference:
         return hashlib.blake2b(np.array(self.values).tobytes(), digest_size=8).hexdigest()
 
     def like(self, output: Tensor, option: str) -> Tensor:
+        if not self.values:
+            raise ConfigError(
+                f"{option} is the mean of a group of cells ({self.name}) that is not computed yet: "
+                "attrscore.references.resolved(target, model, dataset)."
+            )
         if len(self.values) != output.shape[1]:
             raise ConfigError(
                 f"{option} has {len(self.values)} numbers and the network's output "
@@ -96,8 +164,10 @@ class _Reference:
 
 
 @functools.lru_cache(maxsize=64)
-def _known(given: str | tuple[float, ...]) -> _Reference:
+def _known(given: Vector) -> _Reference:
     """The numbers of an option that :func:`_settle` has checked; a file is read once."""
+    if isinstance(given, GroupMean):
+        return _Reference(given.values, str(given))
     if isinstance(given, str):
         return _Reference(_one_row(_read_vector(Path(given))), Path(given).stem)
     return _Reference(given, "")
@@ -119,11 +189,23 @@ def _settle(target: object, *options: str) -> None:
         try:
             if isinstance(given, str):
                 _known(given)
-            else:
+            elif isinstance(given, Mapping):
+                object.__setattr__(target, option, GroupMean.of(given))
+            elif not isinstance(given, GroupMean):
                 object.__setattr__(target, option, _one_row(np.asarray(given, dtype=float)))
         except AttrscoreError as error:
             error.add_note(f"while reading target.{option}")
             raise
+
+
+def _identities(target: object, *options: str) -> dict[str, Any]:
+    """What the numbers of each option depend on, besides the network and the data."""
+    given = {option: getattr(target, option) for option in options}
+    # The last digits of a mean depend on the batch size and the machine: the group names it.
+    return {
+        option: dict(value.where) if isinstance(value, GroupMean) else _known(value).identity
+        for option, value in given.items()
+    }
 
 
 def _read_vector(path: Path) -> np.ndarray[Any, Any]:
@@ -154,9 +236,9 @@ class Cosine(_OfEmbedding):
         return ":".join(filter(None, ("cosine", _known(self.reference).name)))
 
     @property
-    def identity(self) -> dict[str, str]:
-        """The numbers, not where they lie."""
-        return {"reference": _known(self.reference).identity}
+    def identity(self) -> dict[str, Any]:
+        """The numbers, not where they lie; of a group of cells, which ones."""
+        return _identities(self, "reference")
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,) within [-1, 1]."""
@@ -177,7 +259,8 @@ class Contrast(_OfEmbedding):
 
     def __post_init__(self) -> None:
         _settle(self, "first", "second")
-        if _known(self.first).values == _known(self.second).values:
+        values = _known(self.first).values
+        if self.first == self.second or (values and values == _known(self.second).values):
             raise ConfigError("first and second are the same reference; there is no way between.")
 
     def __str__(self) -> str:
@@ -186,9 +269,9 @@ class Contrast(_OfEmbedding):
         )
 
     @property
-    def identity(self) -> dict[str, str]:
-        """The numbers, not where they lie."""
-        return {"first": _known(self.first).identity, "second": _known(self.second).identity}
+    def identity(self) -> dict[str, Any]:
+        """The numbers, not where they lie; of a group of cells, which ones."""
+        return _identities(self, "first", "second")
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,)."""
@@ -211,9 +294,9 @@ class Probe(_OfEmbedding):
         return ":".join(filter(None, ("probe", _known(self.direction).name)))
 
     @property
-    def identity(self) -> dict[str, str]:
-        """The numbers, not where they lie."""
-        return {"direction": _known(self.direction).identity}
+    def identity(self) -> dict[str, Any]:
+        """The numbers, not where they lie; of a group of cells, which ones."""
+        return _identities(self, "direction")
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,)."""

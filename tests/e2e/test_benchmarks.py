@@ -11,13 +11,63 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def test_cost_of_layers_prints_ratios_to_the_floor(tmp_path):
-    pytest.importorskip("monai", reason="the benchmark's networks are MONAI's; make test has it")
-    script = BENCHMARKS / "cost_of_layers.py"
-    options = ["--quick", "--no-peers", "--network", "resnet18-2d"]
+@pytest.mark.parametrize(
+    ("script", "options", "expected"),
+    [
+        (
+            "cost_of_layers",
+            ["--network", "resnet18-2d"],
+            ["x floor", "| attrscore.run, Grad-CAM, tuned |", "| Captum, layer by layer |"],
+        ),
+        ("scoring", [], ["| attrscore, a new batch |", "| torch, upsampling then masking |"]),
+        ("memory", ["--network", "resnet18-2d"], ["| attrscore.run, 8 layers scored |"]),
+        (
+            "integrated_gradients",
+            ["--network", "efficientnet-b0-2d"],
+            ["| a step at a time |", "peak memory"],
+        ),
+        ("slopes", [], ["| cells |", "| scorers |"]),
+    ],
+)
+def test_it_prints_its_table(script, options, expected, tmp_path):
+    pytest.importorskip("monai", reason="the benchmarks' networks are MONAI's; make test has it")
+    command = [sys.executable, BENCHMARKS / f"{script}.py", "--quick", "--threads", "1", *options]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in expected:
+        assert text in done.stdout
+
+
+def test_fused_sweeps_are_compared_with_the_same_numbers_got_otherwise(tmp_path):
     done = subprocess.run(
-        [sys.executable, script, *options], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, BENCHMARKS / "fused.py", "--quick"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "x floor" in done.stdout
-    assert "attrscore.run, scored" in done.stdout
+    assert "4 combinations" in done.stdout
+    assert "all equal" in done.stdout
+
+
+def test_overheads_are_told_as_ratios(tmp_path):
+    pytest.importorskip("monai", reason="one of the networks is MONAI's; make test has it")
+    script = BENCHMARKS / "overheads.py"
+    done = subprocess.run(
+        [sys.executable, script, "--quick"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "share of a job's CPU time" in done.stdout
+    assert "x start-up" in done.stdout
+
+
+def test_bookkeeping_prints_times_and_memory(tmp_path):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "bookkeeping.py", "--quick"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "collect .parquet" in done.stdout
+    assert "status of 10 jobs of one condition" in done.stdout

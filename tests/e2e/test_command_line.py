@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from rich.console import Console
 
 import attrscore
 from attrscore.cli import main
+from attrscore.terminal import headline, summary
 
 SMALL = ["dataset.cells=12", "dataset.size=[32,32]", "batch_size=5", "figures=none"]
 
@@ -161,7 +164,13 @@ def test_plugins_are_listed_and_described(capsys):
     assert "steps = 50" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["train", "inspect", "collect", "plugins"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("train", "inspect", "plan", "collect", "plugins", "report"),
+        *("status", "verify", "reproduce"),
+    ],
+)
 def test_every_verb_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         main([verb, "--help"])
@@ -249,4 +258,182 @@ def test_secrets_of_the_environment_stay_out_of_files(monkeypatch, tmp_path):
     assert main([*SMALL, "train.output=${oc.env:LAB_TOKEN}/w", "results=out"]) == 0
     files = [path for path in Path("out").rglob("*") if path.is_file()]
     assert any(path.suffix == ".h5" for path in files)
+    assert main(["collect", "out", "-o", "out/all.h5", "--figures", "none"]) == 0
+    assert main(["collect", "out", "-o", "out/all.parquet", "--figures", "none"]) == 0
+    (part,) = Path("out").glob("jobs/*/*.h5")
+    assert main(["reproduce", str(part)]) == 0
+    files = [path for path in Path("out").rglob("*") if path.is_file()]
     assert not [path for path in files if b"s3cr3t-t0ken" in path.read_bytes()]
+    monkeypatch.delenv("LAB_TOKEN")
+    assert main(["reproduce", str(part)]) == 1
+
+
+def test_what_cannot_be_explained_becomes_rows_and_the_rest_still_runs(capsys):
+    settings = [
+        "model=monai_efficientnet",
+        "dataset.cells=6",
+        "method=[grad_cam,guided_grad_cam]",
+        "layers=[_conv_head,_fc]",
+        "figures=none",
+    ]
+    assert main(settings) == 3
+    told = capsys.readouterr().err
+    assert "refused: guided_grad_cam at _conv_head" in told
+    scores = attrscore.read_scores("results").groupby(["method", "layer"], observed=True)
+    status, reason = scores["status"].unique(), scores["reason"].first()
+    assert list(status["guided_grad_cam", "_conv_head"]) == ["unsupported"]
+    assert "Silu" in reason["guided_grad_cam", "_conv_head"]
+    assert list(status["grad_cam", "_fc"]) == ["unsupported"]
+    assert "puts out a tensor" in reason["grad_cam", "_fc"]
+    assert "unsupported" not in status["grad_cam", "_conv_head"]
+
+    assert main(["inspect", *settings]) == 3
+    table = capsys.readouterr().out
+    assert "Guided methods need" in table
+    assert "yes" in table
+
+
+def test_a_network_is_trained_first_where_its_weights_are_missing(capsys):
+    cells = ["dataset.cells=48", "dataset.size=[32,32]", "figures=none", "train.epochs=1"]
+    settings = [*cells, "model.weights=made/w.safetensors", "train.dataset={seed: 5, cells: 64}"]
+    assert main([*settings, "train.when=missing"]) == 0
+    assert "is not there: training first." in capsys.readouterr().err
+    weights = Path("made/w.safetensors")
+    written = weights.stat().st_mtime_ns
+    assert main([*settings, "train.when=missing"]) == 0
+    assert "nothing was computed" in capsys.readouterr().out
+    assert weights.stat().st_mtime_ns == written
+
+    assert main(["train", *cells, "dataset.seed=5", "dataset.cells=64"]) == 0
+    assert Path("weights.safetensors").read_bytes() == weights.read_bytes()
+
+    assert main([*cells, "train.when=missing"]) == 2
+    assert "needs model.weights" in capsys.readouterr().err
+
+
+def test_a_null_is_added_to_the_scores_and_joined_with_those_that_are_there():
+    assert main(SMALL) == 0
+    nulls = "null=circular_shift,mask_swap,[random_map,mask_swap]"
+    assert main(["-m", *SMALL, "pool=6", nulls]) == 0
+    scores = attrscore.read_scores("results")
+    assert len(scores) == 12
+    assert headline(scores) == "grad_camo"  # the others come first in the alphabet
+    for null in ("circular_shift", "mask_swap", "random_map"):
+        assert scores[null].between(0, 1).any()
+        assert {f"{null}.{each}" for each in ("mean", "sd", "z")} <= set(scores)
+    assert main([*SMALL, "pool=5", "null=mask_swap"]) == 0
+    scores = attrscore.read_scores("results")
+    assert sorted(scores["scorer.mask_swap.pool"].unique()) == [5, 6]
+
+
+def test_a_scorer_that_cannot_work_at_a_layer_is_told_once_and_costs_nothing(capsys):
+    both = [*SMALL, "method=[grad_cam,saliency]"]
+    assert main([*both, "scorer=[grad_camo,channel_shares]"]) == 0
+    err = capsys.readouterr().err
+    assert err.count("channel_shares cannot work here: a map of every input channel") == 1
+    assert "undefined for single cells: grad_camo: no neighbours in the crop (" in err
+    scores = attrscore.read_scores("results")
+    assert set(scores["status"]) == {"ok"}
+    stains = ["channel_shares.DNA", "channel_shares.ER", "channel_shares.AGP"]
+    at_input = scores["layer"] == "input"
+    np.testing.assert_allclose(scores.loc[at_input, stains].sum(axis=1), 1)
+    assert scores.loc[~at_input, stains].isna().all(axis=None)
+    for scorer in ("grad_camo", "channel_shares"):  # one after the other, the same table
+        assert main([*both, f"scorer={scorer}", "results=joined"]) == 0
+    joined = attrscore.read_scores("joined")
+    for column in ("status", "grad_camo", *stains):
+        pd.testing.assert_series_equal(joined[column], scores[column])
+    sentences = [
+        table["reason"].map(lambda text: set(text.split(" | "))) for table in (scores, joined)
+    ]
+    pd.testing.assert_series_equal(*sentences)
+
+
+@pytest.mark.parametrize("width", [60, 100, 200])
+def test_the_summary_fits_the_terminal(width):
+    assert main([*SMALL, "scorer=[entropy,grad_camo,iou,region_shares,sparsity]"]) == 0
+    console = Console(width=width, record=True)
+    console.print(summary(attrscore.read_scores("results"), width=width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert ("sparsity" in text) == (width == 200)
+    assert ("more columns: attrscore collect" in text) == (width < 200)
+
+
+def test_shards_resumes_and_batches_swap_with_the_same_donors():
+    options = [*SMALL[:2], "figures=none", "scorer=swap", "pool=6", "scorer.swap.count=2"]
+    assert main([*options, "batch_size=12"]) == 0
+    assert main([*options, "batch_size=5", "results=others"]) == 0
+    one, two = (attrscore.read_scores(folder) for folder in ("results", "others"))
+    np.testing.assert_allclose(one["swap"], two["swap"], atol=1e-6)
+    assert one["swap"].notna().any()
+
+
+def test_randomised_networks_are_a_sweep_that_results_tell_apart(capsys):
+    sweep = ["model.randomize=none,last,all", "label.model=honest"]
+    assert main(["-m", *SMALL, *sweep]) == 0
+    assert main([*SMALL, "model.randomize=cascade", "model.randomize_to=2", *sweep[1:]]) == 0
+    scores = attrscore.read_scores("results")
+    assert set(scores["model"]) == {"honest"}
+    means = scores.groupby("model.randomize")["explained"].mean()
+    assert set(means.index) == {"none", "last", "cascade", "all"}
+    assert means.nunique() == 4
+    capsys.readouterr()
+    assert main(["collect", "results"]) == 0
+    table = capsys.readouterr().out
+    assert all(word in table for word in ("model.randomize", "cascade", "last", "all", "none"))
+    assert main([*SMALL, "model.randomize=cascade"]) == 2
+    assert "a cascade needs randomize_to" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_sweep_is_its_owners_alone():
+    assert main(["-m", *SMALL, "dataset.cells=2", "layers=features.3,features.6"]) == 0
+    (folder,) = Path("results/hydra").glob("*/*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_reproduce_runs_a_job_again_and_says_what_moved(capsys, tmp_path):
+    assert main(["train", *SMALL[:3], "train.epochs=1", "train.output=w.safetensors"]) == 0
+    args = ["model.weights=w.safetensors", "method=[grad_cam,saliency]", "keep=native"]
+    assert main([*SMALL, *args, "batch_size=7"]) == 0
+    (folder,) = Path("results/jobs").iterdir()
+    (part,) = folder.glob("*.h5")
+    before = part.read_bytes()
+    for path in (folder, part):
+        capsys.readouterr()
+        assert main(["reproduce", str(path)]) == 0
+        assert "Identical: 24 rows" in capsys.readouterr().out
+    assert part.read_bytes() == before
+    with h5py.File(part, "r+") as file:
+        file["scores/grad_camo"][3] += 0.25
+    assert main(["reproduce", str(folder)]) == 3
+    assert "grad_camo: by 0.25 at most" in capsys.readouterr().out
+    weights = Path("w.safetensors").rename("elsewhere.safetensors")
+    assert main(["reproduce", str(folder)]) == 1
+    assert "cannot be run again here" in capsys.readouterr().out
+    assert main(["train", *SMALL[:3], "train.epochs=2", "train.output=w.safetensors"]) == 0
+    assert main(["reproduce", str(folder)]) == 1
+    assert "model.fingerprint" in capsys.readouterr().out
+    assert weights != Path("w.safetensors")
+
+
+def test_interrupted_means_done_is_kept(monkeypatch, capsys):
+    real = attrscore.store.Writer.write
+    monkeypatch.setattr(attrscore.assembly, "PART_ROWS", 4)
+
+    def stop_at_the_second(self, start, *rest, **options):
+        if start:
+            raise KeyboardInterrupt
+        return real(self, start, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attrscore.store.Writer, "write", stop_at_the_second)
+        assert main(SMALL) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert main(["status", "results"]) == 3
+    out = capsys.readouterr().out
+    assert "interrupted: KeyboardInterrupt" in out
+    assert "1 of 3 parts" in out
+    assert main(SMALL) == 0
+    assert main(["status", "results"]) == 0
+    assert len(attrscore.read_scores("results")) == 12

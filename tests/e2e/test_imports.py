@@ -26,6 +26,7 @@ def loaded(code: str) -> set[str]:
         ("import attrscore.store", HEAVY | {"hydra"}),
         ("import attrscore; attrscore.read_scores", HEAVY | {"hydra"}),
         ("import attrscore.plots", {"torch", "captum", "hydra", "h5py"}),
+        ("import attrscore.stats", HEAVY | {"hydra", "h5py", "statsmodels"}),
     ],
 )
 def test_is_not_loaded(code, forbidden):

@@ -1,19 +1,26 @@
-"""A writer that is killed at any moment loses nothing, repeats nothing and leaves nothing wrong."""
+"""A sweep that is killed at any moment loses nothing, repeats nothing and leaves nothing wrong.
+
+Most kills hit a process that only writes (made-up scores, kept maps); it is forked from one that
+has imported everything, so that a hundred take seconds. A few hit the command line itself.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from attrscore.store import Condition, Job, Plugin, Writer, read_maps, read_scores
+from attrscore.store import Condition, Job, Plugin, Writer, read_maps, read_scores, verify
 
-KILLS = 10
+KILLS, CLI_KILLS = 100, 2
 ROWS, PART_ROWS = 480, 16  # 30 parts
 JOB = Job({"seed": 0}, (Condition(Plugin("m"), "layer", Plugin("s")),), ROWS, PART_ROWS)
 
@@ -30,52 +37,126 @@ def write(folder):
         table = pd.DataFrame({"id": rows.astype(str), "method": "m", "layer": "layer"})
         kept = np.broadcast_to(value(rows)[:, None, None, None], (len(rows), 4, 16, 16))
         writer.write(start, stop, table.assign(s=value(rows), status="ok"), {("m", "layer"): kept})
-
-
-def start(folder):
-    return subprocess.Popen([sys.executable, __file__, str(folder)])
-
-
-def count(folder):
-    return sum(1 for _ in folder.glob("jobs/*/*.h5"))
+    writer.succeed({"seconds": 1.0})
 
 
 def parts(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("jobs/*/*.h5")}
+    return {str(path): path.read_bytes() for path in Path(folder).glob("jobs/*/*.h5")}
 
 
-def test_kill_and_resume(tmp_path):
-    moments = random.Random(0)
-    deadline = time.monotonic() + 8
-    known = {}
-    killed = 0
-    while killed < KILLS and time.monotonic() < deadline:
-        process = start(tmp_path)
-        before = count(tmp_path)
-        while process.poll() is None and count(tmp_path) == before:
-            time.sleep(0.002)  # until it has started up and committed something
-        time.sleep(moments.uniform(0, 0.06))
-        process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        found = parts(tmp_path)
-        assert all(found.get(name) == data for name, data in known.items()), "a part was lost"
-        assert read_scores(tmp_path)["id"].is_unique
-        known = found
-    assert killed
-    assert start(tmp_path).wait() == 0
-    scores = read_scores(tmp_path)
-    print(f"{killed} kills, {len(known)} of {ROWS // PART_ROWS} parts before the last start")
+def check_whole(folder):
+    scores = read_scores(folder)
     assert scores["id"].astype(int).tolist() == list(range(ROWS))
     assert (scores["s"] == value(range(ROWS))).all()
-    assert len(read_maps(tmp_path, "m", "layer")[0]) == ROWS
-    assert not list(tmp_path.rglob(".*.tmp"))
+    assert len(read_maps(folder, "m", "layer")[0]) == ROWS
+    assert not list(Path(folder).rglob(".*.tmp"))
+
+
+def campaign(place):
+    """A hundred kills over as many sweeps as that takes; counts as JSON."""
+    moments = random.Random(0)
+    counts = {"kills": 0, "sweeps": 0, "parts": 0, "lost": 0, "changed": 0, "leftovers": 0}
+    known = {}
+    while counts["kills"] < KILLS:
+        folder = Path(place, f"sweep{counts['sweeps']}")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                write(folder)
+            finally:
+                os._exit(0)
+        time.sleep(moments.uniform(0, 0.15))
+        os.kill(pid, signal.SIGKILL)
+        killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        counts["kills"] += killed
+        found = parts(folder)
+        counts["lost"] += len(known.keys() - found.keys())
+        counts["changed"] += sum(found[name] != known[name] for name in known.keys() & found.keys())
+        counts["leftovers"] += len(list(folder.rglob(".*.tmp")))
+        if found:
+            scores = read_scores(folder)
+            assert scores["id"].is_unique
+            assert (scores["s"] == value(scores["id"].astype(int))).all()
+        known = found
+        if not killed:
+            check_whole(folder)
+            counts["sweeps"] += 1
+            counts["parts"] += len(found)
+            known = {}
+    folder = Path(place, f"sweep{counts['sweeps']}")
+    write(folder)
+    check_whole(folder)
+    counts["sweeps"] += 1
+    counts["parts"] += len(parts(folder))
+    print(json.dumps(counts))
+
+
+def start(*arguments):
+    return subprocess.Popen([sys.executable, __file__, *map(str, arguments)])
+
+
+def test_a_hundred_kills(tmp_path):
+    done = subprocess.run(
+        [sys.executable, __file__, "campaign", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)
+    print(counts)
+    assert counts["kills"] == KILLS
+    assert counts["lost"] == counts["changed"] == 0
+    assert counts["parts"] == counts["sweeps"] * ROWS // PART_ROWS
+    for sweep in tmp_path.iterdir():
+        assert verify(sweep).problems == []
 
 
 def test_two_processes_on_one_job_do_no_harm(tmp_path):
-    assert [process.wait() for process in (start(tmp_path), start(tmp_path))] == [0, 0]
-    assert (read_scores(tmp_path)["s"] == value(range(ROWS))).all()
-    assert not list(tmp_path.rglob(".*.tmp"))
+    both = [start("write", tmp_path), start("write", tmp_path)]
+    assert [process.wait() for process in both] == [0, 0]
+    check_whole(tmp_path)
+
+
+SWEEP = [
+    *("-m", "dataset.cells=8", "dataset.size=[16,16]", "figures=none", "keep=native"),
+    "method=grad_cam,hires_cam,layer_cam",
+    "layers=features.3,features.6",
+]
+
+
+def sweep(folder):
+    command = "from attrscore.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    return subprocess.Popen(
+        [sys.executable, "-c", command, *SWEEP, f"results={folder}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_the_command_line_killed_and_started_twice_at_once(tmp_path):
+    moments = random.Random(1)
+    known, killed = {}, 0
+    for _ in range(CLI_KILLS):
+        process = sweep(tmp_path / "killed")
+        before = len(known)
+        while process.poll() is None and len(parts(tmp_path / "killed")) == before:
+            time.sleep(0.01)  # until it has started up and committed something
+        time.sleep(moments.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        found = parts(tmp_path / "killed")
+        assert all(found.get(name) == data for name, data in known.items()), "a part was lost"
+        known = found
+    resumed, *both = [sweep(tmp_path / name) for name in ("killed", "both", "both")]
+    assert [process.wait() for process in (resumed, *both)] == [0, 0, 0]
+    print(f"{killed} kills of the command line, {len(known)} of 6 parts before the last start")
+    killed_rows, both_rows = (read_scores(tmp_path / name) for name in ("killed", "both"))
+    pd.testing.assert_frame_equal(killed_rows, both_rows)
+    assert len(both_rows) == 6 * 8
+    for name in ("killed", "both"):
+        assert verify(tmp_path / name).problems == []
 
 
 if __name__ == "__main__":
-    write(sys.argv[1])
+    {"write": write, "campaign": campaign}[sys.argv[1]](sys.argv[2])

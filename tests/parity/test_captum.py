@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from captum.attr import IntegratedGradients as CaptumIntegratedGradients
@@ -12,6 +14,7 @@ from torch import nn
 
 from attrscore.core import INPUT, Batch
 from attrscore.engine import run
+from attrscore.errors import UnsupportedError
 from attrscore.heat import HeatOptions
 from attrscore.methods import FromCaptum, GradCAM, GuidedGradCAM, guided_backprop
 from attrscore.passes import Pass
@@ -54,6 +57,15 @@ def results(model: nn.Module, data: Batch, method: object, layer: str, **options
 def test_published_maps(one_conv, method, layer, expected):
     found = results(*one_conv, method, layer)
     torch.testing.assert_close(torch.from_numpy(found.maps)[0], torch.tensor(expected))
+
+
+def test_published_map_with_two_inputs(one_conv):
+    model, data = one_conv
+    ones = torch.ones_like(data.inputs)
+    found = results(model, replace(data, others=(ones,)), GradCAM(), "conv1")
+    torch.testing.assert_close(
+        torch.from_numpy(found.maps)[0, 0], torch.tensor([[14.5, 19.0], [32.5, 37.0]])
+    )
 
 
 def test_published_map_with_frozen_parameters(one_conv):
@@ -138,5 +150,5 @@ def test_reused_module_is_refused_by_name():
             x = self.high(self.act1(self.low(x)))
             return self.head(self.act1(x).flatten(2).mean(2))
 
-    with pytest.raises(LookupError, match="'act1' runs 2 times"):
-        list(run(Twice(2).eval(), batch(2), layers="act1"))
+    with pytest.raises(UnsupportedError, match="'act1' runs 2 times"):
+        list(run(Twice(2).eval(), batch(2), layers="act1", on_error="raise"))

@@ -1,8 +1,11 @@
-"""Live cross-checks against Quantus, torchcam and MONAI, called and never copied."""
+"""Live cross-checks against other packages, called and never copied."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import sys
+import types
 import warnings
 
 import numpy as np
@@ -79,3 +82,58 @@ def test_grad_cam_equals_monai(dimensions):
         theirs = peer.compute_map(data.inputs[i : i + 1], class_idx=int(data.label[i]))
         rectified = torch.from_numpy(ours.maps)[i : i + 1].clamp(min=0)
         torch.testing.assert_close(rectified, theirs.double(), rtol=0, atol=1e-10)
+
+
+@pytest.fixture
+def grad_cam_package(monkeypatch):
+    """pytorch-grad-cam, which imports torchvision for examples and detection only."""
+    if importlib.util.find_spec("pytorch_grad_cam") is None:
+        pytest.skip("grad-cam is not installed; make test installs it")
+    for name, parts in {
+        "torchvision": (),
+        "torchvision.transforms": ("Compose", "Normalize", "ToTensor"),
+        "torchvision.transforms.functional": ("resize",),
+    }.items():
+        stub = types.ModuleType(name)
+        for part in parts:
+            setattr(stub, part, None)
+        monkeypatch.setitem(sys.modules, name, stub)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own imports
+        return importlib.import_module("pytorch_grad_cam")
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("layer", ["low", "high"])
+@pytest.mark.parametrize(
+    ("method", "theirs", "tolerance"),
+    [
+        ("grad_cam", "GradCAM", 1e-10),
+        ("hires_cam", "HiResCAM", 1e-10),
+        ("layer_cam", "LayerCAM", 1e-10),
+        ("xgrad_cam", "XGradCAM", 1e-5),  # they add 1e-7 where they divide,
+        ("grad_cam_plus_plus", "GradCAMPlusPlus", 1e-5),  # and 1e-6 here
+        ("eigen_grad_cam", "EigenGradCAM", 1e-5),  # in float32, of either sign
+    ],
+)
+def test_raw_maps_equal_pytorch_grad_cam(
+    grad_cam_package, dimensions, layer, method, theirs, tolerance
+):
+    data, model = batch(dimensions), net(dimensions)
+    with torch.no_grad():
+        model.head.weight *= 1e5  # what they add for safety is then small beside the gradients
+    (ours,) = run(model, data, methods=method, layers=layer, target="label", keep="native")
+    place = getattr(model, layer)
+    with getattr(grad_cam_package, theirs)(model, [place]) as extractor:
+        seen = extractor.activations_and_grads
+        output = seen(data.inputs)
+        output.gather(1, data.label[:, None]).sum().backward()
+        # Before their ReLU, their resizing and their min-max.
+        raw = extractor.get_cam_image(
+            data.inputs, place, None, seen.activations[0].numpy(), seen.gradients[0].numpy(), False
+        )
+    found = ours.maps[:, 0]
+    scale = np.abs(found).max()
+    if method == "eigen_grad_cam":
+        found, raw = np.abs(found), np.abs(raw)
+    np.testing.assert_allclose(found / scale, raw / scale, rtol=0, atol=tolerance)

@@ -9,8 +9,9 @@ import pytest
 import torch
 from nets import batch, net
 
+from attrscore.attribution import explains_layers
 from attrscore.core import INPUT
-from attrscore.engine import explains_layers, run
+from attrscore.engine import run
 from attrscore.passes import Pass
 from attrscore.registry import METHODS
 from attrscore.targets import Predicted
@@ -28,8 +29,23 @@ NEED = {
     },
     "captum:InputXGradient": {"algorithm": "InputXGradient"},
     "captum:DeepLift": {"algorithm": "DeepLift"},
+    # The defaults of these are meant for crops of real size.
+    "occlusion": {"window": 3, "stride": 2},
+    "feature_ablation": {"size": 4},
+    "kernel_shap": {"size": 5, "samples": 20},
+    "feature_ablation:slic": {"features": "slic", "segments": 6, "compactness": 10.0},
+    "feature_ablation:instances": {"features": "instances", "spread": "value"},
+    "kernel_shap:regions": {"features": "regions", "baseline": "mean"},
+    "smooth_grad": {"samples": 3},
+    "smooth_grad:layers": {"samples": 3, "method": "grad_cam", "kind": "vargrad"},
+    "gradient_shap": {"samples": 5, "chunk": 3},
+    "integrated_gradients": {"steps": 5, "chunk": 3, "baseline": "blurred", "sigma": 1.5},
+    "layer_conductance": {"steps": 5},
+    "lrp:gamma": {"rule": "gamma"},
 }
+ONLY_MODULES = ("lrp", "layer_lrp")
 NAMES = [e.name for e in METHODS.entries() if e.alias_of is None and e.name != "captum"]
+ALL = list(dict.fromkeys((*NAMES, *NEED)))
 
 
 def build(name: str, dimensions: int):
@@ -39,7 +55,11 @@ def build(name: str, dimensions: int):
     return METHODS.build(name.partition(":")[0], **options)
 
 
-@pytest.fixture(params=[*NAMES, *NEED])
+def network(name: str, dimensions: int, **options):
+    return net(dimensions, pooled=name.partition(":")[0] in ONLY_MODULES, **options)
+
+
+@pytest.fixture(params=ALL)
 def name(request) -> str:
     return request.param
 
@@ -50,7 +70,7 @@ def dimensions(request) -> int:
 
 
 def test_keys_are_layers_or_input_and_shapes_fit(name, dimensions):
-    model, data = net(dimensions), batch(dimensions)
+    model, data = network(name, dimensions), batch(dimensions)
     layers = {"low": model.low, "high": model.high}
     method = build(name, dimensions)
     maps = method(Pass(model, data, Predicted(), layers))
@@ -62,7 +82,7 @@ def test_keys_are_layers_or_input_and_shapes_fit(name, dimensions):
 
 
 def test_model_and_random_state_are_left_as_found(name, dimensions):
-    model, data = net(dimensions, inplace=name != "captum:DeepLift"), batch(dimensions)
+    model, data = network(name, dimensions, inplace=name != "captum:DeepLift"), batch(dimensions)
     model.train()
     model.act1.eval()
     model.low.weight.requires_grad_(False)
@@ -88,10 +108,10 @@ def test_model_and_random_state_are_left_as_found(name, dimensions):
     assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
 
 
-# GradientShap draws its noise for the whole batch at once, so a sample alone gets another.
-@pytest.mark.parametrize("name", [n for n in (*NAMES, *NEED) if n != "captum:GradientShap"])
+# Captum's GradientShap draws its noise for the whole batch at once, so a sample alone gets another.
+@pytest.mark.parametrize("name", [n for n in ALL if n != "captum:GradientShap"])
 def test_a_batch_is_its_samples(name, dimensions):
-    model, data = net(dimensions), batch(dimensions)
+    model, data = network(name, dimensions), batch(dimensions)
     method = build(name, dimensions)
     options = {"methods": method, "layers": ["low", "high"], "keep": "native"}
     whole = list(run(model, data, **options))
@@ -107,7 +127,7 @@ def test_a_batch_is_its_samples(name, dimensions):
 
 
 def test_the_same_again(name, dimensions):
-    model, data = net(dimensions), batch(dimensions)
+    model, data = network(name, dimensions), batch(dimensions)
     method = build(name, dimensions)
     options = {"methods": method, "layers": ["low", "high"], "keep": "native"}
     first = [result.maps for result in run(model, data, **options)]
@@ -115,3 +135,12 @@ def test_the_same_again(name, dimensions):
     second = [result.maps for result in run(model, data, **options)]
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_a_check_lets_pass_what_can_be_explained(name, dimensions):
+    model, data = network(name, dimensions), batch(dimensions)
+    method = build(name, dimensions)
+    if hasattr(method, "check"):
+        one = Pass(model, data.rows(0, 1), Predicted(), {"low": model.low, "high": model.high})
+        assert method.check(one) is None
+        assert not any(module._forward_hooks for module in model.modules())

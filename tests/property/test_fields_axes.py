@@ -19,7 +19,7 @@ ORDERS = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(order=st.sampled_from(ORDERS), seed=st.integers(0, 99))
 def test_any_order_of_axes_gives_the_same_crops(tmp_path_factory, order, seed):
     root = tmp_path_factory.mktemp("fields")

@@ -14,7 +14,17 @@ from scipy.stats import mannwhitneyu
 
 from attrscore.core import Batch
 from attrscore.heat import Heat, HeatOptions, area_fraction
-from attrscore.scorers import GradCAMO, mask_ratio, roc_auc
+from attrscore.passes import Pass
+from attrscore.scorers import (
+    Distance,
+    GradCAMO,
+    RegionShares,
+    ToleranceCurve,
+    mask_ratio,
+    mean_distance,
+    roc_auc,
+)
+from attrscore.targets import Predicted
 
 
 @st.composite
@@ -42,7 +52,7 @@ def scored(signed: torch.Tensor, regions: dict[str, torch.Tensor], **options: st
     return {k: v.numpy() for k, v in GradCAMO()(heat, Run()).items()}, heat
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(cases())
 def test_adjoint_equals_the_resized_map(case):
     signed, mask, resize = case
@@ -52,7 +62,7 @@ def test_adjoint_equals_the_resized_map(case):
     np.testing.assert_allclose(heat.mass().numpy(), heat.full().flatten(1).sum(1), atol=1e-9)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(cases())
 def test_score_lies_in_the_attainable_interval_and_one_hot_maps_reach_it(case):
     signed, mask, resize = case
@@ -70,7 +80,7 @@ def test_score_lies_in_the_attainable_interval_and_one_hot_maps_reach_it(case):
     np.testing.assert_allclose(reached["score"], reached["highest"], atol=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cases())
 def test_flat_map_scores_chance(case):
     signed, mask, resize = case
@@ -83,7 +93,7 @@ def test_flat_map_scores_chance(case):
     np.testing.assert_allclose(columns["auc"], 0.5, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cases())
 def test_score_of_mask_and_of_its_complement_sum_to_one(case):
     signed, mask, resize = case
@@ -96,7 +106,7 @@ def test_score_of_mask_and_of_its_complement_sum_to_one(case):
     np.testing.assert_allclose(together[~np.isnan(together)], 1, atol=1e-9)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cases(), st.floats(-30, 30))
 def test_positive_scale_and_flips_change_nothing(case, exponent):
     signed, mask, resize = case
@@ -113,7 +123,7 @@ def test_positive_scale_and_flips_change_nothing(case, exponent):
             np.testing.assert_allclose(values, flipped[name], atol=1e-6, err_msg=name)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([torch.float32, torch.float64]))
 def test_auc_is_the_mann_whitney_statistic(seed, dtype):
     generator = torch.Generator().manual_seed(seed)
@@ -124,6 +134,18 @@ def test_auc_is_the_mann_whitney_statistic(seed, dtype):
         on, off = heat[i][mask[i]], heat[i][~mask[i]]
         expected = mannwhitneyu(on, off).statistic / (len(on) * len(off))
         assert float(auc) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("grid", [(4, 4), (32, 32), (128, 128)])
+def test_auc_of_smooth_maps_is_as_good_as_by_ranks(grid):
+    generator = torch.Generator().manual_seed(0)
+    native = torch.randn((4, 1, *grid), generator=generator)
+    heat = Heat(native, (128, 128)).full()
+    mask = torch.rand((4, 128, 128), generator=generator) < 0.1 + 0.3 * (heat > heat.mean())
+    for auc, values, on in zip(roc_auc(heat, mask), heat, mask, strict=True):
+        statistic = mannwhitneyu(values[on], values[~on]).statistic
+        expected = statistic / (int(on.sum()) * int((~on).sum()))
+        assert float(auc) == pytest.approx(expected, abs=2e-5)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -172,3 +194,37 @@ def test_a_grid_of_one_place_is_unresolvable_not_low():
     assert heat.status(regions["cell"]) == ["unresolvable"] * 4
     np.testing.assert_allclose(columns["score"], columns["chance"])
     assert np.isnan(columns["resolved"]).all()
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_regions_and_distances_by_the_adjoint_equal_the_resized_map(case):
+    signed, mask, resize = case
+    space = tuple(mask.shape[1:])
+    beside = ~mask & mask.roll(1, -1)
+    spacing = (2.0, 0.7, 0.4)[: len(space)]
+    regions = {"cell": mask, "neighbours": beside}
+    current = Pass(
+        torch.nn.Identity(),
+        Batch(torch.zeros((len(mask), 1, *space)), regions, spacing=spacing),
+        Predicted(),
+        {},
+    )
+    heat = Heat(signed, space, HeatOptions(resize=resize))
+    full = heat.full()
+    hot = ~heat.undefined()
+    shares = RegionShares()(heat, current)
+    together = shares["cell"] + shares["neighbours"] + shares["background"]
+    np.testing.assert_allclose(together[hot], 1, atol=1e-9)
+    rest = ~mask & ~beside
+    for name, region in {**regions, "background": rest}.items():
+        expected = mask_ratio(full, region)
+        known = ~expected.isnan()
+        np.testing.assert_allclose(shares[name][known], expected[known], atol=1e-9)
+    distance = Distance()(heat, current)["score"]
+    np.testing.assert_allclose(distance, mean_distance(full, mask, spacing=spacing), atol=1e-9)
+    curve = ToleranceCurve(tolerances=(0.0, 0.4, 0.8, 2.1))(heat, current)
+    values = np.stack([curve[key] for key in ("0", "0.4", "0.8", "2.1")])
+    np.testing.assert_allclose(values[0], GradCAMO()(heat, current)["score"], atol=1e-12)
+    steps = np.diff(values, axis=0)
+    assert (steps[~np.isnan(steps)] >= -1e-12).all()

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
-from attrscore.cli import conf_dir
+from attrscore.composition import configuration
 from attrscore.heat import HeatOptions
-from attrscore.registry import REGISTRIES
+from attrscore.registry import MODEL_OPTIONS, REGISTRIES, SCORERS, conf_dir
 
 SEVERAL = ("method", "scorer")
 BUILT_IN = [
@@ -32,7 +32,11 @@ def test_every_plugin_has_a_yaml_with_its_options_and_their_defaults(kind, name)
     stated = node[name] if kind in SEVERAL else {k: v for k, v in node.items() if k != "name"}
     if kind not in SEVERAL:
         assert node["name"] == name
+    if kind == "dataset":
+        assert stated.pop("shard") is None  # of every dataset; none of them is told
     options = REGISTRIES[kind].options(name)
+    if kind == "model":
+        options |= MODEL_OPTIONS
     assert set(stated) == set(options)
     for option, default in options.items():
         if default is inspect.Parameter.empty:
@@ -45,10 +49,24 @@ def test_every_plugin_has_a_yaml_with_its_options_and_their_defaults(kind, name)
 def test_every_yaml_belongs_to_a_plugin_and_says_what_it_is(path):
     assert path.read_text().startswith("# ")
     kind = path.parent.name
+    if kind == "null" and path.stem != "none":
+        assert path.stem in SCORERS
     if kind in REGISTRIES:
         node = OmegaConf.to_container(OmegaConf.load(path))
         name = next(iter(node)) if kind in SEVERAL else node["name"]
         assert name in REGISTRIES[kind]
+
+
+def test_every_null_can_be_added_to_the_scorers():
+    nulls = {path.stem for path in conf_dir().glob("null/*.yaml")} - {"none"}
+    assert nulls == {"circular_shift", "mask_swap", "random_map"}
+    for chosen in (*nulls, f"[{','.join(nulls)}]"):
+        scorers = configuration([f"null={chosen}"]).scorer
+        assert set(scorers) == {"grad_camo", *chosen.strip("[]").split(",")}
+    assert set(configuration([]).scorer) == {"grad_camo"}
+    assert (
+        configuration(["null=random_map", "scorer.random_map.count=7"]).scorer.random_map.count == 7
+    )
 
 
 def test_heat_defaults_agree():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from nets import batch, net
+from rich.console import Console
 
 import attrscore
-from attrscore.core import KEY_COLUMNS, Batch
+from attrscore.core import KEY_COLUMNS, Batch, Reasoned
 from attrscore.engine import run
-from attrscore.errors import AttrscoreWarning, ConfigError, DataError
+from attrscore.errors import AttrscoreWarning, ConfigError, DataError, UnsupportedError
 from attrscore.gather import evaluate
+from attrscore.undefined import reasons_told
 
 
 def quiet(*args, **options) -> pd.DataFrame:
@@ -119,8 +123,9 @@ def test_memory_that_runs_out_is_a_status():
     def greedy(run):
         raise MemoryError("could not allocate")
 
-    with pytest.warns(AttrscoreWarning, match="out_of_memory"):
+    with pytest.warns(AttrscoreWarning) as told:
         table = quiet(net(), batch(), methods=["grad_cam", greedy])
+    assert "4 rows of greedy are out_of_memory" in str(told[-1].message)
     assert set(table.groupby("method")["status"].first()) == {"ok", "out_of_memory"}
 
 
@@ -180,3 +185,87 @@ def test_a_network_with_one_output_has_no_confidence():
     table = quiet(net(classes=1), batch())
     assert table["confidence"].isna().all()
     assert table["status"].eq("ok").all()
+
+
+def test_a_missing_value_of_a_row_that_is_ok_has_a_reason():
+    first = torch.tensor([True, False, False, False])
+
+    def told(heat, run, /):
+        values = heat.mass().masked_fill(first, torch.nan)
+        return Reasoned({"score": values, "other": values * 0}, {"it is the first.": first})
+
+    def untold(heat, run, /):
+        return {"score": heat.mass(), "odd": heat.mass().masked_fill(~first, torch.nan)}
+
+    data = batch()
+    spoilt = data.inputs.clone()
+    spoilt[3] = torch.nan
+    table = quiet(net(), replace(data, inputs=spoilt), scorers=[told, untold])
+    assert table["reason"].tolist() == [
+        "told: it is the first.",
+        *["untold: untold.odd undefined."] * 2,
+        "",  # its status says why
+    ]
+    assert table["status"].tolist() == ["ok", "ok", "ok", "nonfinite"]
+
+
+def test_a_region_that_a_cell_lacks_is_its_reason():
+    data = batch()
+    nucleus = data.regions["cell"].clone()
+    nucleus[1], nucleus[2] = False, True
+    data = replace(data, regions={**data.regions, "nucleus": nucleus})
+    names = ("auc", "distance", "iou", "relevance_rank", "circular_shift")
+    for name in names:
+        table = quiet(net(), data, scorers={"s": attrscore.SCORERS.build(name, region="nucleus")})
+        assert table["s"].isna().tolist() == [False, True, True, False]
+        empty, full = (f"s: the region 'nucleus' {is_}." for is_ in ("is empty", "fills the crop"))
+        assert table["reason"].tolist() == ["", empty, full, ""]
+
+
+def test_a_scorer_that_cannot_work_is_told_and_is_no_failure():
+    def never(heat, run, /):
+        raise UnsupportedError("nothing to score.")
+
+    def broken(heat, run, /):
+        raise ValueError("a bug")
+
+    with pytest.warns(AttrscoreWarning, match="never cannot work here: nothing to score"):
+        table = quiet(net(), batch(), scorers=[never])
+    assert table["status"].eq("ok").all()  # so that the row stays that of other scorers
+    assert table["never"].isna().all()
+    with pytest.warns(AttrscoreWarning) as caught:
+        table = quiet(net(), batch(), scorers=[never, broken, "grad_camo"])
+    assert len(caught) == 2
+    assert set(table["reason"]) == {
+        "scorer 'broken': ValueError: a bug | never cannot work here: nothing to score."
+    }
+    told = reasons_told(table).set_index("kind")["rows"]
+    assert told.to_dict() == {"failure": 4, "unsupported": 4}
+    with pytest.warns(AttrscoreWarning, match="it returned no column"):
+        quiet(net(), batch(), scorers=lambda heat, run: {})
+
+
+@pytest.mark.parametrize(("installed", "shown"), [(None, False), (object(), True)])
+def test_no_progress_in_a_notebook_that_cannot_show_it(installed, shown, monkeypatch):
+    seen = []
+    monkeypatch.setattr("attrscore.gather.Console", lambda **_: Console(force_jupyter=True))
+    monkeypatch.setattr("attrscore.gather.find_spec", lambda _: installed)
+    monkeypatch.setattr(
+        "attrscore.gather.track", lambda each, *_, disable, **__: seen.append(not disable) or each
+    )
+    evaluate(net(), batch(), layers="high")
+    assert seen == [shown]
+
+
+def test_a_layer_at_which_a_method_raises_costs_no_other_its_rows():
+    def touchy(current):
+        if "low" in current.layers:
+            raise RuntimeError("not here")
+        return dict(current.activations)
+
+    with pytest.warns(AttrscoreWarning, match="4 rows of touchy are error"):
+        both = quiet(net(), batch(), methods={"touchy": touchy}, layers=["low", "high"])
+    alone = quiet(net(), batch(), methods={"touchy": touchy}, layers="high")
+    assert set(both.loc[both["layer"] == "low", "status"]) == {"error"}
+    high = both[both["layer"] == "high"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(high, alone, check_exact=True)

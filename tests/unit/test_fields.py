@@ -213,6 +213,11 @@ def test_channels_are_selected_in_order(folder):
     both = folder.fields(axes="CYX", normalise="none").read([0]).inputs
     some = folder.fields(axes="CYX", normalise="none", channels=[2, 0]).read([0]).inputs
     assert torch.equal(some, both[:, [2, 0]])
+    named = folder.fields(axes="CYX", channels=[2, 0], stains=["Mito", "DNA"])
+    assert named.read([0]).stains == ("Mito", "DNA")
+    assert named.fingerprint() != folder.fields(axes="CYX", channels=[2, 0]).fingerprint()
+    with pytest.raises(ConfigError, match="names 2 channels, and 3 are read"):
+        folder.fields(axes="CYX", stains=["Mito", "DNA"]).table  # noqa: B018
     with pytest.raises(DataError, match=r"has 3 channels but channels=\[3\] asks for number 3"):
         folder.fields(axes="CYX", channels=[3]).table  # noqa: B018
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -206,7 +208,10 @@ def batch(n=2, size=(4, 5), start=0, **options):
             "need the same regions",
         ),
         ([batch(), batch(start=2, meta={"x": [1, 2]})], "need the same meta columns"),
-        ([batch(), batch(start=2, spacing=(1.0, 1.0))], "need the same meta columns and spacing"),
+        (
+            [batch(), batch(start=2, spacing=(1.0, 1.0))],
+            "need the same meta columns, spacing and stains",
+        ),
         ([batch(), batch()], "Some ids stand in more than one batch"),
     ],
 )
@@ -221,3 +226,17 @@ def test_writing_keeps_spacing_and_mixed_columns(path):
     read = HDF5(path=path).read([0, 1])
     assert read.spacing == (0.5, 1.0)
     assert read.meta == {"Metadata_Well": ["A01", "None"]}
+
+
+def test_stains_are_kept(tmp_path):
+    named = Phantom(size=(16, 16), cells=3, channels=2).read(range(3))
+    assert named.stains == ("DNA", "ER")
+    path = tmp_path / "named.h5"
+    write_hdf5(path, [named])
+    data = HDF5(path=str(path))
+    assert data.read([1]).stains == ("DNA", "ER")
+    with h5py.File(path, "a") as file:
+        file.attrs["stains"] = np.array(["DNA", "Mito"], dtype=h5py.string_dtype())
+    assert HDF5(path=str(path)).fingerprint() != data.fingerprint()
+    with pytest.raises(DataError, match="stains must be 2 different names"):
+        replace(named, stains=("DNA", "DNA"))

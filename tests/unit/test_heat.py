@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from nets import batch, net
 
+from attrscore.engine import run
 from attrscore.errors import ConfigError, DataError
-from attrscore.heat import Grids, Heat, HeatOptions, join_channels, take_sign
+from attrscore.heat import Grid, Grids, Heat, HeatOptions, grids_of, join_channels, take_sign
 
 SIGNED = torch.tensor([[[[2.0, -4.0]], [[-1.0, 1.0]]]])
 
@@ -59,3 +62,50 @@ def test_a_region_is_pulled_down_once_for_all_methods():
     second = Heat(torch.rand(1, 4, 3, 3), (8, 8), grids=grids)
     assert first.grid is second.grid
     assert first.grid.pull(region) is second.grid.pull(region)
+
+
+def test_heat_knows_what_it_was_made_of_and_keeps_what_was_computed():
+    heat = Heat(SIGNED, (1, 2), layer="high")
+    assert heat.signed is SIGNED
+    assert heat.layer == "high"
+    calls = []
+    for _ in range(2):
+        assert heat.once("key", lambda: calls.append(1) or 7) == 7
+    assert calls == [1]
+
+
+def test_undefined_is_what_the_status_says():
+    heat = Heat(torch.tensor([1.0, 1, 1, -1, torch.nan, torch.inf]).view(6, 1, 1, 1), (2, 2))
+    region = torch.zeros(6, 2, 2, dtype=torch.bool)
+    region[:, 0, 0] = True
+    region[1], region[2] = True, False
+    numbers = [s in ("ok", "unresolvable") for s in heat.status(region)]
+    assert (~heat.undefined(region)).tolist() == numbers
+    assert heat.undefined().tolist() == [False] * 3 + [True] * 3
+
+
+def test_two_models_and_targets_on_one_batch_share_the_pulled_down_regions(monkeypatch):
+    pulled = []
+    adjoint = Grid._adjoint
+    monkeypatch.setattr(
+        Grid, "_adjoint", lambda grid, region: (pulled.append(1), adjoint(grid, region))[1]
+    )
+    data = batch()
+    list(run(net(), data, methods=["grad_cam", "hires_cam"], layers=["low", "high"]))
+    once = len(pulled)
+    assert once
+    list(run(net(inplace=True), data, layers=["low", "high"], target="label"))
+    assert len(pulled) == once
+    assert grids_of(data) is grids_of(data)
+    assert grids_of(data, "nearest") is not grids_of(data)
+
+
+@pytest.mark.parametrize("resize", ["linear", "nearest"])
+@pytest.mark.parametrize(
+    ("native", "space"), [((3, 5), (12, 10)), ((13, 4), (6, 9)), ((2, 3, 5), (4, 9, 5))]
+)
+def test_pushing_is_torch_interpolation(resize, native, space):
+    values = torch.rand((2, *native), dtype=torch.float64)
+    mode = {2: "bilinear", 3: "trilinear"}[len(space)] if resize == "linear" else "nearest"
+    expected = F.interpolate(values[:, None], size=space, mode=mode)[:, 0]
+    torch.testing.assert_close(Grid(space, native, resize).push(values), expected)

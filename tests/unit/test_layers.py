@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nets import SPACES, Net, net
+from nets import SPACES, Net, batch, net
 from torch import nn
 
 from attrscore.errors import LayerError
-from attrscore.layers import capture, select_layers, trace, unwrap
+from attrscore.layers import OverwrittenError, capture, select_layers, trace, unwrap
+from attrscore.passes import Pass
+from attrscore.targets import Predicted
 
 
 def crop(dimensions: int = 2) -> torch.Tensor:
@@ -80,6 +82,25 @@ def test_capture_starts_the_graph_at_the_lowest_layer_and_leaves_no_hook():
     assert recorded["high"].is_leaf
     assert output.requires_grad
     assert not model.high._forward_hooks
+
+
+def test_outputs_are_copied_only_where_something_overwrites_them():
+    model = net(inplace=True).requires_grad_(False)
+    layers = {"low": model.low, "act1": model.act1, "high": model.high}
+    for _ in range(2):  # autograd refuses to change the leaf "low"; "high" shows afterwards
+        with pytest.raises(OverwrittenError), capture(layers, 2, gradients=True) as recorded:
+            model(crop())
+    with capture(layers, 2, gradients=True) as recorded:
+        model(crop())
+    assert recorded["low"].data_ptr() != recorded["act1"].data_ptr()
+
+
+def test_a_block_and_its_last_layer_are_one_tensor_and_both_are_explained():
+    block = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU())
+    model = nn.Sequential(block, nn.Flatten(), nn.Linear(240, 2)).double()
+    current = Pass(model, batch(), Predicted(), {"0.1": block[1], "0": block})
+    torch.testing.assert_close(current.gradients["0"], current.gradients["0.1"])
+    assert current.gradients["0"].any()
 
 
 def test_layer_that_does_not_run_inside_capture():

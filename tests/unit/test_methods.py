@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from nets import batch, conv, net
 from torch import nn
 
+import attrscore.methods
 from attrscore.core import INPUT, Batch
 from attrscore.engine import run
 from attrscore.errors import ConfigError
 from attrscore.methods import FromCaptum, IntegratedGradients
 from attrscore.passes import Pass
+from attrscore.registry import METHODS
 from attrscore.targets import Index, Predicted
 
 
@@ -134,3 +138,12 @@ def test_the_mean_baseline_has_no_attribution_on_a_flat_crop():
 def test_wrong_options_fail_when_built(make, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make()
+
+
+def test_the_table_of_methods_lists_every_one():
+    """attrscore.methods.__doc__ says what each map means, its sign, cost and limits."""
+    names = {entry.name for entry in METHODS.entries() if entry.alias_of is None}
+    ours = {name for name in names if METHODS.load(name).__module__.startswith("attrscore.")}
+    _, head, table, _ = re.split(r"^=[= ]+$", attrscore.methods.__doc__, flags=re.MULTILINE)
+    assert head.split() == ["method", "the", "map", "is", "sign", "cost", "cannot", "explain"]
+    assert {line.split()[0] for line in table.strip().splitlines()} == ours

@@ -12,7 +12,8 @@ from attrscore.core import Batch
 from attrscore.engine import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.gather import evaluate
-from attrscore.passes import Pass, as_found, check_output
+from attrscore.network import as_found, check_output
+from attrscore.passes import Pass
 from attrscore.targets import Predicted
 
 

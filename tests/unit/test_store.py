@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from results import BASE, GRAD_CAM, GRAD_CAMO, IG, LABELS, OTHER, fill, job, table
 
 from attrscore.core import KEY_COLUMNS
 from attrscore.errors import ConfigError, StoreError
@@ -33,45 +34,6 @@ from attrscore.store import (
 )
 from attrscore.store import commit as committing
 from attrscore.store.columns import escape, unescape
-
-GRAD_CAM, IG = Plugin("grad_cam"), Plugin("integrated_gradients", options={"steps": 32})
-GRAD_CAMO, OTHER = Plugin("grad_camo"), Plugin("other")
-LABELS = {"model": "tiny", "dataset": "phantom"}
-BASE = {
-    "model": {"name": "tiny_cnn", "options": {"width": 8}, "weights": "abc"},
-    "dataset": {"name": "phantom", "fingerprint": "f0"},
-    "heat": {"sign": "positive"},
-    "seed": 0,
-    "keep": "none",
-}
-
-
-def job(*conditions, base=BASE, rows=5, part_rows=2):
-    return Job(base, conditions or (Condition(GRAD_CAM, "features.3", GRAD_CAMO),), rows, part_rows)
-
-
-def table(of, start=0, stop=5, *, offset=0.0, **columns):
-    """Rows of all methods and layers of a job, with a score column a scorer."""
-    frames = []
-    for method, layer in dict.fromkeys((c.method.key, c.layer) for c in of.conditions):
-        n = stop - start
-        scorers = [c.scorer.key for c in of.conditions if c.triple[:2] == (method, layer)]
-        frame = pd.DataFrame({"id": [f"cell{i}" for i in range(start, stop)]})
-        frame = frame.assign(method=method, layer=layer, target="predicted", status="ok", reason="")
-        frame = frame.assign(label=np.arange(start, stop) % 2, predicted=1, explained=0.5)
-        for scorer in scorers:
-            frame[scorer] = np.arange(start, stop) / 10 + offset
-            frame[f"{scorer}.chance"] = 0.25
-        frames.append(frame.assign(Metadata_Plate=["Ä1"] * n, **columns))
-    return pd.concat(frames, ignore_index=True)
-
-
-def fill(folder, of, *, labels=LABELS, config="", **options):
-    writer = Writer(folder, of, labels=labels, config=config)
-    for start, stop in writer.missing():
-        writer.write(start, stop, table(of, start, stop, **options))
-    return writer
-
 
 # What names a result
 
@@ -330,7 +292,7 @@ def test_columns_are_plain_checked_datasets_that_tell_their_kind(tmp_path):
 
 def test_the_table_has_its_columns_in_order(tmp_path):
     fill(tmp_path, job(Condition(GRAD_CAM, "a", OTHER), Condition(GRAD_CAM, "a", GRAD_CAMO)))
-    columns = [name for name in KEY_COLUMNS if name != "confidence"]
+    columns = [name for name in KEY_COLUMNS if name not in ("confidence", "depth")]
     columns += ["grad_camo", "grad_camo.chance", "other", "other.chance", "Metadata_Plate"]
     assert read_scores(tmp_path).columns.tolist() == columns
 
@@ -453,7 +415,8 @@ def test_a_merged_file_reads_back_equal(suffix, tmp_path):
     fill(tmp_path, job(), Metadata_gap=None)
     fill(tmp_path, job(base={**BASE, "heat": {"sign": "absolute"}}), Metadata_flag=True)
     output = tmp_path / "new" / f"merged{suffix}"
-    table_ = collect(tmp_path, output)
+    table_ = read_scores(tmp_path)
+    assert collect(tmp_path, output) == len(table_)
     pd.testing.assert_frame_equal(read_scores(output), table_)
     pd.testing.assert_frame_equal(read_scores(output, output), table_)
     chosen = read_scores(output, columns=["grad_camo"])
@@ -463,7 +426,8 @@ def test_a_merged_file_reads_back_equal(suffix, tmp_path):
 
 def test_a_merged_file_is_plain_hdf5_or_csv(tmp_path):
     fill(tmp_path, job())
-    scores = collect(tmp_path, tmp_path / "all.h5")
+    collect(tmp_path, tmp_path / "all.h5")
+    scores = read_scores(tmp_path)
     with h5py.File(tmp_path / "all.h5") as file:
         assert file["scores/grad_camo"][...].tolist() == scores.grad_camo.tolist()
         assert file["scores/Metadata_Plate"].asstr()[0] == "Ä1"

@@ -1,44 +1,15 @@
-"""Verbs of the command line that need no configuration."""
+"""``attrscore plugins``."""
 
 from __future__ import annotations
 
 import argparse
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 
 from attrscore.errors import ConfigError, did_you_mean
 from attrscore.registry import REGISTRIES
 
-__all__ = ["collect", "plugins"]
-
-
-def collect(arguments: Sequence[str]) -> int:
-    """Print and write one table of all jobs of a results folder, and draw it."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore collect",
-        description=collect.__doc__,
-        epilog="example: attrscore collect results/ -o scores.parquet",
-    )
-    parser.add_argument("results", type=Path, help="a results folder")
-    parser.add_argument(
-        "-o", "--output", type=Path, help=".h5, .csv or .parquet (default: RESULTS/results.h5)"
-    )
-    parser.add_argument("--figures", choices=("all", "none"), default="all")
-    options = parser.parse_args(list(arguments))
-    from attrscore import plots, store, terminal
-
-    output = options.output or options.results / "results.h5"
-    scores = store.collect(options.results, output)
-    out = terminal.stdout()
-    out.print(terminal.summary(scores))
-    out.print(f"table:  {output} ({len(scores)} rows)", soft_wrap=True)
-    if options.figures == "all":
-        drawn = plots.distributions(scores, score=terminal.headline(scores))
-        path = plots.save(drawn, output.with_name(f"{output.stem}-scores.png"))
-        for figure in [path, *sorted((options.results / "figures").glob("cells-*.png"))]:
-            out.print(f"figure: {figure}", soft_wrap=True)
-    return 0
+__all__ = ["plugins"]
 
 
 def plugins(arguments: Sequence[str]) -> int:

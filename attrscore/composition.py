@@ -1,0 +1,154 @@
+"""Configurations as Hydra composes them, and its errors in sentences.
+
+With ``cli``, the only module that knows Hydra.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from attrscore.errors import AttrscoreError, ConfigError, LayerError, did_you_mean
+from attrscore.outcomes import FAILED, OK, USAGE
+from attrscore.registry import MODEL_OPTIONS, REGISTRIES, conf_dir
+
+__all__ = [
+    "PrivateSweep",
+    "composed",
+    "configuration",
+    "help_asked",
+    "register_installed",
+    "say",
+    "sentence",
+    "settings_of",
+    "unresolved",
+]
+
+_SEVERAL = ("method", "scorer")
+"""Groups that may hold several plugins: each is nested under its own name."""
+
+
+class PrivateSweep(Callback):
+    """Makes the folder of a sweep for its owner alone, before a launcher puts pickles there:
+    whoever can write into it could run code as the owner.
+    """  # noqa: D205  # one sentence
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Before the launcher."""
+        Path(config.hydra.sweep.dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers, nothing missing."""
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
+    return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+
+
+def unresolved(overrides: Any) -> list[str]:
+    """Overrides as they were typed: what ${oc.env:TOKEN} stands for must not reach a file."""
+    return [str(each) for each in OmegaConf.to_container(overrides, resolve=False)]  # type: ignore[union-attr]  # a ListConfig gives a list
+
+
+def composed(
+    verb: str, arguments: Sequence[str], summary: str | None, example: str
+) -> dict[str, Any]:
+    """The settings of a verb that builds a model or a dataset, from Hydra overrides."""
+    help_asked(verb, arguments, summary, example)
+    return settings_of(configuration(arguments))
+
+
+def help_asked(verb: str, arguments: Sequence[str], summary: str | None, example: str) -> None:
+    """Print the help of a verb that takes Hydra overrides, and stop, where it is asked for."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        sys.stdout.write(
+            f"usage: attrscore {verb} [name=value ...]\n\n{summary}\n\n"
+            "The settings are those of attrscore itself (attrscore --help).\n"
+            f"example: attrscore {verb} {example}\n"
+        )
+        raise SystemExit(OK)
+
+
+def configuration(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that these overrides give, outside of a Hydra run."""
+    register_installed(overrides)
+    folder = str(conf_dir())
+    with initialize_config_dir(version_base="1.3", config_dir=folder, job_name="attrscore"):
+        return compose("config", overrides=list(overrides))
+
+
+def register_installed(arguments: Sequence[str]) -> None:
+    """Give installed plugins that bring no YAML a node in Hydra's ConfigStore.
+
+    Only those that the command line names are imported, for their options.
+    """
+    line = " ".join(arguments)
+    for kind, registry in REGISTRIES.items():
+        for name in registry.installed():
+            if (conf_dir() / kind / f"{name}.yaml").exists():
+                continue
+            options: dict[str, Any] = {}
+            if re.search(rf"\b{re.escape(name)}\b", line):
+                for option, default in registry.options(name).items():
+                    options[option] = "???" if default is inspect.Parameter.empty else default
+            if kind == "model":
+                options |= MODEL_OPTIONS
+            if kind == "dataset":
+                options["shard"] = None
+            node = {name: options} if kind in _SEVERAL else {"name": name, **options}
+            ConfigStore.instance().store(group=kind, name=name, node=node)
+
+
+def say(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say what is wrong in a sentence; the exit code."""
+    from attrscore.terminal import say_error
+
+    say_error(sentence(error, arguments), getattr(error, "__notes__", ()))
+    asked = isinstance(error, ConfigError | LayerError) or not isinstance(error, AttrscoreError)
+    return USAGE if asked else FAILED
+
+
+def sentence(error: BaseException, arguments: Sequence[str]) -> str:
+    """The message, with a suggestion where a group choice or a setting is misspelt."""
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
+            "with brackets, commas, equals signs or colons needs quotes of its own within those of "
+            "the shell: "
+            "\"dataset.images='fields/*_[0-3].tif'\"."
+        )
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _no_setting(unknown[1], arguments)
+    return text.replace("\n", " ")
+
+
+def _no_setting(path: str, arguments: Sequence[str]) -> str:
+    parent, _, given = path.rpartition(".")
+    groups = [  # choices, not sweeps, and without the one that is wrong
+        a for a in arguments if re.match(r"\w+=(\w+$|\[)", a) and not a.startswith(f"{path}=")
+    ]
+    try:
+        whole = configuration(groups)
+        known = list(OmegaConf.select(whole, parent) if parent else whole)
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return f"There is no setting {path!r}. See: attrscore --help"
+    where = f" in {parent}" if parent else ""
+    return f"There is no setting {given!r}{where}. {did_you_mean(given, known)}"

@@ -1,0 +1,175 @@
+"""Some cells of a dataset computed: one table, the kept maps, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from attrscore import store
+from attrscore.assembly import Parts
+from attrscore.attribution import Place, frames_of, sentence
+from attrscore.core import Batch, Dataset, Result, single_targets
+from attrscore.gather import to_frame
+from attrscore.memory import Room
+from attrscore.store.maps import MapKey
+
+__all__ = ["Lost", "compute", "joined_maps", "readable", "traces_of"]
+
+Lost = dict[int, tuple[str, str]]
+"""Row of the dataset that could not be read -> why, and where that was raised."""
+
+Triple = tuple[str, str, str]
+
+
+def compute(
+    parts: Parts,
+    rows: Sequence[int],
+    *,
+    wanted: Collection[Triple],
+    refused: Mapping[Place, str],
+    keep: str = "none",
+    advance: Callable[[int], None] = lambda _cells: None,
+    on_step: Callable[[str, int, int], None] | None = None,
+    seconds: dict[str, float] | None = None,
+    room: Room | None = None,
+) -> store.Part:
+    """The results of these rows of the dataset, for the triples ``wanted``.
+
+    A cell that cannot be read gets rows with the status ``unreadable``. ``advance`` is told how
+    many cells each batch had, ``on_step`` what a slow method is at; ``seconds`` gains what each
+    method took, and ``room`` how many cells memory holds.
+    """
+    torch.manual_seed(parts.settings["seed"] + rows[0])  # the same numbers after a resume
+    lost: Lost = {}
+
+    def counted() -> Iterator[Batch]:
+        for batch in readable(parts.dataset, rows, parts.settings["batch_size"], lost):
+            yield batch
+            advance(len(batch))
+
+    skip = {condition.triple for condition in parts.job.conditions} - set(wanted)
+    options = {"keep": keep, "skip": skip, "refused": refused, "on_step": on_step, "room": room}
+    results = list(parts.results(counted(), **options))
+    if seconds is not None:
+        for result in results:
+            seconds[result.method] = seconds.get(result.method, 0.0) + result.seconds
+    return part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
+
+
+def part_of(
+    parts: Parts,
+    rows: Sequence[int],
+    results: Sequence[Result],
+    lost: Lost,
+    places: Collection[Place],
+) -> store.Part:
+    """Results as they are stored, with rows for the cells that could not be read."""
+    tables, traces = [], [traces_of(results)]
+    if results:
+        tables.append(to_frame(results, **parts.labels).drop(columns=["model", "dataset"]))
+    if lost:
+        table, trace = _of_lost(parts, lost, places)
+        tables.append(table)
+        traces.append(trace)
+    table = pd.concat(tables, ignore_index=True)
+    if lost:  # cells in their order, as if nothing had happened
+        order = {name: n for n, name in enumerate(parts.dataset.table["id"].iloc[list(rows)])}
+        table = table.iloc[np.argsort(table["id"].map(order), kind="stable")]
+    first = next(((r.method, r.layer, r.target) for r in results), None)
+    ids = [i for r in results if (r.method, r.layer, r.target) == first for i in r.columns["id"]]
+    told = pd.concat(traces, ignore_index=True)
+    return store.Part(table.reset_index(drop=True), joined_maps(results), ids, told)
+
+
+def readable(dataset: Dataset, rows: Sequence[int], size: int, lost: Lost) -> Iterator[Batch]:
+    """Batches of these rows; where one cannot be read, of those of its rows that can."""
+    for first in range(0, len(rows), size):
+        some = rows[first : first + size]
+        try:
+            batch = dataset.read(some)
+        except Exception as error:  # a file that is gone costs its own cells alone
+            good = [row for row in some if _can_read(dataset, row, lost)]
+            if not good:
+                continue
+            if len(good) == len(some):
+                raise error  # noqa: TRY201  # each alone, but not together: a bug of the dataset
+            batch = dataset.read(good)
+        yield batch
+
+
+def _can_read(dataset: Dataset, row: int, lost: Lost) -> bool:
+    try:
+        dataset.read([row])
+    except Exception as error:  # noqa: BLE001  # becomes a row
+        lost[row] = sentence(error), frames_of(error)
+        return False
+    return True
+
+
+def _of_lost(
+    parts: Parts, lost: Lost, places: Collection[Place]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    cells = parts.dataset.table.iloc[sorted(lost)]
+    told = pd.DataFrame([lost[row] for row in sorted(lost)], columns=["reason", "traceback"])
+    cells = cells.reset_index(drop=True).assign(reason=told["reason"], status="unreadable")
+    cells = cells.assign(predicted=-1, explained=np.nan, confidence=np.nan)
+    tables = [
+        cells.assign(method=method, layer=layer, target=str(target))
+        for method, layer in sorted(places)
+        for target in single_targets(parts.target)
+    ]
+    traces = [
+        told.assign(method=method, layer=layer, status="unreadable")
+        for method, layer in sorted(places)
+    ]
+    return pd.concat(tables, ignore_index=True), _distinct(pd.concat(traces, ignore_index=True))
+
+
+def traces_of(results: Iterable[Result]) -> pd.DataFrame:
+    """Where the failures among results were raised, each once."""
+    raised = [
+        {
+            "method": result.method,
+            "layer": result.layer,
+            "status": str(result.columns["status"][0]),
+            "reason": str(result.columns["reason"][0]),
+            "traceback": result.traceback,
+        }
+        for result in results
+        if result.traceback
+    ]
+    return _distinct(pd.DataFrame(raised, columns=_TRACE))
+
+
+_TRACE = ["method", "layer", "status", "reason", "traceback"]
+
+
+def _distinct(traces: pd.DataFrame) -> pd.DataFrame:
+    return traces[_TRACE].drop_duplicates(_TRACE[:-1], ignore_index=True)
+
+
+def joined_maps(results: Sequence[Result]) -> dict[MapKey, np.ndarray]:
+    """Kept maps over batches; NaN for a batch in which the method failed."""
+    by_place: dict[MapKey, list[Result]] = {}
+    several = len({result.target for result in results}) > 1
+    for result in results:
+        place: MapKey = (result.method, result.layer)
+        if several:
+            place = (result.method, result.layer, result.target)
+        by_place.setdefault(place, []).append(result)
+    joined: dict[MapKey, np.ndarray] = {}
+    for place, some in by_place.items():
+        shape = next((result.maps.shape[1:] for result in some if result.maps is not None), None)
+        if shape is not None:
+            joined[place] = np.concatenate(
+                [
+                    np.full((len(result), *shape), np.nan, np.float32)
+                    if result.maps is None
+                    else result.maps
+                    for result in some
+                ]
+            )
+    return joined

@@ -1,0 +1,40 @@
+"""Which layers, where they keep channels and places, and what they put out on one forward pass."""
+
+from attrscore.layers.capture import OverwrittenError, capture
+from attrscore.layers.layouts import Layout, LayoutOptions, hidden_state
+from attrscore.layers.measuring import watching
+from attrscore.layers.path import main_path
+from attrscore.layers.selection import LAYER_RULES, Layers, select_layers, with_layouts
+from attrscore.layers.tracing import LayerInfo, trace
+from attrscore.layers.wrappers import (
+    Precision,
+    call,
+    device_of,
+    dtype_of,
+    in_precision,
+    uncompiled,
+    unwrap,
+)
+
+__all__ = [
+    "LAYER_RULES",
+    "LayerInfo",
+    "Layers",
+    "Layout",
+    "LayoutOptions",
+    "OverwrittenError",
+    "Precision",
+    "call",
+    "capture",
+    "device_of",
+    "dtype_of",
+    "hidden_state",
+    "in_precision",
+    "main_path",
+    "select_layers",
+    "trace",
+    "uncompiled",
+    "unwrap",
+    "watching",
+    "with_layouts",
+]

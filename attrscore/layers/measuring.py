@@ -1,0 +1,154 @@
+"""Layouts that shapes do not tell, measured: which axes follow the image, which token is where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attrscore.layers.layouts import Layout, LayoutOptions, hidden_state
+from attrscore.layers.wrappers import call
+
+__all__ = ["measure_axes", "measure_tokens", "watching"]
+
+SLIGHT = 1e-6
+"""Changes below this share of the largest are rounding."""
+
+
+class _EnoughSeen(Exception):  # noqa: N818  # no error: it ends a forward pass early
+    pass
+
+
+@contextmanager
+def watching(
+    modules: Mapping[str, nn.Module], see: Callable[[str, Any], None], /
+) -> Iterator[None]:
+    """Show ``see`` the name and output of each module whenever it finishes inside ``with``."""
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _args, output: see(name, output)
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure_axes(
+    model: nn.Module,
+    unclear: Mapping[str, tuple[nn.Module, tuple[int, ...]]],
+    inputs: Tensor,
+    others: Sequence[Tensor],
+) -> dict[str, Layout]:
+    """Layouts of the layers (module and shape) whose channels may be first or last.
+
+    An image twice as large along each axis is run: the axes that grow about as much are the places;
+    those of an attention matrix do not grow, or grow by 4 or 8. A network for one size alone raises
+    on the way, and the layers behind that point stay unknown. One forward pass of 4 or 8 crops.
+    """
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def see(name: str, output: Any) -> None:
+        hidden = hidden_state(output)
+        if hidden is not None:
+            seen.setdefault(name, tuple(hidden.shape))
+
+    larger = inputs.repeat(1, 1, *[2] * (inputs.ndim - 2))
+    watched = {name: module for name, (module, _) in unclear.items()}
+    with suppress(Exception), watching(watched, see):  # a network of one size may raise anything
+        call(model, larger, *others)
+    found = {}
+    for name, (_, shape) in unclear.items():
+        pairs = list(zip(shape[1:], seen.get(name, ())[1:], strict=False))
+        grows = [new > old for old, new in pairs]
+        if len(pairs) < len(shape) - 1 or any(new > 3 * old for old, new in pairs):
+            continue
+        if grows == [False] + [True] * (len(grows) - 1):
+            found[name] = Layout("channels_first")
+        elif grows == [True] * (len(grows) - 1) + [False]:
+            found[name] = Layout("channels_last")
+    return found
+
+
+def measure_tokens(
+    model: nn.Module,
+    witness: nn.Module,
+    inputs: Tensor,
+    others: Sequence[Tensor],
+    options: LayoutOptions,
+) -> Layout | str:
+    """How the tokens (N, T, C) that a layer puts out lie on the image, or why that stays unknown.
+
+    ``witness`` is the first layer with that many tokens, before attention mixes them. Tokens that
+    no change of the image reaches are the prefix. Then one slice of the image at a time is changed,
+    at the lower end of each axis: the tokens that it reaches tell how the rest is laid out. The
+    grid must be the only one that explains them. Costs 2 + the number of axes forward passes of one
+    crop, each only up to the witness.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def noise() -> Tensor:
+        drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+        return drawn.to(inputs)
+
+    def tokens(image: Tensor) -> Tensor:
+        kept: list[Tensor] = []
+
+        def see(_name: str, output: Any) -> None:
+            hidden = hidden_state(output)
+            if hidden is not None:
+                kept.append(hidden.detach().double()[0])
+            raise _EnoughSeen
+
+        with suppress(_EnoughSeen), watching({"": witness}, see):
+            call(model, image, *others)
+        return kept[0]
+
+    def reached(image: Tensor) -> Tensor:
+        change = (tokens(image) - base).abs().amax(1)
+        return change > SLIGHT * change.amax()
+
+    plain, other = noise(), noise()
+    base = tokens(plain)
+    anywhere = reached(other)
+    prefix = int((~anywhere).long().cumprod(0).sum()) if options.prefix is None else options.prefix
+    if not anywhere[prefix:].all():
+        return "some tokens behind the first place do not depend on the image"
+    slices = []
+    for axis in range(2, inputs.ndim):
+        changed = plain.clone()
+        changed.narrow(axis, 0, 1).copy_(other.narrow(axis, 0, 1))
+        slices.append(reached(changed)[prefix:])
+    fitting = [
+        grid
+        for grid in _grids(len(base) - prefix, tuple(inputs.shape[2:]))
+        if all(_explains(grid, axis, touched) for axis, touched in enumerate(slices))
+    ]
+    if len(fitting) == 1:
+        return Layout("tokens", fitting[0], prefix)
+    return "tokens are mixed before they can be seen" if fitting else "they lie on no regular grid"
+
+
+def _grids(places: int, space: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every grid of so many places that is nowhere finer than the image."""
+    if len(space) == 1:
+        if places <= space[0]:
+            yield (places,)
+        return
+    for size in range(1, min(places, space[0]) + 1):
+        if places % size == 0:
+            for rest in _grids(places // size, space[1:]):
+                yield (size, *rest)
+
+
+def _explains(grid: tuple[int, ...], axis: int, touched: Tensor) -> bool:
+    """Whether the touched tokens are the lower end of one axis of the grid, and all of the rest."""
+    lines = touched.view(grid).movedim(axis, 0).flatten(1)
+    along = lines[:, 0]
+    whole = bool((lines == along[:, None]).all())
+    return whole and bool(along[0]) and not bool((along[1:] & ~along[:-1]).any())

@@ -1,0 +1,114 @@
+"""The plain network inside what others wrapped around it, and where and in what it computes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from attrscore.errors import UnsupportedError, choose
+
+__all__ = ["Precision", "call", "device_of", "dtype_of", "in_precision", "uncompiled", "unwrap"]
+
+Precision = Literal["float32", "bfloat16", "float16", "autocast"]
+
+
+def unwrap(model: nn.Module, /) -> nn.Module:
+    """The plain network inside ``torch.compile`` and ``nn.DataParallel`` wrappers.
+
+    Hooks on a compiled module vanish after warm-up, and a parallel one runs replicas without them.
+
+    :raises UnsupportedError: no network, or one with parts whose inside cannot be watched: scripted
+        or exported ones, and compiled ones below the top.
+    """
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            break
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(
+            f"A network must be a torch.nn.Module; given: {type(model).__name__}. Of an exported "
+            "program, give the network that it was exported from."
+        )
+    for name, module in model.named_modules():
+        if why := _unwatchable(module):
+            place = f"its part '{name}'" if name else "it"
+            raise UnsupportedError(
+                f"{type(model).__name__} cannot be explained: {place} {why}, so its layers cannot "
+                "be watched. Give the plain nn.Module that it was made from."
+            )
+    return model
+
+
+def _unwatchable(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "is TorchScript"
+    if type(module).__module__.startswith("torch.export") or (
+        isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
+    ):
+        return "is an exported program"
+    if isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        return "went through torch.compile"
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return "is wrapped for several devices"
+    return ""
+
+
+@contextmanager
+def uncompiled(model: nn.Module, /) -> Iterator[None]:
+    """Inside, modules on which ``.compile()`` was called run as they are written, hooks and all."""
+    compiled = [
+        (module, call)
+        for module in model.modules()
+        if (call := module.__dict__.get("_compiled_call_impl")) is not None
+    ]
+    for module, _ in compiled:
+        module.__dict__["_compiled_call_impl"] = None
+    try:
+        yield
+    finally:
+        for module, call in compiled:
+            module.__dict__["_compiled_call_impl"] = call
+
+
+def device_of(model: nn.Module, /) -> torch.device:
+    """Where the first parameter lies; the CPU for a network without any."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def dtype_of(model: nn.Module, /) -> torch.dtype | None:
+    """What the first floating-point parameter is made of; None for a network without any."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+def in_precision(model: nn.Module, wanted: Precision | None, /) -> nn.Module:
+    """The network in this type of numbers: a copy, unless its parameters are of that type already.
+
+    ``autocast`` and None leave it as it is.
+    """
+    choose(wanted or "autocast", get_args(Precision), option="precision")
+    dtype = None if wanted in (None, "autocast") else getattr(torch, str(wanted))
+    if dtype is None or all(p.dtype is dtype for p in model.parameters() if p.is_floating_point()):
+        return model
+    return copy.deepcopy(model).to(dtype)
+
+
+def call(model: nn.Module, inputs: Tensor, /, *others: Tensor, autocast: bool = False) -> Any:
+    """What the network returns, floating-point inputs in the type of its parameters.
+
+    ``autocast`` lets torch choose bfloat16 where that is safe, and leaves the parameters alone.
+    """
+    wanted = dtype_of(model)
+    if wanted is not None:
+        inputs, *others = (  # type: ignore[assignment]  # a list does as well
+            each.to(wanted) if each.is_floating_point() else each for each in (inputs, *others)
+        )
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast):
+        return model(inputs, *others)

@@ -1,0 +1,129 @@
+"""What an input is compared with: the baseline of path and perturbation methods."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from attrscore.errors import ConfigError, DataError
+from attrscore.methods.options import check_per_axis, per_axis
+
+__all__ = ["WithBaseline", "blurred"]
+
+_KINDS = ("zero", "mean", "blurred")
+_FILES = (".npy", ".safetensors")
+
+
+@dataclass(frozen=True)
+class WithBaseline:
+    """The options ``baseline`` and ``sigma``.
+
+    ``baseline`` is ``zero``, ``mean`` (of each channel over the crop), ``blurred`` (the crop
+    smoothed by a Gaussian of ``sigma`` pixels, one number or one an axis), a number, or a file
+    (.npy, or .safetensors with one array) that holds (C,) or (C, *S).
+    """
+
+    baseline: str | float = "zero"
+    sigma: float | tuple[float, ...] = 8.0
+
+    def __post_init__(self) -> None:
+        check_per_axis(self, "sigma", kind=float)
+        given = self.baseline
+        if isinstance(given, str) and given not in _KINDS:
+            if not given.endswith(_FILES):
+                raise ConfigError(
+                    f"baseline={given!r} is not a choice; expected {', '.join(_KINDS)}, a number, "
+                    "or a .npy or .safetensors file."
+                )
+            _read(given)
+        elif not isinstance(given, str) and (
+            isinstance(given, bool)
+            or not isinstance(given, int | float)
+            or not math.isfinite(given)
+        ):
+            raise ConfigError(f"baseline={given!r} must be a finite number.")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The numbers of a file, not where it lies; empty without one."""
+        if not isinstance(self.baseline, str) or self.baseline in _KINDS:
+            return {}
+        values = _read(self.baseline)
+        digest = hashlib.blake2b(repr(values.shape).encode(), digest_size=8)
+        digest.update(values.tobytes())
+        return {"baseline": digest.hexdigest()}
+
+    def reference(self, inputs: Tensor, /) -> Tensor:
+        """The baseline of each input, (N, C, *S).
+
+        :raises ConfigError: a file of another shape.
+        """
+        if self.baseline == "zero":
+            return torch.zeros_like(inputs)
+        if self.baseline == "mean":
+            return inputs.mean(_space(inputs), keepdim=True).expand_as(inputs)
+        if self.baseline == "blurred":
+            return blurred(inputs, per_axis(self.sigma, inputs.ndim - 2, option="sigma"))
+        if not isinstance(self.baseline, str):
+            return torch.full_like(inputs, self.baseline)
+        values = torch.from_numpy(_read(self.baseline)).to(inputs)
+        if values.ndim == 1:
+            values = values.view(-1, *[1] * (inputs.ndim - 2))
+        if len(values) != inputs.shape[1] or values.shape[1:] not in (
+            inputs.shape[2:],
+            (1,) * (inputs.ndim - 2),
+        ):
+            raise ConfigError(
+                f"The baseline {Path(self.baseline).name} has the shape {tuple(values.shape)}; "
+                f"expected {tuple(inputs.shape[1:2])} or {tuple(inputs.shape[1:])}, as the crops."
+            )
+        return values.expand_as(inputs)
+
+
+def blurred(inputs: Tensor, sigma: tuple[float, ...], /) -> Tensor:
+    """Smoothed by a Gaussian along each spatial axis, borders continued by their last value.
+
+    (N, C, *S) -> (N, C, *S). As ``scipy.ndimage.gaussian_filter(mode="nearest")``: the kernel ends
+    at 4 sigma.
+    """
+    for axis, width in enumerate(sigma, start=2):
+        size, reach = inputs.shape[axis], int(4 * width + 0.5)
+        offsets = torch.arange(-reach, reach + 1)
+        kernel = torch.exp(-0.5 * (offsets.double() / width).square())
+        kernel /= kernel.sum()
+        places = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix.scatter_add_(1, places, kernel.expand(size, -1).contiguous())
+        inputs = torch.tensordot(inputs, matrix.to(inputs), ([axis], [1])).movedim(-1, axis)
+    return inputs
+
+
+def _space(inputs: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, inputs.ndim))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(path: str) -> np.ndarray[Any, Any]:
+    try:
+        if path.endswith(".npy"):
+            values = np.load(path, allow_pickle=False)
+        else:
+            (values,) = safetensors.numpy.load_file(path).values()
+        values = np.ascontiguousarray(values, dtype=float)
+    except Exception as error:
+        raise DataError(f"The baseline {path} cannot be read as one array: {error}") from error
+    if values.ndim not in (1, 3, 4) or not np.isfinite(values).all():
+        raise DataError(
+            f"The baseline {path} must be finite numbers (C,), (C, Y, X) or (C, Z, Y, X); "
+            f"given: an array {values.shape}."
+        )
+    return values

@@ -1,0 +1,123 @@
+"""Many altered copies of each input through the network, a bounded number at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from attrscore.errors import ConfigError, UnsupportedError
+from attrscore.passes import Pass
+
+__all__ = ["at_once", "blocks", "check_chunk", "generator_of", "gradients_at", "noisy", "values_at"]
+
+PLACES = 2**18
+"""Where ``chunk`` is not given: as many copies as have this many pixels together. More gain no time
+on a CPU, and in 3D lose some."""
+
+
+def check_chunk(chunk: int | None, /) -> None:
+    """It must be None or a whole number, 1 or more.
+
+    :raises ConfigError: it is not.
+    """
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise ConfigError(f"chunk={chunk!r} must be a whole number, 1 or more, or null.")
+
+
+def at_once(chunk: int | None, inputs: Tensor, /) -> int:
+    """How many copies of an input (N, C, *S) may be in memory at once."""
+    return max(1, PLACES // prod(inputs.shape[2:])) if chunk is None else chunk
+
+
+def blocks(run: Pass, steps: int, chunk: int | None, /) -> Iterator[tuple[slice, slice]]:
+    """Rows and steps that are computed together: all N x steps, at most ``chunk`` at a time.
+
+    What is done between two of them is reported as progress.
+    """
+    n, size = len(run.batch), at_once(chunk, run.batch.inputs)
+    done = 0
+    for start in range(0, n, size):
+        rows = slice(start, min(start + size, n))
+        several = max(1, size // (rows.stop - rows.start))
+        for first in range(0, steps, several):
+            together = slice(first, min(first + several, steps))
+            yield rows, together
+            done += (rows.stop - rows.start) * (together.stop - together.start)
+            run.step(done, n * steps)
+
+
+def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
+    """Gradients of the explained score at k points for each of some rows, (k, n, C, *S) both.
+
+    One forward and one backward pass of k x n inputs. Call it inside ``run.prepared()``.
+
+    :raises UnsupportedError: no gradient reaches the input.
+    """
+    inputs = points.flatten(0, 1).requires_grad_()
+    additional = (_repeated(each[rows], len(points)) for each in run.additional)
+    scalar = run.explained(inputs.clone(), *additional)  # a layer may work in place
+    gradient: Tensor | None = None
+    if scalar.requires_grad:
+        (gradient,) = torch.autograd.grad(scalar.sum(), inputs, allow_unused=True)
+    if gradient is None:
+        raise UnsupportedError(
+            f"No gradient flows from the input to the output of {type(run.model).__name__}: a "
+            "detach(), no_grad() or argmax inside the network blocks it. Use a perturbation "
+            "method: occlusion, feature_ablation, kernel_shap."
+        )
+    return gradient.view_as(points)
+
+
+def values_at(
+    run: Pass,
+    rows: Tensor,
+    hidden: Callable[[slice], Tensor],
+    reference: Tensor,
+    /,
+    *,
+    chunk: int | None,
+    before: int = 0,
+    total: int | None = None,
+) -> Tensor:
+    """The explained score of P altered copies: (P,) float64.
+
+    Copy p is sample ``rows[p]`` (int64) with ``reference`` (N, C, *S) in place of what ``hidden``
+    names: it gets a slice of the copies and gives (p, *S) bool. P forward passes of one input, at
+    most ``chunk`` at a time. They count as progress, with ``before`` done already, of ``total``.
+    """
+    inputs, additional = run.batch.inputs.detach(), run.additional
+    size = at_once(chunk, inputs)
+    found = []
+    with run.prepared(), torch.no_grad():
+        for first in range(0, len(rows), size):
+            which = slice(first, min(first + size, len(rows)))
+            of = rows[which]
+            altered = torch.where(hidden(which)[:, None], reference[of], inputs[of])
+            found.append(run.explained(altered, *(each[of] for each in additional)).double())
+            run.step(before + which.stop, total or len(rows))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=inputs.device)
+
+
+def generator_of(cell: str, seed: int, purpose: str, /) -> torch.Generator:
+    """Random numbers that follow from the seed and the cell's id alone, whatever the batch."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{cell}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def _repeated(each: Tensor, times: int) -> Tensor:
+    return each.repeat(times, *[1] * (each.ndim - 1))
+
+
+def noisy(inputs: Tensor, noise: float, draws: Sequence[torch.Generator], /) -> Tensor:
+    """Inputs (N, C, *S) with Gaussian noise, ``noise`` times the range of each channel.
+
+    One generator a sample; they are drawn from on the CPU, so every device sees the same noise.
+    """
+    flat = inputs.flatten(2)
+    spread = (flat.amax(2) - flat.amin(2)).view(*inputs.shape[:2], *[1] * (inputs.ndim - 2))
+    drawn = [torch.randn(inputs.shape[1:], generator=each, dtype=torch.float64) for each in draws]
+    return inputs + noise * spread * torch.stack(drawn).to(inputs)

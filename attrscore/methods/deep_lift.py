@@ -1,0 +1,202 @@
+"""DeepLIFT, refused where Captum would give a wrong map in silence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from captum.attr import DeepLift as CaptumDeepLift
+from torch import Tensor, nn
+
+from attrscore.core import INPUT, Diagnosed, Maps
+from attrscore.errors import UnsupportedError
+from attrscore.methods.baselines import WithBaseline
+from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
+from attrscore.methods.integrated_gradients import completeness
+from attrscore.passes import Pass
+from attrscore.registry import METHODS
+
+__all__ = ["DeepLift"]
+
+_RESCALED = (
+    *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus),
+    *(nn.MaxPool2d, nn.MaxPool3d),
+)
+"""What Captum rescales, but Softmax, whose rule there mixes the samples of a batch."""
+
+POOLS = (nn.MaxPool2d, nn.MaxPool3d)
+
+_LINEAR = {
+    *("AccumulateGrad", "Add", "Addmm", "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd"),
+    *("Convolution", "CopySlices", "CudnnBatchNorm", "CudnnConvolution", "Expand", "Gather"),
+    *(
+        "Index",
+        "IndexSelect",
+        "Mean",
+        "MiopenBatchNorm",
+        "MkldnnConvolution",
+        "Mv",
+        "NativeBatchNorm",
+    ),
+    *("Neg", "Permute", "Repeat", "ReshapeAlias", "Roll", "Select", "Slice", "Split"),
+    *("SplitWithSizes", "Squeeze", "Stack", "Sub", "Sum", "T", "Transpose", "ToCopy", "Unbind"),
+    *("UnsafeSplit", "UnsafeView", "Unsqueeze", "View"),
+}
+"""Graph nodes that are linear in all of their operands together, up to a constant."""
+
+_LINEAR_BEGINNINGS = ("AdaptiveAvgPool", "AvgPool", "Reflection", "Replication", "Upsample")
+
+_PRODUCTS = ("Mul", "Div", "Mm", "Bmm", "Dot")
+"""Linear where only one operand depends on the input."""
+
+TOLERANCE = 1e-3
+"""Largest error of completeness, as a share of everything in the map."""
+
+
+@METHODS.register("deep_lift")
+@dataclass(frozen=True, kw_only=True)
+class DeepLift(WithBaseline):
+    """Each pixel's share in F(input) - F(baseline), by the changes of all activations at once.
+
+    The Rescale rule: an activation passes on the ratio of its change to that of its input. Signed.
+    Costs one forward and one backward pass of twice the batch, a forward of the baseline and one of
+    a single sample, whose graph is read; with max pooling sample by sample, since Captum's rule for
+    it takes gradients of the first sample for all. Columns as ``integrated_gradients``; the
+    completeness error is rounding alone.
+
+    Refuses, since Captum would be wrong in silence: activations other than the modules that it
+    rescales (ReLU, ELU, LeakyReLU, Sigmoid, Tanh, Softplus, max pooling), activations as functions
+    rather than modules, products of features (squeeze and excitation, attention), a module that
+    runs twice, max pooling whose windows overlap, targets that are no linear function of the output
+    (``logprob``, ``norm``, ``cosine``), and anything else whose map does not add up. Shrikumar et
+    al., ICML 2017, computed by Captum's ``DeepLift``.
+    """
+
+    explains: ClassVar[str] = INPUT
+
+    def check(self, run: Pass, /) -> None:
+        """One forward pass of one sample, whose graph is read.
+
+        :raises UnsupportedError: Captum would give a wrong map, and why.
+        """
+        inputs = run.batch.inputs[:1].detach().clone().requires_grad_()
+        additional = tuple(each[:1] for each in run.additional)
+        with run.prepared(), out_of_place(run.model):
+            rescaled = (m for m in run.model.modules() if type(m) in _RESCALED)
+            with calls(rescaled) as seen:
+                scalar = run.explained(inputs, *additional)
+        problem = _problem(scalar, seen.outputs, seen.times)
+        if problem:
+            raise UnsupportedError(
+                f"deep_lift cannot explain {type(run.model).__name__}: {problem}. Captum would "
+                "give a wrong map; use integrated_gradients."
+            )
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, C, *S)."""
+        self.check(run)
+        inputs, additional = run.batch.inputs.detach(), run.additional
+        reference = self.reference(inputs).contiguous()
+        pools = any(isinstance(module, POOLS) for module in run.model.modules())
+        size = 1 if pools else len(inputs)
+        found = []
+        with (
+            run.prepared(),
+            out_of_place(run.model),
+            _apart(run.model),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", message="Setting forward, backward hooks")
+            for first in range(0, len(inputs), size):
+                rows = slice(first, first + size)
+                found.append(
+                    CaptumDeepLift(run.explained)
+                    .attribute(
+                        inputs[rows].clone().requires_grad_(),
+                        reference[rows],
+                        additional_forward_args=tuple(each[rows] for each in additional),
+                    )
+                    .detach()
+                )
+                run.step(min(first + size, len(inputs)), len(inputs))
+            signed = torch.cat(found)
+            numbers = completeness(run, signed, reference)
+        self._check_sum(run, signed, numbers["completeness_error"], numbers["output_change"])
+        return Diagnosed({INPUT: signed}, numbers)
+
+    def _check_sum(self, run: Pass, signed: Tensor, error: Tensor, change: Tensor) -> None:
+        """The last line of defence: what graphs do not show, the sum does."""
+        scale = signed.flatten(1).abs().sum(1, dtype=torch.float64) + change.abs()
+        wrong = (error.abs() > TOLERANCE * scale).nonzero()[:, 0].tolist()
+        if wrong:
+            first = wrong[0]
+            raise UnsupportedError(
+                f"deep_lift does not add up in {type(run.model).__name__}: the map of cell "
+                f"{run.batch.ids[first]} misses F(input) - F(baseline) = "
+                f"{float(change[first]):.3g} by {float(error[first]):.3g}, so Captum got something "
+                "wrong; use integrated_gradients."
+            )
+
+
+@contextmanager
+def _apart(model: nn.Module) -> Iterator[None]:
+    """Inside, no two modules that Captum rescales share a tensor.
+
+    Captum keeps the gradient at the output of a ReLU before the max pooling behind it has rescaled
+    it, if both hooks sit on one tensor; the map then misses part of the sum.
+    """
+
+    def copied(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(arg.clone() for arg in args)
+
+    rescaled = [module for module in model.modules() if type(module) in _RESCALED]
+    handles = [module.register_forward_pre_hook(copied) for module in rescaled]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _problem(scalar: Tensor, outputs: dict[Any, nn.Module], times: Any) -> str:
+    """Why Captum's rules do not hold for this graph; empty if they do."""
+    if scalar.grad_fn is None:
+        return "no gradient flows from the input to the score"
+    twice = [module for module, count in times.items() if count > 1]
+    if twice:
+        return f"{type(twice[0]).__name__} modules run twice in one forward pass"
+    for module in outputs.values():
+        if isinstance(module, POOLS) and _overlaps(module):
+            return (
+                f"{type(module).__name__} has windows that overlap (kernel {module.kernel_size}, "
+                f"stride {module.stride})"
+            )
+    beside = [kind_of(node) for node in nodes(scalar.grad_fn) if not _is_known(node, outputs)]
+    if beside:
+        return f"the way to the score has operations that it cannot rescale: {listed(beside)}"
+    return ""
+
+
+def _is_known(node: Any, outputs: dict[Any, nn.Module]) -> bool:
+    kind = kind_of(node)
+    if node in outputs or kind in _LINEAR or kind.startswith(_LINEAR_BEGINNINGS):
+        return True
+    depend = [parent for parent in parents(node) if parent is not None]
+    if kind in _PRODUCTS:
+        return len(depend) == 1 and not (kind == "Div" and parents(node)[0] is None)
+    return False
+
+
+def _overlaps(pool: nn.Module) -> bool:
+    kernel, stride = pool.kernel_size, pool.stride
+    kernels = kernel if isinstance(kernel, tuple) else (kernel,)
+    strides = stride if isinstance(stride, tuple) else (stride,)
+    several = max(len(kernels), len(strides))
+    pairs = zip(
+        kernels * (several // len(kernels)), strides * (several // len(strides)), strict=True
+    )
+    return any(k > s for k, s in pairs)

@@ -1,0 +1,241 @@
+"""A report of results as tables and sentences for the terminal. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.markup import escape
+from rich.table import Table
+
+from attrscore.stats.conditions import label, telling
+from attrscore.stats.reporting import SHOWN
+from attrscore.stats.summary import CORRECTED
+
+if TYPE_CHECKING:
+    from attrscore.stats import Evidence, Report, Verdict
+
+__all__ = ["parts"]
+
+_COLOURS = {"cell-focused": "green", "looks elsewhere": "red", "unresolvable": "yellow"}
+_MOST = 12
+"""Conditions of an agreement matrix that a terminal is wide enough for."""
+
+
+def parts(found: Report, /) -> Iterator[Table | str]:
+    """The report from top to bottom: tables, and lines with markup."""
+    yield _head(found)
+    yield _scores(found, found.summary, "scores")
+    yield _corrected(found, found.summary, "corrected for area: 0 is chance")
+    yield from _undefined(found)
+    yield _verdicts(found)
+    for verdict in found.verdicts:
+        colour = _COLOURS.get(verdict.kind, "default")
+        named = escape(label(verdict.about, _judged(found)))
+        yield f"[bold]{named}[/]: [{colour}]{escape(verdict.sentence)}[/]"
+    if len(found.groups):
+        yield _scores(found, found.groups, "by group")
+        yield _corrected(found, found.groups, "by group, corrected for area: 0 is chance")
+    for between, table in found.comparisons.items():
+        yield _comparison(found, between, table)
+    for model, matrix in found.agreement.items():
+        if len(matrix) <= _MOST:
+            yield _matrix(model, matrix)
+        else:
+            yield f"agreement of {len(matrix)} conditions of {escape(model)}: see --json"
+    if len(found.maps):
+        yield _maps(found.maps)
+    if len(found.adjusted):
+        yield _adjusted(found)
+
+
+def _head(found: Report) -> str:
+    notes = dict.fromkeys(note for note in found.summary["note"] if note)
+    units = sorted({f"{n} units of {at}" for n, at in _units(found.summary) if at}) or ["no units"]
+    told = (
+        f"{found.cells} cells, {len(found.summary)} conditions, score [bold]{found.score}[/]; "
+        f"{found.confidence:.0%} intervals over {', '.join(units)}"
+    )
+    return "\n".join([told, *(f"note: {escape(note)}" for note in notes)])
+
+
+def _units(summary: pd.DataFrame) -> list[tuple[int, str]]:
+    return [(int(n), str(at)) for n, at in zip(summary["units"], summary["level"], strict=True)]
+
+
+def _scores(found: Report, rows: pd.DataFrame, title: str) -> Table:
+    names = ["cells", "undefined", "mean", "chance", f"S > {found.threshold:g}", "attainable"]
+    keys = _keys(found, rows)
+    table = _table(title, keys, names)
+    for _, row in rows.iterrows():
+        table.add_row(
+            *(*_names(row, keys), str(row["cells"]), str(row["undefined"])),
+            *(_interval(row["mean"], row["low"], row["high"]), _number(row["chance"])),
+            _interval(row["above"], row["above_low"], row["above_high"]),
+            _share(row["attainable"]),
+        )
+    return table
+
+
+def _corrected(found: Report, rows: pd.DataFrame, title: str) -> Table:
+    names = [name for name in CORRECTED if rows[name].notna().any()]
+    heads = [name.replace("_", " ") for name in names]
+    keys = _keys(found, rows)
+    table = _table(
+        f"{title}; p that above chance is 0, q: p among all rows (Benjamini-Hochberg)",
+        keys,
+        ["unresolvable", *heads, "p", "q", "units"],
+    )
+    for _, row in rows.iterrows():
+        table.add_row(
+            *(*_names(row, keys), _share(row["unresolvable"])),
+            *(_interval(row[name], row[f"{name}.low"], row[f"{name}.high"]) for name in names),
+            *(_p(row["p"]), _p(row["q"]), str(row["units"])),
+        )
+    return table
+
+
+def _keys(found: Report, rows: pd.DataFrame) -> list[str]:
+    """What tells these rows apart: conditions, and the groups within them."""
+    own = [name for name in map(str, rows) if name not in found.summary]
+    told = [name for name in found.shown if name in rows]
+    return [*telling(rows, told, SHOWN), *own]
+
+
+def _shared(found: Report, rows: pd.DataFrame) -> list[str]:
+    return [name for name in _keys(found, rows) if name in found.shown]
+
+
+def _undefined(found: Report) -> Iterator[Table]:
+    """Only where there are undefined cells."""
+    rows = found.undefined[found.undefined["undefined"] > 0]
+    if rows.empty:
+        return
+    statuses = [name for name in map(str, rows) if name.startswith("status.")]
+    title = f"undefined cells: share of S > {found.threshold:g}, and mean, whatever they are"
+    heads = [name.removeprefix("status.") for name in statuses]
+    names = [*heads, "left out", "as 0", "as 1", "mean as 0", "mean as 1"]
+    keys = _shared(found, rows)
+    table = _table(title, keys, names)
+    for _, row in rows.iterrows():
+        table.add_row(
+            *_names(row, keys),
+            *(str(row[name]) for name in statuses),
+            *(_number(row[name]) for name in ("left_out", "as_zero", "as_one")),
+            *(_number(row[name]) for name in ("mean_as_zero", "mean_as_one")),
+        )
+    yield table
+
+
+def _verdicts(found: Report) -> Table:
+    heads = {
+        "evidence": "enough cells\nand units",
+        "resolvable": "grid tells it\nfrom chance",
+        "null": "less randomised\nweights",
+        "neighbours": "against\nneighbours",
+        "swap": "swap: inside\nless outside",
+    }
+    title = "verdicts: does the network look at the cell?"
+    keys = _judged(found)
+    table = _table(title, [*keys, "verdict"], list(heads.values()))
+    for verdict in found.verdicts:
+        told = [_evidence(verdict, name) for name in heads]
+        table.add_row(*_names(verdict.about, keys), verdict.kind, *told)
+    return table
+
+
+def _judged(found: Report) -> list[str]:
+    about = pd.DataFrame([verdict.about for verdict in found.verdicts])
+    return _keys(found, about) if len(about) else list(SHOWN)
+
+
+def _evidence(verdict: Verdict, name: str) -> str:
+    each: Evidence = verdict[name]
+    if each.answer in ("missing", "not asked") or name == "evidence":
+        return each.answer
+    number = (
+        _share(each.value) if name == "resolvable" else _interval(each.value, each.low, each.high)
+    )
+    return f"{each.answer}: {number}"
+
+
+def _comparison(found: Report, between: str, rows: pd.DataFrame) -> Table:
+    keys = [*_shared(found, rows), "first", "second"]
+    names = ["difference", "effect", "first higher", "p", "q", "cells", "unmatched"]
+    title = f"{between}s on the same cells: first less second, in {found.compared}"
+    table = _table(title, keys, names)
+    for _, row in rows.iterrows():
+        table.add_row(
+            *_names(row, keys),
+            _interval(row["difference"], row["low"], row["high"]),
+            *(_number(row["effect"]), _share(row["wins"]), _p(row["p"]), _p(row["q"])),
+            *(str(row[name]) for name in ("cells", "unmatched")),
+        )
+    return table
+
+
+def _matrix(model: str, matrix: pd.DataFrame) -> Table:
+    numbers = [str(i + 1) for i in range(len(matrix))]
+    table = _table(f"rank correlation of scores over cells: {model}", ["", "condition"], numbers)
+    for number, (name, row) in zip(numbers, matrix.iterrows(), strict=True):
+        table.add_row(number, escape(str(name)), *map(_number, row))
+    return table
+
+
+def _maps(rows: pd.DataFrame) -> Table:
+    keys = ["model", "layer", "first", "second"]
+    heads = ["rank", "overlap", "overlap by chance"]
+    names = [head.replace(" by ", "_") for head in heads]
+    title = "maps of the same cells: rank correlation, and overlap of the hottest tenth"
+    table = _table(title, keys, [*heads, "cells"])
+    for _, row in rows.iterrows():
+        told = [_number(row[name]) for name in names]
+        table.add_row(*_names(row, keys), *told, str(row["cells"]))
+    return table
+
+
+def _adjusted(found: Report) -> Table:
+    rows = found.adjusted
+    used = " and ".join(dict.fromkeys(rows["covariates"]))
+    keys = _shared(found, rows)
+    table = _table(
+        f"models as if their cells were alike in {used} (least squares, cluster-robust errors)",
+        keys,
+        ["mean", "adjusted", "cells"],
+    )
+    for _, row in rows.iterrows():
+        interval = _interval(row["adjusted"], row["low"], row["high"])
+        table.add_row(*_names(row, keys), _number(row["mean"]), interval, str(row["cells"]))
+    return table
+
+
+def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left")
+    for name in names:
+        table.add_column(escape(name))
+    for name in numbers:
+        table.add_column(escape(name), justify="right")
+    return table
+
+
+def _names(row: Any, names: Sequence[str]) -> list[str]:
+    return ["" if pd.isna(row[name]) else escape(str(row[name])) for name in names]
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _p(value: float) -> str:
+    return "<0.001" if value < 0.001 else _number(value)
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0%}"
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    ends = "" if math.isnan(low) else escape(f" [{low:.3f}, {high:.3f}]")
+    return _number(value) + ends

@@ -1,0 +1,105 @@
+"""How far from the mask heat lies, and the score of masks that are a little larger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attrscore.core import Reasoned
+from attrscore.errors import ConfigError
+from attrscore.heat import Heat
+from attrscore.passes import Pass
+from attrscore.registry import SCORERS
+from attrscore.scorers.regions import clear_region, dilated, distance_to, region_distance
+
+__all__ = ["Distance", "ToleranceCurve", "mean_distance"]
+
+
+def mean_distance(heat: Tensor, mask: Tensor, /, *, spacing: Sequence[float]) -> Tensor:
+    """Mean signed distance of heat to the mask, sum(h d) / sum(h), negative inside: (N,) float64.
+
+    Non-negative (N, *S) and mask (N, *S) bool; in the units of ``spacing``, from the centre of a
+    voxel to that of the nearest one on the other side. NaN where the heat has no mass or is not
+    finite, or the mask is empty or full.
+
+    >>> mask = torch.tensor([[True, False, False, False]])
+    >>> mean_distance(torch.tensor([[1.0, 0.0, 0.0, 1.0]]), mask, spacing=[0.5])
+    tensor([0.5000], dtype=torch.float64)
+    """
+    distance = distance_to(mask, spacing=spacing).flatten(1)
+    values = heat.double().flatten(1)
+    mean = (values * distance).sum(1) / values.sum(1)
+    return torch.where(mean.isfinite(), mean, torch.nan)
+
+
+@SCORERS.register("distance")
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """The mean signed distance of heat to the region's edge, in micrometres, negative inside.
+
+    D = sum(h d) / sum(h), with d as :func:`mean_distance` has it; voxels where spacing is unknown.
+    Columns: ``score``, D, lower is closer; ``outside``, the same with 0 for all that is inside, so
+    that depth cannot make up for distance; ``chance``, D of a flat map. NaN where the region is
+    empty or full, the heat has no mass, or is not finite. By the adjoint: one distance transform a
+    mask, whatever is scored on it. The definition is attrscore's own.
+    """
+
+    region: str = "cell"
+
+    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
+        """``score``, ``outside`` and ``chance``, (N,) float64."""
+        signed = region_distance(run, self.region)
+        outside = run.once((Distance, self.region), lambda: signed.clamp(min=0))
+        undefined = heat.undefined(clear_region(run, self.region))
+        columns = {
+            "score": heat.mass(signed) / heat.mass(),
+            "outside": heat.mass(outside) / heat.mass(),
+            "chance": heat.area(signed),  # the mean over the crop
+        }
+        return {name: values.masked_fill(undefined, torch.nan) for name, values in columns.items()}
+
+
+@SCORERS.register("tolerance_curve")
+@dataclass(frozen=True, kw_only=True)
+class ToleranceCurve:
+    """The Grad-CAMO score of the region widened by each of ``tolerances``, in micrometres.
+
+    Voxels where spacing is unknown; a negative tolerance erodes. Columns ``<tolerance>``, the share
+    of heat on the widened region, within [0, 1] and never falling as it widens; and
+    ``<tolerance>.chance``, its area fraction, which the share must be read with. NaN where the
+    region is empty or full or becomes so, the heat has no mass, or is not finite. By the adjoint:
+    no full-size map.
+
+    The tolerance of the pointing game (Zhang et al., International Journal of Computer Vision
+    2018) for the share of Gopalakrishnan et al., CVPR workshops 2024.
+    """
+
+    region: str = "cell"
+    tolerances: Sequence[float] = (0.0, 1.0, 2.0, 4.0)
+
+    def __post_init__(self) -> None:
+        given = self.tolerances
+        tolerances = tuple(map(float, given if isinstance(given, Sequence) else (given,)))
+        if not tolerances or len(set(tolerances)) != len(tolerances):
+            raise ConfigError(f"tolerances={list(tolerances)} must be different micrometres.")
+        object.__setattr__(self, "tolerances", tolerances)
+
+    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
+        """Column -> (N,) float64."""
+        undefined = heat.undefined(clear_region(run, self.region))
+        columns, reasons = {}, {}
+        for tolerance in self.tolerances:
+            wide = dilated(run, self.region, tolerance)
+            share = heat.mass(wide) / heat.mass()
+            columns[f"{tolerance:g}"] = share.masked_fill(
+                undefined | heat.undefined(wide), torch.nan
+            )
+            columns[f"{tolerance:g}.chance"] = heat.area(wide)
+            what = "fills the crop" if tolerance > 0 else "is gone"
+            reasons[f"widened by {tolerance:g}, the region {self.region!r} {what}."] = (
+                heat.undefined(wide)
+            )
+        return Reasoned(columns, reasons)

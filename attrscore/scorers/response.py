@@ -1,0 +1,142 @@
+"""How a network responds to altered cells, and what an altered cell is filled with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from attrscore.errors import ConfigError, choose
+from attrscore.heat import Heat
+from attrscore.passes import Pass
+from attrscore.scorers.donors import NO_DONOR, choose_donors, generator_of
+
+__all__ = [
+    "FILLS",
+    "Alter",
+    "Fill",
+    "blank",
+    "check_filling",
+    "clean_response",
+    "filling",
+    "respond",
+    "response",
+    "why_undefined",
+]
+
+Fill = Literal["mean", "zero", "blur", "noise", "other_cell"]
+FILLS: tuple[Fill, ...] = ("mean", "zero", "blur", "noise", "other_cell")
+
+Alter = Callable[[Tensor, Tensor], Tensor]
+"""Rows (m,) of the batch and numbers (m,) of alterations -> altered inputs (m, C, *S)."""
+
+
+def response(run: Pass, output: Tensor, rows: Tensor, /) -> Tensor:
+    """What is explained, in units that cells share: (M, K) and their rows (M,) -> (M,) float64.
+
+    For a class its probability, the softmax of its logit, or the sigmoid where the network has one
+    output. For a scalar of an embedding, that scalar over its absolute value on the clean cell; NaN
+    where this is 0.
+    """
+    output, aux = output.double(), run.aux[rows]
+    if not getattr(run.target, "of_classes", True):
+        scalar = run.target(output, aux.double() if aux.is_floating_point() else aux)
+        return scalar / run.value.double()[rows].abs()
+    if output.shape[1] == 1:
+        return output[:, 0].sigmoid()
+    return output.softmax(1).gather(1, aux[:, None])[:, 0]
+
+
+def clean_response(run: Pass, /) -> Tensor:
+    """The response to the cells as they are, (N,) float64."""
+    rows = torch.arange(len(run.batch), device=run.batch.inputs.device)
+    return run.once(clean_response, lambda: response(run, run.output, rows))
+
+
+def respond(run: Pass, count: int, alter: Alter, /, *, chunk: int) -> tuple[Tensor, Tensor]:
+    """Responses to ``count`` alterations of each cell, and the outputs: (N, count), (N, count, K).
+
+    At most ``chunk`` altered inputs are in memory at once. Costs N x count forwards.
+    """
+    if chunk < 1:
+        raise ConfigError(f"chunk={chunk} must be at least 1: altered inputs in memory at once.")
+    n, where = len(run.batch), run.batch.inputs.device
+    index = torch.arange(n * count, device=where)
+    rows, numbers = index // count, index % count
+
+    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+        for row, number in zip(torch.split(rows, chunk), torch.split(numbers, chunk), strict=True):
+            yield alter(row, number), row
+
+    output = run.outputs(chunks())
+    return response(run, output, rows).view(n, count), output.view(n, count, -1)
+
+
+def check_filling(fill: str, blur: float, /) -> None:
+    """Whether these options of :func:`filling` can be used.
+
+    :raises ConfigError: they cannot.
+    """
+    choose(fill, FILLS, option="fill")
+    if not blur > 0:
+        raise ConfigError(f"blur={blur} must be above 0: a share of each axis.")
+
+
+def filling(run: Pass, /, *, fill: Fill, blur: float, seed: int) -> Tensor:
+    """What stands in place of pixels taken away, (N, C, *S): an image for each cell.
+
+    ``mean`` is each channel's mean over the crop, ``noise`` normal with its mean and standard
+    deviation, ``blur`` the crop smoothed by a Gaussian whose standard deviation is that share of
+    each axis, ``other_cell`` a cell of the pool, of any class, NaN where there is none. Computed
+    once a pass.
+    """
+    return run.once((filling, fill, blur, seed), lambda: _filling(run, fill, blur, seed))
+
+
+def _filling(run: Pass, fill: Fill, blur: float, seed: int) -> Tensor:
+    inputs = run.batch.inputs
+    if fill == "zero":
+        return torch.zeros_like(inputs)
+    if fill == "blur":
+        sigma = [0.0, 0.0, *(blur * extent for extent in run.batch.space)]
+        smooth: np.ndarray = ndimage.gaussian_filter(inputs.cpu().numpy(), sigma)
+        return torch.from_numpy(smooth).to(inputs)
+    if fill == "other_cell":
+        chosen = _others(run, seed)
+        there = (chosen >= 0).view(-1, *[1] * (inputs.ndim - 1))
+        return torch.where(there, run.need_pool().inputs[chosen], torch.nan)
+    space = tuple(range(2, inputs.ndim))
+    mean = inputs.mean(space, keepdim=True)
+    if fill == "mean":
+        return mean.expand_as(inputs)
+    drawn = [
+        torch.randn(inputs.shape[1:], generator=generator_of(seed, "fill", cell))
+        for cell in run.batch.ids
+    ]
+    return mean + inputs.std(space, keepdim=True) * torch.stack(drawn).to(inputs)
+
+
+def _others(run: Pass, seed: int) -> Tensor:
+    """The row of the pool that fills each cell, -1 where there is none."""
+    return run.once(
+        (_others, seed), lambda: choose_donors(run, donors="any", count=1, seed=seed)[:, 0]
+    )
+
+
+def why_undefined(run: Pass, /, *, fill: Fill = "zero", seed: int = 0) -> dict[str, Tensor]:
+    """Why a response or a filling is NaN, as :class:`attrscore.core.Reasoned` takes it."""
+    found = {"the response to the cell as it is is 0.": clean_response(run) == 0}
+    if not getattr(run.target, "of_classes", True):
+        found = {"the explained scalar is 0.": run.value == 0}
+    if fill == "other_cell":
+        found[NO_DONOR["any"]] = _others(run, seed) < 0
+    return found
+
+
+def blank(heat: Heat, /) -> Tensor:
+    """Whether a map says nothing: no positive mass, or not finite; (N,) bool."""
+    return ~(heat.mass() > 0) | ~heat.native.flatten(1).isfinite().all(1)

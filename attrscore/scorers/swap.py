@@ -1,0 +1,217 @@
+"""Interventions: what the network says when the cell, or all but the cell, is another's.
+
+They do not look at a map: a job computes them once a batch, however many methods and layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from attrscore.core import Reasoned
+from attrscore.errors import ConfigError, choose
+from attrscore.heat import Heat
+from attrscore.passes import Pass
+from attrscore.registry import SCORERS
+from attrscore.scorers.donors import DONORS, NO_DONOR, Donors, choose_donors
+from attrscore.scorers.response import (
+    Fill,
+    check_filling,
+    clean_response,
+    filling,
+    respond,
+    why_undefined,
+)
+
+__all__ = ["MaskOutside", "Swap"]
+
+OUTSIDE, INSIDE = 0, 1
+
+NO_SIDES = "the mask is nowhere, or everywhere, above 0.5."
+NO_CLASS = "without classes, none can flip."
+
+
+@SCORERS.register("swap")
+@dataclass(frozen=True)
+class Swap:
+    """How much the explained probability drops when a part of the crop is another cell's.
+
+    ``outside``: all but the cell is a donor's. ``inside``: the cell is a donor's. The columns are
+    the drops p(clean) - p(swapped), averaged over ``count`` donors; ``score`` is inside - outside,
+    above 0 where the cell matters more than all the rest; ``outside_flips`` and ``inside_flips``
+    are the shares of donors that change the predicted class. For embeddings these are NaN, and a
+    drop is that of the scalar in standard deviations of it over the pool.
+
+    Only like replaces like, so that each side is tested alone. Outside, where the donor's own cell
+    would show beside the recipient's, and inside, where the donor's cell is too small to fill the
+    mask, ``remainder`` stands: ``mean``, of each channel over the donor's pixels of that side;
+    ``recipient``, its own pixels, which leaves some of what should be gone; ``donor``, whatever it
+    has there. For ``inside`` the donor is moved, around the edges, so that the ``centroid`` of its
+    mask meets the recipient's (``align="none"``: crop on crop).
+
+    NaN where the mask is empty or full, a pixel is not finite, or the pool has no donor. Donors of
+    the same class give a weaker test. Costs 2 x ``count`` forwards a cell and batch, ``chunk``
+    crops in memory at once. The edges of a swap are unlike any image: compare networks, and read
+    it beside a score of attribution.
+    """
+
+    donors: Donors = "other_class"
+    count: int = 4
+    remainder: Literal["mean", "recipient", "donor"] = "mean"
+    align: Literal["centroid", "none"] = "centroid"
+    chunk: int = 64
+    seed: int = 0
+    needs_pool: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        choose(self.donors, DONORS, option="donors")
+        choose(self.remainder, ("mean", "recipient", "donor"), option="remainder")
+        choose(self.align, ("centroid", "none"), option="align")
+        if self.count < 1:
+            raise ConfigError(f"count={self.count} must be at least 1 donor.")
+
+    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:  # noqa: ARG002  # contract
+        """Column -> (N,) float64; the same for every map of a batch."""
+        return run.once(self, lambda: self._swapped(run))
+
+    def _swapped(self, run: Pass) -> Reasoned:
+        chosen = choose_donors(run, donors=self.donors, count=self.count, seed=self.seed)
+        pool, inputs = run.need_pool(), run.batch.inputs
+        own, theirs = (_mask(batch.regions["cell"]) for batch in (run.batch, pool))
+        means = torch.stack([_mean(pool.inputs, ~theirs), _mean(pool.inputs, theirs)])
+        centres = _centroid(own), _centroid(theirs)
+
+        def alter(rows: Tensor, numbers: Tensor) -> Tensor:
+            side, donor = numbers // self.count, chosen[rows, numbers % self.count].clamp(min=0)
+            inside = (side == INSIDE).view(-1, *[1] * (inputs.ndim - 1))
+            image, cell = pool.inputs[donor], theirs[donor]
+            if self.align == "centroid":
+                by = (centres[0][rows] - centres[1][donor]).round().long() * side[:, None]
+                image, cell = _moved(image, by), _moved(cell, by)
+            rest = {
+                "mean": means[side, donor],
+                "recipient": inputs[rows],
+                "donor": image,
+            }[self.remainder]
+            return torch.where(
+                own[rows] ^ inside, inputs[rows], torch.where(cell ^ inside, rest, image)
+            )
+
+        responses, output = respond(run, 2 * self.count, alter, chunk=self.chunk)
+        drops = (clean_response(run)[:, None] - responses) * self._scale(run)[:, None]
+        flips = (output.argmax(2) != run.output.argmax(1)[:, None]).double()
+        if not getattr(run.target, "of_classes", True) or output.shape[2] == 1:
+            flips = torch.full_like(flips, torch.nan)
+        lacking = (chosen < 0) | undefined(run)[:, None]
+        columns: dict[str, Tensor] = {}
+        for name, values in (("", drops), ("_flips", flips)):
+            outside, inside = (
+                each.masked_fill(lacking, torch.nan).nanmean(1)
+                for each in torch.split(values, self.count, 1)
+            )
+            columns |= {f"outside{name}": outside, f"inside{name}": inside}
+        return Reasoned(
+            {"score": columns["inside"] - columns["outside"], **columns},
+            {
+                NO_DONOR[self.donors]: (chosen < 0).all(1),
+                NO_SIDES: undefined(run),
+                NO_CLASS: columns["inside_flips"].isnan(),
+            },
+        )
+
+    @staticmethod
+    def _scale(run: Pass) -> Tensor:
+        """From the units of a response to those of the columns, (N,)."""
+        if getattr(run.target, "of_classes", True):
+            return torch.ones_like(run.value, dtype=torch.float64)
+        pool = run.need_pool()
+        values = run.target(run.pool_output, run.target.prepare(run.pool_output, pool)).double()
+        return run.value.double().abs() / values[values.isfinite()].std()
+
+
+@SCORERS.register("mask_outside")
+@dataclass(frozen=True)
+class MaskOutside:
+    """How much the explained probability drops when a part of the crop is taken away.
+
+    ``outside``: all but the cell is replaced by the ``fill`` (see
+    :func:`attrscore.scorers.response.filling`); ``inside``: the cell is. ``score`` is inside -
+    outside, above 0 where the cell matters more than all the rest. Simpler than :class:`Swap`, and
+    weaker cell by cell: further from any real image, and a class that the network also predicts of
+    an empty crop loses nothing. NaN where the mask is empty or full or a pixel is not finite. Costs
+    2 forwards a cell and batch, whatever the number of methods and layers.
+    """
+
+    fill: Fill = "mean"
+    blur: float = 0.1
+    chunk: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_filling(self.fill, self.blur)
+
+    @property
+    def needs_pool(self) -> bool:
+        """Whether other cells fill what is taken away."""
+        return self.fill == "other_cell"
+
+    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:  # noqa: ARG002  # contract
+        """Column -> (N,) float64; the same for every map of a batch."""
+        return run.once(self, lambda: self._masked(run))
+
+    def _masked(self, run: Pass) -> Reasoned:
+        filled = filling(run, fill=self.fill, blur=self.blur, seed=self.seed)
+        own, inputs = _mask(run.batch.regions["cell"]), run.batch.inputs
+
+        def alter(rows: Tensor, numbers: Tensor) -> Tensor:
+            inside = (numbers == INSIDE).view(-1, *[1] * (inputs.ndim - 1))
+            return torch.where(own[rows] ^ inside, inputs[rows], filled[rows])
+
+        responses, _ = respond(run, 2, alter, chunk=self.chunk)
+        drops = clean_response(run)[:, None] - responses
+        outside, inside = drops.masked_fill(undefined(run)[:, None], torch.nan).unbind(1)
+        return Reasoned(
+            {"score": inside - outside, "outside": outside, "inside": inside},
+            {**why_undefined(run, fill=self.fill, seed=self.seed), NO_SIDES: undefined(run)},
+        )
+
+
+def undefined(run: Pass, /) -> Tensor:
+    """Which cells cannot be told from the rest, or have pixels that are not finite; (N,) bool."""
+    own = _mask(run.batch.regions["cell"]).flatten(1)
+    return ~own.any(1) | own.all(1) | ~run.batch.inputs.flatten(1).isfinite().all(1)
+
+
+def _mask(region: Tensor) -> Tensor:
+    """(N, *S) within [0, 1] -> (N, 1, *S) bool."""
+    return (region > 0.5)[:, None]
+
+
+def _mean(inputs: Tensor, where: Tensor) -> Tensor:
+    """Of each channel over a side: (P, C, *S) and (P, 1, *S) -> (P, C, 1 ...)."""
+    space = tuple(range(2, inputs.ndim))
+    return torch.where(where, inputs, torch.nan).nanmean(space, keepdim=True)
+
+
+def _centroid(mask: Tensor) -> Tensor:
+    """(P, 1, *S) bool -> (P, axes) in voxels; NaN becomes 0 for an empty mask."""
+    weights = mask[:, 0].double()
+    axes = range(1, weights.ndim)
+    centres = []
+    for axis in axes:
+        along = weights.sum([other for other in axes if other != axis])
+        places = torch.arange(along.shape[1], device=mask.device, dtype=along.dtype)
+        centres.append((along * places).sum(1) / along.sum(1))
+    return torch.stack(centres, 1).nan_to_num(0.0)
+
+
+def _moved(values: Tensor, by: Tensor) -> Tensor:
+    """Each sample (m, C, *S) rolled by its own voxels (m, axes)."""
+    axes = tuple(range(1, values.ndim - 1))
+    return torch.stack(
+        [each.roll(tuple(shift), axes) for each, shift in zip(values, by.tolist(), strict=True)]
+    )

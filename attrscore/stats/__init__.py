@@ -1,0 +1,45 @@
+"""Statistics of results: pandas in, pandas out; no torch.
+
+Wells and plates are the units of replication, so intervals resample them and not cells. Models,
+methods and layers are compared on the same cells. Cells without a score are counted. What is
+undefined is NaN with a sentence beside it.
+"""
+
+from __future__ import annotations
+
+from attrscore.stats.adjustment import adjusted
+from attrscore.stats.bootstrap import Estimate, Resampling, bootstrap
+from attrscore.stats.clusters import CLUSTERS, Clusters
+from attrscore.stats.concordance import agreement, map_agreement
+from attrscore.stats.curves import threshold_curve
+from attrscore.stats.gaps import undefined
+from attrscore.stats.judgement import Evidence, Verdict, verdict, verdicts
+from attrscore.stats.paired import adjust, auroc, compare, paired, sign_flip
+from attrscore.stats.reporting import Report, report
+from attrscore.stats.summary import resolvable, summarise
+
+__all__ = [
+    "CLUSTERS",
+    "Clusters",
+    "Estimate",
+    "Evidence",
+    "Report",
+    "Resampling",
+    "Verdict",
+    "adjust",
+    "adjusted",
+    "agreement",
+    "auroc",
+    "bootstrap",
+    "compare",
+    "map_agreement",
+    "paired",
+    "report",
+    "resolvable",
+    "sign_flip",
+    "summarise",
+    "threshold_curve",
+    "undefined",
+    "verdict",
+    "verdicts",
+]

@@ -1,0 +1,277 @@
+"""Intervals from resampling wells or plates, not cells.
+
+Cells of one well share its staining, its focus and its batch, so an interval over cells is too
+narrow. What is resampled is the outermost unit, with all its cells: Davison, Hinkley (Bootstrap
+Methods and their Application, 1997, section 3.8) and Field, Welsh (JRSS B, 2007) show that this
+matches the variance of nested data, while resampling within units as well counts it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from attrscore.errors import ConfigError, choose, did_you_mean
+from attrscore.stats.clusters import FEWEST, Clusters, totals
+
+__all__ = ["MANY", "Estimate", "Resampling", "bootstrap", "numbers"]
+
+Array = np.ndarray[Any, Any]
+Statistic = Callable[[Array], float]
+
+MANY = 2000
+"""Above so many units a t interval agrees with a resampled one, which would take minutes."""
+_BLOCK = 2**21
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number over cells, with its interval over units; NaN where it cannot be had."""
+
+    value: float
+    low: float
+    high: float
+    cells: int
+    undefined: int
+    units: int
+    level: str
+    """The column whose groups are the units."""
+    interval: str
+    """How it was made: studentised, expanded, percentile, t, binomial, none."""
+    note: str
+    """What a reader must know of the units."""
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(
+    table: pd.DataFrame,
+    value: str,
+    /,
+    *,
+    clusters: Sequence[str] | None = None,
+    statistic: Literal["mean"] | Statistic = "mean",
+    threshold: float | None = None,
+    **options: Any,
+) -> Estimate:
+    """The mean of a column over its defined cells, with an interval over units.
+
+    With ``threshold`` it is P(value > threshold). A callable statistic takes (cells,) values and
+    is computed again for every resample. ``clusters`` are nested columns, the outermost first, as
+    in :meth:`Clusters.of`; further options are those of :class:`Resampling`.
+
+    >>> wells = pd.DataFrame({"Metadata_Well": list("AABBCCDDEE"), "x": [0.2, 0.4] * 5})
+    >>> found = bootstrap(wells, "x")
+    >>> round(found.value, 6), found.units
+    (0.3, 5)
+
+    :raises ConfigError: a column that is not there, or an option out of range.
+    """
+    values = numbers(table, value)
+    finite = np.isfinite(values)
+    found = Clusters.of(table, clusters).among(finite)
+    kept = values[finite] if threshold is None else (values[finite] > threshold).astype(float)
+    plan = Resampling(**options)
+    if callable(statistic):
+        point, low, high, interval = plan.of_any(kept, found, statistic)
+    else:
+        choose(statistic, ("mean",), option="statistic")
+        made = plan.means if threshold is None else plan.shares
+        points, lows, highs, interval = made(kept[:, None], found)
+        point, low, high = (float(end[0]) for end in (points, lows, highs))
+    undefined = int((~finite).sum())
+    return Estimate(
+        *(point, low, high, len(kept), undefined, found.units, found.level, interval, found.note)
+    )
+
+
+def numbers(table: pd.DataFrame, column: str, /) -> Array:
+    """A column as float64, missing values as NaN.
+
+    :raises ConfigError: it is not there, or holds no numbers.
+    """
+    if column not in table or not pd.api.types.is_numeric_dtype(table[column]):
+        known = table.select_dtypes("number").columns
+        raise ConfigError(
+            f"There is no column of numbers '{column}'. {did_you_mean(column, known)}"
+        )
+    values: Array = table[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """How an interval is made.
+
+    ``resample``: ``outermost`` draws units with all their cells; ``every`` draws also the inner
+    units within them, which overestimates the variance. ``interval``: ``studentised`` divides every
+    resampled deviation by its own cluster-robust error (bootstrap-t); it keeps its level where
+    percentiles fall short (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008).
+    ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
+    it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
+    than 5 units, or more than 2000: a t interval from leaving out one unit at a time; shares of
+    fewer than 5: as :meth:`shares` says. One unit: NaN.
+    """
+
+    confidence: float = 0.95
+    resample: Literal["outermost", "every"] = "outermost"
+    interval: Literal["studentised", "expanded", "percentile"] = "studentised"
+    resamples: int = 9999
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.confidence < 1:
+            raise ConfigError(f"confidence={self.confidence} must lie within [0.5, 1).")
+        if self.resamples < 99:
+            raise ConfigError(f"resamples={self.resamples} must be at least 99.")
+        choose(self.resample, ("outermost", "every"), option="resample")
+        choose(self.interval, ("studentised", "expanded", "percentile"), option="interval")
+
+    @property
+    def tail(self) -> float:
+        """What each side of the interval leaves out."""
+        return (1 - self.confidence) / 2
+
+    def means(self, values: Array, clusters: Clusters, /) -> tuple[Array, Array, Array, str]:
+        """Means of finite (cells, T), lower and upper ends, (T,) each, and how they were made.
+
+        Works on sums and counts of units, so it costs the same for any number of cells.
+        """
+        point, low, high, (t_low, t_high), interval = self._ends(values, clusters)
+        low, high = np.where(np.isinf(low), t_low, low), np.where(np.isinf(high), t_high, high)
+        return point, low, high, interval
+
+    def shares(self, flags: Array, clusters: Clusters, /) -> tuple[Array, Array, Array, str]:
+        """As :meth:`means` for (cells, T) of 0 and 1; ends lie within [0, 1].
+
+        Exact binomial (Clopper, Pearson, Biometrika 1934) for as many cells as there are units, as
+        if the cells of a unit were one, where resampling has no answer: below 5 units, where all
+        cells agree, and where events lie in so few units that an end would be infinite.
+        """
+        point, low, high, _, interval = self._ends(flags, clusters)
+        if interval == "none":
+            return point, low, high, interval
+        units = clusters.units
+        few = units < FEWEST
+        alone = few | (point <= 0) | (point >= 1)
+        hits = np.clip(point, 0, 1) * units
+        # A beta of parameter 0 is all at its end: there the bound is 0 or 1.
+        least = stats.beta.ppf(self.tail, np.maximum(hits, 1e-300), units - hits + 1)
+        most = stats.beta.ppf(1 - self.tail, hits + 1, np.maximum(units - hits, 1e-300))
+        low = np.where(alone | np.isinf(low), np.where(hits > 0, least, 0), low)
+        high = np.where(alone | np.isinf(high), np.where(hits < units, most, 1), high)
+        return point, low.clip(0, 1), high.clip(0, 1), "binomial" if few else interval
+
+    def _ends(
+        self, values: Array, clusters: Clusters
+    ) -> tuple[Array, Array, Array, tuple[Array, Array], str]:
+        """Means, ends (infinite where resamples know none), a t interval, how ends were made."""
+        nothing = np.full(values.shape[1], np.nan)
+        if not len(values) or clusters.units < 2:
+            point = values.mean(0) if len(values) else nothing
+            return point, nothing, nothing, (nothing, nothing), "none"
+        point, units = values.mean(0), clusters.units
+        sums, counts = totals(clusters.outer, values), np.bincount(clusters.outer).astype(float)
+        left_out = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None]
+        low, high = by_t = self._by_t(point, left_out)
+        interval = self._interval(clusters)
+        if interval == "studentised":
+            low, high = self._studentised(sums, counts, point)
+        elif interval != "t":
+            if self.resample == "every":
+                sums = totals(clusters.inner, values)
+                counts = np.bincount(clusters.inner).astype(float)
+            draws = [(w @ sums) / (w @ counts)[:, None] for w in self._weights(clusters)]
+            low, high = np.quantile(np.concatenate(draws), self._tails(interval, units), axis=0)
+        return point, low, high, by_t, interval
+
+    def of_any(
+        self, values: Array, clusters: Clusters, statistic: Statistic, /
+    ) -> tuple[float, float, float, str]:
+        """Any statistic of finite (cells,), computed on the cells of every resample."""
+        point = float(statistic(values)) if len(values) else np.nan
+        units = clusters.units
+        if not len(values) or units < 2:
+            return point, np.nan, np.nan, "none"
+        interval = self._interval(clusters).replace("studentised", "expanded")
+        if interval == "t":
+            rest = [float(statistic(values[clusters.outer != unit])) for unit in range(units)]
+            low, high = self._by_t(np.array([point]), np.array(rest)[:, None])
+            return point, float(low[0]), float(high[0]), "t"
+        codes = clusters.inner if self.resample == "every" else clusters.outer
+        draws = [
+            float(statistic(np.repeat(values, times[codes].astype(int))))
+            for block in self._weights(clusters)
+            for times in block
+        ]
+        low, high = np.quantile(draws, self._tails(interval, units))
+        return point, float(low), float(high), interval
+
+    def _interval(self, clusters: Clusters) -> str:
+        if not FEWEST <= clusters.units <= MANY:
+            return "t"
+        studentised = self.interval == "studentised" and self.resample == "every"
+        return "expanded" if studentised else self.interval
+
+    def _studentised(self, sums: Array, counts: Array, point: Array) -> tuple[Array, Array]:
+        """Bootstrap-t with the linearised error of a ratio of sums."""
+        centred = sums - point * counts[:, None]  # so that the squares below do not cancel
+        squares, products = centred**2, centred * counts[:, None]
+        blocks = []
+        for w in self._outer_weights(len(counts)):
+            size = (w @ counts)[:, None]
+            moved = (w @ centred) / size
+            most = w @ squares
+            error = most - 2 * moved * (w @ products) + moved**2 * (w @ counts**2)[:, None]
+            error = np.sqrt(np.where(error > 1e-12 * most, error, 0)) / size
+            # A resample of like units has no error: it stands beyond all others, on its side.
+            beyond = np.where(moved == 0, 0.0, np.copysign(np.inf, moved))
+            blocks.append(np.divide(moved, error, out=beyond, where=error > 0))
+        error = np.sqrt(squares.sum(0)) / counts.sum()
+        tails = [1 - self.tail, self.tail]
+        ends = np.quantile(np.concatenate(blocks), tails, axis=0, method="inverted_cdf")
+        finite = np.isfinite(ends)
+        low, high = np.where(finite, point - np.where(finite, ends, 0) * error, -ends)
+        return low, high
+
+    def _weights(self, clusters: Clusters) -> Iterator[Array]:
+        """Blocks (resamples, units): how often each is drawn; inner units for ``every``."""
+        if self.resample == "outermost":
+            yield from self._outer_weights(clusters.units)
+            return
+        parents = np.zeros(int(clusters.inner.max()) + 1, dtype=np.intp)
+        parents[clusters.inner] = clusters.outer
+        children = [np.flatnonzero(parents == unit) for unit in range(clusters.units)]
+        rng = np.random.default_rng([self.seed, 1])
+        for block in self._outer_weights(clusters.units):
+            drawn = np.zeros((len(block), len(parents)))
+            for unit, mine in enumerate(children):
+                times = block[:, unit].astype(int) * len(mine)
+                drawn[:, mine] = rng.multinomial(times, np.full(len(mine), 1 / len(mine)))
+            yield drawn
+
+    def _outer_weights(self, units: int) -> Iterator[Array]:
+        rng = np.random.default_rng(self.seed)
+        rows = max(1, _BLOCK // units)
+        for start in range(0, self.resamples, rows):
+            size = min(rows, self.resamples - start)
+            yield rng.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
+
+    def _by_t(self, point: Array, left_out: Array) -> tuple[Array, Array]:
+        units = len(left_out)
+        error = np.sqrt((units - 1) / units * ((left_out - point) ** 2).sum(0))
+        reach = stats.t.ppf(1 - self.tail, units - 1) * error
+        return point - reach, point + reach
+
+    def _tails(self, interval: str, units: int) -> list[float]:
+        tail = self.tail
+        if interval == "expanded":
+            wide = np.sqrt(units / (units - 1)) * stats.t.ppf(1 - tail, units - 1)
+            tail = float(stats.norm.cdf(-wide))
+        return [tail, 1 - tail]

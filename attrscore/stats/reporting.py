@@ -1,0 +1,176 @@
+"""All that a results table says, gathered once for the terminal, for JSON and for a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attrscore.errors import ConfigError, DataError
+from attrscore.stats.adjustment import adjusted
+from attrscore.stats.bootstrap import numbers
+from attrscore.stats.clusters import CLUSTERS
+from attrscore.stats.concordance import agreement
+from attrscore.stats.conditions import by_condition, columns_of, is_null, label, telling
+from attrscore.stats.gaps import undefined
+from attrscore.stats.judgement import Verdict, verdicts
+from attrscore.stats.paired import compare
+from attrscore.stats.summary import summarise
+
+__all__ = ["SHOWN", "Report", "report"]
+
+SHOWN = ("model", "method", "layer")
+"""The columns of a condition that are always shown."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What a results table says. Tables are data frames; those without anything to say are empty.
+
+    ``shown`` are the columns that tell conditions apart. ``undefined`` has a row a condition and
+    status. ``comparisons`` are by what is compared, ``agreement`` matrices by model. ``maps`` are
+    of kept maps, as :func:`map_agreement` gives them.
+    """
+
+    score: str
+    compared: str
+    """The column that comparisons are of: above chance where the score has it."""
+    threshold: float
+    confidence: float
+    clusters: tuple[str, ...]
+    cells: int
+    shown: tuple[str, ...]
+    summary: pd.DataFrame
+    undefined: pd.DataFrame
+    verdicts: Sequence[Verdict]
+    groups: pd.DataFrame
+    comparisons: Mapping[str, pd.DataFrame]
+    agreement: Mapping[str, pd.DataFrame]
+    adjusted: pd.DataFrame
+    maps: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Containers and plain numbers for JSON; what is undefined is None."""
+        tables = ("summary", "undefined", "groups", "adjusted", "maps")
+        named = ("score", "compared", "threshold", "confidence", "clusters", "cells", "shown")
+        made = {
+            **{name: getattr(self, name) for name in named},
+            **{name: getattr(self, name).to_dict("records") for name in tables},
+            "comparisons": {k: v.to_dict("records") for k, v in self.comparisons.items()},
+            "agreement": {k: v.to_dict() for k, v in self.agreement.items()},
+            "verdicts": [asdict(each) for each in self.verdicts],
+        }
+        plain: dict[str, Any] = _plain(made)
+        return plain
+
+
+def report(
+    table: pd.DataFrame,
+    /,
+    *,
+    score: str = "grad_camo",
+    threshold: float = 0.5,
+    by: Sequence[str] = (),
+    clusters: Sequence[str] | None = None,
+    null: str | None = None,
+    least_cells: int = 30,
+    resamples: int = 4999,
+    **options: Any,
+) -> Report:
+    """Everything of this package, for a table of results with any number of conditions.
+
+    Rows of randomised weights serve the verdicts and stand in the summary; they are neither
+    compared nor adjusted. ``by`` adds a summary of its groups, with Benjamini-Hochberg over all of
+    them. The options are those of :func:`summarise` and :func:`verdicts`.
+
+    :raises DataError: an empty table.
+    :raises ConfigError: no such score or column, or a threshold outside of the numbers.
+    """
+    if table.empty:
+        raise DataError("The table of results is empty: nothing was computed, or no row was kept.")
+    if not math.isfinite(threshold):
+        raise ConfigError(f"threshold={threshold} must be a number.")
+    numbers(table, score)
+    using = [name for name in CLUSTERS if name in table] if clusters is None else list(clusters)
+    interval = {"clusters": using, "resamples": resamples, **options}
+    told = {"score": score, "threshold": threshold, **interval}
+    columns = columns_of(table)
+    shown = telling(table, columns, SHOWN)
+    tested = table[~is_null(table, null=null)]
+    corrected = f"{score}.above_chance" if f"{score}.above_chance" in table else score
+    return Report(
+        score=score,
+        compared=corrected,
+        threshold=threshold,
+        confidence=options.get("confidence", 0.95),
+        clusters=tuple(using),
+        cells=int(table["id"].nunique()),
+        shown=tuple(shown),
+        summary=summarise(table, **told),
+        undefined=_undefined(table, columns, score, threshold),
+        verdicts=verdicts(table, score=score, null=null, least_cells=least_cells, **interval),
+        groups=summarise(tested, by=by, **told) if by else pd.DataFrame(),
+        comparisons={
+            between: made
+            for between in ("model", "method", "layer")
+            if len(made := compare(tested, corrected, between=between, **interval))
+        },
+        agreement=_agreements(tested, score),
+        adjusted=_adjusted(tested, columns, score, using, options.get("confidence", 0.95)),
+    )
+
+
+def _undefined(
+    table: pd.DataFrame, columns: Sequence[str], score: str, threshold: float
+) -> pd.DataFrame:
+    rows = []
+    for condition, part in by_condition(table, columns):
+        found = undefined(part, score=score, threshold=threshold)
+        rows.append(condition | found)
+    made = pd.DataFrame(rows)
+    counts = [name for name in map(str, made) if name.startswith("status.")]
+    return made.assign(**{name: made[name].fillna(0).astype(int) for name in counts})
+
+
+def _agreements(tested: pd.DataFrame, score: str) -> dict[str, pd.DataFrame]:
+    held = columns_of(tested, without=["method", "layer"])
+    told = telling(tested, held, ["model"])
+    own = [name for name in columns_of(tested) if name not in held]
+    over = telling(tested, own, ["method", "layer"])
+    found = {
+        label(shared, told): agreement(rows, score=score, over=over)
+        for shared, rows in by_condition(tested, held)
+    }
+    return {name: matrix for name, matrix in found.items() if len(matrix) > 1}
+
+
+def _adjusted(
+    tested: pd.DataFrame,
+    columns: Sequence[str],
+    score: str,
+    clusters: Sequence[str],
+    confidence: float,
+) -> pd.DataFrame:
+    """Models, adjusted to the same cells' area and confidence, at each method and layer."""
+    held = [n for n in columns if n.partition(".")[0] != "model"]
+    if tested["model"].nunique() < 2:
+        return pd.DataFrame()
+    frames = []
+    for shared, rows in by_condition(tested, held):
+        made = adjusted(rows, group="model", score=score, clusters=clusters, confidence=confidence)
+        frames.append(made.assign(**shared))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

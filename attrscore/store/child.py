@@ -1,0 +1,155 @@
+"""Work on files that cannot be trusted, or that may fill memory, in a process of its own.
+
+HDF5 is C: a forged or damaged file can crash or hang what reads it. The child has a limit on its
+memory, tells which file it is at, and is killed when nothing new is told for too long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attrscore.errors import AttrscoreError, StoreError
+
+__all__ = ["ChildError", "Tell", "run_in_child"]
+
+Tell = Callable[[Mapping[str, Any]], None]
+"""What a task calls to say where it is."""
+
+GIB = 2**30
+
+STARTING = 60.0
+"""Seconds in which an interpreter has started, on the slowest disk."""
+
+_STARTED = {"started": True}
+_START = "from attrscore.store.child import main; main()"
+
+
+class ChildError(StoreError):
+    """The child was stopped, or stopped itself; ``how`` says which."""
+
+    def __init__(self, sentence: str, how: str) -> None:
+        super().__init__(sentence)
+        self.how = how
+
+
+def run_in_child(
+    task: str,
+    arguments: Mapping[str, Any],
+    /,
+    *,
+    seconds: float = 60.0,
+    memory: int = 2 * GIB,
+) -> Iterator[dict[str, Any]]:
+    """What a task tells, as it tells it; ``seconds`` are those without a word, ``memory`` is what
+    the child may take beyond what it starts with.
+
+    :raises ChildError: it crashed, hung or needed too much memory.
+    :raises StoreError: what the task raised.
+    """  # noqa: D205  # one sentence
+    quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    sent = json.dumps({"task": task, "arguments": dict(arguments), "memory": memory})
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(  # noqa: S603  # this interpreter, fixed code
+            [sys.executable, "-c", _START],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={**os.environ, **quiet},
+        ) as child,
+    ):
+        try:
+            yield from _told(child, sent.encode(), seconds)
+            if child.wait(seconds) != 0:
+                said.seek(0)
+                raise _stopped(child.returncode, said.read())
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            raise ChildError(f"no progress for {seconds:g} seconds", "hangs") from error
+        finally:
+            child.kill()
+
+
+def _told(child: subprocess.Popen[bytes], sent: bytes, seconds: float) -> Iterator[dict[str, Any]]:
+    if child.stdin is None or child.stdout is None:
+        raise StoreError("The process that reads files could not be started.")
+    with suppress(BrokenPipeError), child.stdin:
+        child.stdin.write(sent)
+    for line in _lines(child.stdout.fileno(), seconds):
+        told: dict[str, Any] = json.loads(line)
+        if told == _STARTED:
+            continue
+        if "error" in told:
+            raise StoreError(told["error"])
+        yield told
+
+
+def _lines(descriptor: int, seconds: float) -> Iterator[bytes]:
+    held = b""
+    deadline = time.monotonic() + max(seconds, STARTING)
+    while True:
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            return
+        deadline = time.monotonic() + seconds
+        *whole, held = (held + data).split(b"\n")
+        yield from whole
+
+
+def _stopped(code: int, said: bytes) -> ChildError:
+    text = said.strip().rpartition(b"\n")[2].decode("utf-8", "replace")
+    if "MemoryError" in text or "allocate" in text.lower():
+        return ChildError(f"the process needed too much memory ({text})", "memory")
+    if code < 0:
+        return ChildError(f"the process was stopped by signal {-code}", "crashes")
+    return ChildError(f"the process stopped ({text})", "crashes")
+
+
+def main() -> None:
+    """The child: one task, told on standard input."""
+    told = json.loads(sys.stdin.buffer.read())
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+
+    def tell(what: Mapping[str, Any]) -> None:
+        out.write(json.dumps(what) + "\n")
+        out.flush()
+
+    task = _task(told["task"])
+    _limit(int(told["memory"]))
+    tell(_STARTED)
+    try:
+        task(tell, **told["arguments"])
+    except AttrscoreError as error:
+        tell({"error": str(error)})
+
+
+def _task(name: str) -> Callable[..., None]:
+    if name == "verify":
+        from attrscore.store.verify import check_files
+
+        return check_files
+    from attrscore.store.merge import merge
+
+    return merge
+
+
+def _limit(memory: int) -> None:
+    """No more address space than there is already and ``memory``."""
+    with suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * os.sysconf("SC_PAGE_SIZE") + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

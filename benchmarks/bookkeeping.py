@@ -1,0 +1,139 @@
+"""What the bookkeeping of a large sweep costs: status, verify and collect, with made-up scores.
+
+    python benchmarks/bookkeeping.py                # 10^6 cells in 10^3 shards; some minutes
+    python benchmarks/bookkeeping.py --quick        # does it run?
+
+Each verb runs as its own process, as a user starts it. Prints wall and CPU time, and the
+peak memory of the process or its child. It asserts nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from attrscore.store import Condition, Job, Plugin, Writer
+
+COMPANIONS = ("chance", "lift", "above_chance", "log_odds", "lowest", "highest", "resolved", "auc")
+
+
+def shard(of: int, n: int, cells: int, places: int) -> Job:
+    base = {
+        "model": {"name": "tiny_cnn", "options": {"width": 16}, "fingerprint": "f" * 32},
+        "dataset": {"name": "screen", "fingerprint": f"{of:032x}", "shard": f"{of}/{n}"},
+        "target": {"name": "predicted", "options": {"scalar": "logit"}},
+        "heat": {"channels": "sum", "sign": "positive", "resize": "linear", "minmax": "never"},
+        "seed": 0,
+        "keep": "none",
+    }
+    scorer = Plugin("grad_camo", options={"region": "cell", "clip": 1e-6})
+    layers = [Condition(Plugin("grad_cam"), f"layer{i}", scorer) for i in range(places)]
+    return Job(base, tuple(layers), cells, 1024)
+
+
+def table(job: Job, first: int, start: int, stop: int, rng: np.random.Generator) -> pd.DataFrame:
+    n = stop - start
+    frames = []
+    for condition in job.conditions:
+        frame = pd.DataFrame({"id": [f"cell-{first + i:08d}" for i in range(start, stop)]})
+        frame = frame.assign(
+            method=condition.method.key,
+            layer=condition.layer,
+            target="predicted.logit",
+            status="ok",
+            reason="",
+            label=rng.integers(0, 4, n),
+            predicted=rng.integers(0, 4, n),
+            explained=rng.random(n),
+            confidence=rng.random(n),
+            grad_camo=rng.random(n),
+            Metadata_Plate=f"P{first % 97}",
+            Metadata_Well="A01",
+        )
+        frames.append(frame.assign(**{f"grad_camo.{name}": rng.random(n) for name in COMPANIONS}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def simulate(folder: Path, shards: int, cells: int, places: int) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(shards):
+        job = shard(k, shards, cells, places)
+        writer = Writer(
+            folder, job, labels={"model": "tiny_cnn", "dataset": "screen"}, config="x: 1"
+        )
+        for start, stop in writer.missing():
+            writer.write(start, stop, table(job, k * cells, start, stop, rng))
+        writer.succeed({"seconds": 1.0})
+
+
+USED = """
+import atexit, resource
+def used():
+    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    own, child = map(resource.getrusage, both)
+    cpu = sum(each.ru_utime + each.ru_stime for each in (own, child))
+    print("USED", cpu, max(own.ru_maxrss, child.ru_maxrss) / 1024)
+atexit.register(used)
+from attrscore.cli import main
+import sys
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def timed(*arguments: str) -> str:
+    """Wall time, CPU time and the most memory of any process, as a user's command has them."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", USED, *arguments], capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(done.stdout + done.stderr)
+    *_, cpu, memory = done.stdout.split()
+    return f"{seconds:6.1f} s wall {float(cpu):6.1f} s CPU {float(memory):6.0f} MiB"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shards", type=int, default=1000)
+    parser.add_argument("--cells", type=int, default=1000, help="a shard")
+    parser.add_argument("--places", type=int, default=2, help="methods times layers")
+    parser.add_argument("--conditions", type=int, default=10_000, help="jobs of one condition each")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    if options.quick:
+        options.shards, options.cells, options.conditions = 5, 20, 10
+    os.fsync = lambda _: None  # simulating needs no power cut
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    with tempfile.TemporaryDirectory() as place:
+        many, sweep = Path(place, "many"), Path(place, "sweep")
+        simulate(sweep, options.shards, options.cells, options.places)
+        rows = options.shards * options.cells * options.places
+        size = sum(each.stat().st_size for each in sweep.rglob("*.h5")) / 2**20
+        print(f"{options.shards} jobs, {rows} rows, {size:.0f} MiB of parts")
+        merged = [str(Path(place, f"all{suffix}")) for suffix in (".h5", ".parquet")]
+        for arguments in (
+            ["status", str(sweep)],
+            ["verify", str(sweep)],
+            *(["collect", str(sweep), "-o", output, "--figures", "none"] for output in merged),
+        ):
+            name = f"{arguments[0]} {Path(arguments[-3]).suffix if len(arguments) > 2 else ''}"
+            print(f"{name:16} {timed(*arguments)}", flush=True)
+        simulate(many, options.conditions, 4, 1)
+        print(f"status of {options.conditions} jobs of one condition: {timed('status', str(many))}")
+        first = next((many / "jobs").iterdir())
+        print(f"status of 1 job: {timed('status', str(first))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""All benchmarks, one after the other, in one go: the tables of README.md.
+
+python benchmarks/everything.py [--quick] > tables.md
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cost_of_layers
+import integrated_gradients
+import memory
+import scoring
+import slopes
+
+if __name__ == "__main__":
+    for each in (cost_of_layers, scoring, memory, integrated_gradients, slopes):
+        print(f"\n## {each.__name__}\n", flush=True)
+        each.main(sys.argv[1:])

@@ -1,0 +1,90 @@
+"""What the parts of the validation share: the preset, checks that can fail, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+import attrscore
+from attrscore.cli import main
+from attrscore.errors import AttrscoreError
+
+PRESET = ("hires_cam", "features.3")
+"""The method and the layer that we recommend: HiResCAM halfway through the convolutions. Chosen on
+seed 11, which no part of the validation uses."""
+
+HEADLINE = "grad_camo.log_odds"
+"""The corrected score of the preset, chosen likewise."""
+
+CORRECTED = tuple(
+    f"grad_camo.{name}"
+    for name in ("above_chance", "log_odds", "resolved", "cell_vs_neighbours", "auc")
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is run: the whole validation, or a small one that shows it works."""
+
+    seeds: Sequence[int] = (0, 1, 2)
+    cells: int = 96
+    trained_on: int = 384
+    epochs: int = 8
+    planes: Sequence[str] = ("2D", "3D")
+
+    @property
+    def settings(self) -> list[str]:
+        """Of the sweeps."""
+        return [
+            f"dataset.cells={self.cells}",
+            f"train.dataset.cells={self.trained_on}",
+            f"train.epochs={self.epochs}",
+            f"seed={','.join(map(str, self.seeds))}",
+        ]
+
+
+QUICK = Scale(seeds=(0,), cells=24, trained_on=192, epochs=6, planes=("2D",))
+
+SIZES = {"2D": ("phantom", "[64,64]"), "3D": ("phantom_3d", "[8,32,32]")}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A claim, what was expected of it beforehand, and what came out."""
+
+    part: str
+    claim: str
+    expected: str
+    measured: str
+    holds: bool | None
+    """None: reported, nothing was promised."""
+
+
+def sweep(results: Path, plane: str, *overrides: str) -> pd.DataFrame:
+    """Run ``attrscore +experiment=validation`` in one plane and read its scores."""
+    dataset, size = SIZES[plane]
+    code = main(
+        [
+            "+experiment=validation",
+            f"dataset={dataset}",
+            f"dataset.size={size}",
+            f"label.dataset={plane}-${{seed}}",
+            f"results={results}",
+            *overrides,
+        ]
+    )
+    if code:
+        raise AttrscoreError(f"the sweep {' '.join(overrides)} ended with the exit status {code}")
+    scores = attrscore.read_scores(results)
+    scores = scores[scores["dataset"].str.startswith(plane)]
+    plane_seed = scores["dataset"].str.split("-", expand=True)
+    return scores.assign(plane=plane_seed[0], seed=plane_seed[1].astype(int))
+
+
+def at_preset(scores: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the recommended method and layer."""
+    method, layer = PRESET
+    return scores[(scores["method"] == method) & (scores["layer"] == layer)]

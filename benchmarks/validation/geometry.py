@@ -1,0 +1,204 @@
+"""Parts 4 and 5: cells of another size, at another place, and masks that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from common import CORRECTED, PRESET, SIZES, Check, Scale
+from matplotlib.figure import Figure
+from scipy import ndimage
+from torch import nn
+
+import attrscore
+from attrscore.core import Batch
+from attrscore.datasets import Phantom
+from attrscore.engine import batches_of
+from attrscore.plots import save
+from attrscore.targets import Predicted
+from attrscore.training import train
+
+RAW = "grad_camo"
+COLUMNS = (RAW, *CORRECTED)
+SPACING = 0.5
+"""Micrometres a voxel, along every axis, that the phantom is taken to have here."""
+
+STEPS = (-1.0, -0.5, 0.0, 0.5, 1.0, 2.0)
+"""Micrometres by which masks are dilated; negative: eroded."""
+
+SHIFTS = (0.0, 1.0, 2.0, 4.0)
+"""Micrometres by which masks are shifted along the last axis."""
+
+
+def run(scale: Scale, out: Path) -> list[Check]:
+    """One honest network a plane, trained on cells of every size and place."""
+    places, masks = [], []
+    for plane in scale.planes:
+        size = tuple(map(int, SIZES[plane][1].strip("[]").split(",")))
+        kinds = {"area": (0.04, 0.35), "offset": 0.2, "size": size}
+        cells = Phantom(cells=scale.trained_on, seed=400, **kinds)
+        model = attrscore.MODELS.build("tiny_cnn")(cells.spec)
+        train(model, cells, epochs=scale.epochs)
+        held_out = Phantom(cells=2 * scale.cells, seed=401, **kinds)
+        batches = list(batches_of(held_out))
+        places.append(_by_place(model, batches).assign(plane=plane))
+        masks.append(_by_mask(model, batches).assign(plane=plane))
+    place, mask = pd.concat(places), pd.concat(masks)
+    moved = correlations(place)
+    slopes = mask_slopes(mask)
+    moved.to_csv(out / "size_and_place.csv", index=False)
+    slopes.to_csv(out / "segmentation_error.csv", index=False)
+    save(place_figure(place), out / "size_and_place.png")
+    save(mask_figure(mask), out / "segmentation_error.png")
+    return [*_place_checks(moved), *_mask_checks(slopes)]
+
+
+def _audit(model: nn.Module, batches: list[Batch]) -> pd.DataFrame:
+    method, layer = PRESET
+    return attrscore.evaluate(
+        model,
+        batches,
+        methods=method,
+        layers=layer,
+        target=Predicted(scalar="margin"),
+        progress="none",
+    )
+
+
+def _by_place(model: nn.Module, batches: list[Batch]) -> pd.DataFrame:
+    """Scores with each cell's area fraction and its distance from the centre, as a share."""
+    scores = _audit(model, batches)
+    away = [_off_centre(mask.numpy()) for batch in batches for mask in batch.regions["cell"]]
+    return scores.assign(area=scores["grad_camo.chance"], off_centre=away)
+
+
+def _off_centre(mask: np.ndarray) -> float:
+    centre = np.array(ndimage.center_of_mass(mask)) + 0.5
+    return float(np.abs(centre / mask.shape - 0.5).max())
+
+
+def _by_mask(model: nn.Module, batches: list[Batch]) -> pd.DataFrame:
+    """Scores under masks that are too small, too large or beside the cell."""
+    changes: list[tuple[str, float, Callable[[np.ndarray], np.ndarray]]] = [
+        *(("dilated", by, lambda mask, by=by: _dilated(mask, by)) for by in STEPS),
+        *(("shifted", by, lambda mask, by=by: _shifted(mask, by)) for by in SHIFTS),
+    ]
+    frames = []
+    for kind, by, change in changes:
+        wrong = [_with_cells(batch, change) for batch in batches]
+        frames.append(_audit(model, wrong).assign(kind=kind, micrometres=by))
+    return pd.concat(frames)
+
+
+def _with_cells(batch: Batch, change: Callable[[np.ndarray], np.ndarray]) -> Batch:
+    cells = np.stack([change(mask) for mask in batch.regions["cell"].numpy()])
+    changed = torch.from_numpy(cells)
+    neighbours = batch.regions["neighbours"] & ~changed
+    return replace(batch, regions={"cell": changed, "neighbours": neighbours})
+
+
+def _dilated(mask: np.ndarray, by: float) -> np.ndarray:
+    """By a distance in micrometres; a mask that would vanish keeps its innermost voxels."""
+    if by >= 0:
+        return ndimage.distance_transform_edt(~mask) * SPACING <= by
+    inside = ndimage.distance_transform_edt(mask) * SPACING
+    return inside > min(-by, 0.9 * inside.max())
+
+
+def _shifted(mask: np.ndarray, by: float) -> np.ndarray:
+    return np.roll(mask, round(by / SPACING), axis=-1)
+
+
+def correlations(place: pd.DataFrame) -> pd.DataFrame:
+    """Pearson correlation of each column with area and with the distance from the centre."""
+    rows = [
+        [plane, cause, column, group[column].corr(group[cause])]
+        for plane, group in place.groupby("plane")
+        for cause in ("area", "off_centre")
+        for column in COLUMNS
+    ]
+    return pd.DataFrame(rows, columns=["plane", "cause", "column", "correlation"])
+
+
+def mask_slopes(mask: pd.DataFrame) -> pd.DataFrame:
+    """Change of the mean of each column a micrometre, by least squares."""
+    rows = []
+    for (plane, kind), group in mask.groupby(["plane", "kind"]):
+        means = group.groupby("micrometres")[list(COLUMNS)].mean()
+        for column in COLUMNS:
+            slope = np.polyfit(means.index, means[column], 1)[0]
+            rows.append([plane, kind, column, slope, means.loc[0.0, column]])
+    return pd.DataFrame(rows, columns=["plane", "kind", "column", "slope", "with_true_masks"])
+
+
+def _place_checks(moved: pd.DataFrame) -> list[Check]:
+    checks = []
+    for (plane, cause), group in moved.groupby(["plane", "cause"]):
+        told = group.set_index("column")["correlation"]
+        listed = ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in told.items())
+        flat = told.abs()["grad_camo.log_odds"] < 0.3
+        checks.append(
+            Check(
+                "size and place",
+                f"{plane}: correlation with the cell's {cause.replace('_', '-')}",
+                "raw score moves with area, log odds does not (below 0.3)"
+                if cause == "area"
+                else "log odds does not move (below 0.3)",
+                listed,
+                bool(flat and (cause != "area" or told[RAW] > 0.3)),
+            )
+        )
+    return checks
+
+
+def _mask_checks(slopes: pd.DataFrame) -> list[Check]:
+    return [
+        Check(
+            "segmentation error",
+            f"{plane}: masks {kind}, change a micrometre",
+            "reported",
+            ", ".join(
+                f"{row.column.removeprefix('grad_camo.')} {row.slope:+.3f}"
+                for row in group.itertuples()
+            ),
+            None,
+        )
+        for (plane, kind), group in slopes.groupby(["plane", "kind"])
+    ]
+
+
+def place_figure(place: pd.DataFrame) -> Figure:
+    """Raw and corrected score against area, a dot a cell."""
+    shown = (RAW, "grad_camo.log_odds", "grad_camo.above_chance")
+    planes = list(place["plane"].unique())
+    figure = Figure(figsize=(3.4 * len(shown), 2.9 * len(planes)), layout="constrained")
+    axes = figure.subplots(len(planes), len(shown), squeeze=False)
+    for row, plane in zip(axes, planes, strict=True):
+        for ax, column in zip(row, shown, strict=True):
+            cells = place[place["plane"] == plane]
+            sns.regplot(
+                cells, x="area", y=column, ax=ax, scatter_kws={"s": 8, "alpha": 0.5},
+                line_kws={"color": "0.2"},
+            )  # fmt: skip
+            ax.set(title=plane, xlabel="area of the cell, share of the crop")
+    return figure
+
+
+def mask_figure(mask: pd.DataFrame) -> Figure:
+    """Mean score along the error of the masks."""
+    shown = (RAW, "grad_camo.log_odds")
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for row, kind in zip(axes, ("dilated", "shifted"), strict=True):
+        for ax, column in zip(row, shown, strict=True):
+            sns.lineplot(
+                mask[mask["kind"] == kind], x="micrometres", y=column, hue="plane", ax=ax,
+                marker="o", palette="colorblind",
+            )  # fmt: skip
+            ax.set(xlabel=f"masks {kind} by, micrometres")
+    return figure

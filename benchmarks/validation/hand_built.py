@@ -1,0 +1,91 @@
+"""Part 2: networks that provably do not read one half of the image. Which methods show it?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from common import Check, Scale
+from torch import Tensor, nn
+
+import attrscore
+from attrscore.heat import HeatOptions
+from attrscore.targets import Index
+
+LAYER_METHODS = (
+    *("hires_cam", "layer_cam", "activation_x_gradient", "grad_cam", "xgrad_cam"),
+    *("grad_cam_plus_plus", "eigen_grad_cam", "random_cam"),
+)
+INPUT_METHODS = ("saliency", "input_x_gradient", "integrated_gradients", "guided_backprop")
+EXACT = {"hires_cam", "layer_cam", "activation_x_gradient", *INPUT_METHODS}
+"""Methods that multiply by, or are, the gradient at each place: where that is 0, so are they."""
+
+
+class HalfBlind(nn.Module):
+    """Two 1-wide convolutions; the right half is multiplied by 0 before the pooling.
+
+    Nothing on the right can reach the output, whatever the weights; the layer ``features`` itself
+    is as active on the right as on the left.
+    """
+
+    def __init__(self, dimensions: int, seed: int) -> None:
+        super().__init__()
+        conv = getattr(nn, f"Conv{dimensions}d")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.features = nn.Sequential(conv(3, 8, 1), nn.ReLU(), conv(8, 8, 1), nn.ReLU())
+            self.head = nn.Linear(8, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.features(inputs)
+        seen = torch.zeros_like(features)
+        seen[..., : features.shape[-1] // 2] = 1
+        return self.head((features * seen).flatten(2).mean(2))
+
+
+def run(scale: Scale, out: Path) -> list[Check]:
+    """The share of heat on the half that cannot matter, by method."""
+    rows = []
+    for plane in scale.planes:
+        space = (16, 16) if plane == "2D" else (6, 16, 16)
+        for seed in scale.seeds:
+            inputs = torch.rand((8, 3, *space), generator=torch.Generator().manual_seed(seed))
+            blind = torch.zeros((8, *space), dtype=torch.bool)
+            blind[..., space[-1] // 2 :] = True
+            scores = attrscore.evaluate(
+                HalfBlind(len(space), seed).double(),
+                attrscore.Batch(inputs=inputs.double(), regions={"cell": blind}),
+                methods=[*LAYER_METHODS, *INPUT_METHODS],
+                layers="features",
+                target=Index(index=0, scalar="margin"),
+                heat=HeatOptions(sign="absolute"),
+                progress="none",
+            )
+            mean = scores.groupby("method", sort=False)["grad_camo"].max()
+            rows += [[plane, seed, method, share] for method, share in mean.items()]
+    table = pd.DataFrame(rows, columns=["plane", "seed", "method", "share"])
+    table.to_csv(out / "hand_built.csv", index=False)
+    worst = table.groupby("method", sort=False)["share"].max()
+    checks = [
+        Check(
+            "hand-built networks",
+            f"{method}: heat on the half that cannot matter",
+            "exactly 0",
+            f"{share:g}",
+            bool(share == 0),
+        )
+        for method, share in worst.items()
+        if method in EXACT
+    ]
+    broken = ", ".join(f"{m} {share:.2f}" for m, share in worst.items() if m not in EXACT)
+    checks.append(
+        Check(
+            "hand-built networks",
+            "largest share of heat that the others put there, at an inner layer",
+            "above 0: they average over space",
+            broken,
+            None,
+        )
+    )
+    return checks

@@ -1,0 +1,101 @@
+"""Part 3: networks that know nothing. Their scores must fall into the null band."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from common import HEADLINE, PRESET, SIZES, Check, Scale
+
+import attrscore
+from attrscore.core import Batch, Dataset
+from attrscore.datasets import Phantom
+from attrscore.models import randomized
+from attrscore.targets import Predicted
+from attrscore.training import train
+
+RANDOM = 20
+"""Draws of weights that make the band."""
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """The same cells with each other's labels."""
+
+    cells: Dataset
+    seed: int
+
+    def __post_init__(self) -> None:
+        table = self.cells.table.copy()
+        order = np.random.default_rng(self.seed).permutation(len(table))
+        table["label"] = table["label"].to_numpy()[order]
+        object.__setattr__(self, "table", table)
+        for name in ("classes", "spec", "skipped", "left_out"):
+            object.__setattr__(self, name, getattr(self.cells, name))
+
+    def read(self, rows) -> Batch:
+        """The crops, labelled anew."""
+        batch = self.cells.read(rows)
+        labels = self.table["label"].to_numpy()[list(rows)]
+        return replace(batch, label=batch.label.new_tensor(labels))
+
+
+def run(scale: Scale, out: Path) -> list[Check]:
+    """Honest, permuted and randomised networks beside each other."""
+    found = pd.concat([_of(scale, plane, seed) for plane in scale.planes for seed in scale.seeds])
+    found.to_csv(out / "sanity.csv", index=False)
+    checks = []
+    for plane, group in found.groupby("plane"):
+        for kind in ("permuted", "honest"):
+            inside = _inside_band(group, kind)
+            promised = "inside" if kind == "permuted" else "outside"
+            words = "trained on permuted labels" if kind == "permuted" else "honest"
+            checks.append(
+                Check(
+                    "sanity",
+                    f"{plane}: a network {words}, beside {RANDOM} randomised ones",
+                    f"{promised} the 95 % band of randomised weights, every seed",
+                    f"inside in {sum(inside)} of {len(inside)}",
+                    all(inside) if kind == "permuted" else not any(inside),
+                )
+            )
+    return checks
+
+
+def _inside_band(group: pd.DataFrame, kind: str) -> list[bool]:
+    inside = []
+    for _, seed in group.groupby("seed"):
+        low, high = seed.loc[seed["kind"] == "randomised", "score"].quantile([0.025, 0.975])
+        value = float(seed.loc[seed["kind"] == kind, "score"].iloc[0])
+        inside.append(bool(low <= value <= high))
+    return inside
+
+
+def _of(scale: Scale, plane: str, seed: int) -> pd.DataFrame:
+    size = tuple(map(int, SIZES[plane][1].strip("[]").split(",")))
+    cells = Phantom(size=size, cells=scale.trained_on, seed=200 + seed)
+    held_out = Phantom(size=size, cells=scale.cells, seed=300 + seed)
+    make = attrscore.MODELS.build("tiny_cnn", seed=seed)
+    rows = []
+    for kind, data in (("honest", cells), ("permuted", Permuted(cells, seed))):
+        model = make(cells.spec)
+        train(model, data, epochs=scale.epochs, seed=seed)
+        rows.append([plane, seed, kind, _score(model, held_out)])
+    draws = (_score(randomized(model, "all", draw), held_out) for draw in range(RANDOM))
+    rows += [[plane, seed, "randomised", score] for score in draws]
+    return pd.DataFrame(rows, columns=["plane", "seed", "kind", "score"])
+
+
+def _score(model, cells: Dataset) -> float:
+    method, layer = PRESET
+    scores = attrscore.evaluate(
+        model,
+        cells,
+        methods=method,
+        layers=layer,
+        target=Predicted(scalar="margin"),
+        progress="none",
+    )
+    return float(scores[HEADLINE].mean())

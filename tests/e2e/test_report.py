@@ -1,0 +1,71 @@
+"""attrscore report, as users type it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from attrscore.cli import main
+
+SMALL = ["dataset.cells=64", "dataset.size=[32,32]", "figures=none", "keep=native"]
+SMALL += ["method=[grad_cam,hires_cam]", "layers=[features.3,features.6]"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    assert main([*SMALL, f"results={folder}", f"hydra.run.dir={folder}/hydra"]) == 0
+    return folder
+
+
+def test_a_results_folder_is_told_on_the_terminal(results, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(["report", str(results), "--figures", str(tmp_path / "figures")]) == 0
+    out, err = capsys.readouterr()
+    for words in (
+        "64 cells, 4 conditions",
+        "units of Metadata_Well",
+        "S > 0.5",
+        "attainable",
+        "inconclusive: no randomised weights: run it again with model.randomize=all",
+        "scorer=[grad_camo,swap]",
+        "methods on the same cells",
+        "rank correlation of scores",
+        "overlap of the hottest tenth",
+    ):
+        assert words in out
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"threshold-curves.png", "score-against-area.png", "agreement.png"}
+    assert err.count("figure: ") == 3
+
+
+def test_a_collected_table_says_the_same_as_its_folder(results, tmp_path, capsys):
+    table = str(tmp_path / "all.parquet")
+    assert main(["collect", str(results), "-o", table, "--figures", "none"]) == 0
+    told = []
+    for place in (str(results), table):
+        capsys.readouterr()
+        assert main(["report", place, "--json", "--by", "Metadata_Plate"]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0]["maps"]
+    assert not told[1]["maps"]  # a table keeps no maps
+    for name in ("summary", "groups", "verdicts", "comparisons", "agreement"):
+        assert told[0][name] == told[1][name]
+    assert len(told[0]["groups"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--score", "grad_cam"], "Did you mean 'grad_camo'"),
+        (["--clusters", "Metadata_Wel"], "Did you mean 'Metadata_Well'"),
+        (["--by", "Metadata_Treatment"], "There is no column 'Metadata_Treatment'"),
+        (["--null", "random"], "There is no model 'random'"),
+    ],
+)
+def test_mistakes_get_one_sentence(results, args, sentence, capsys):
+    assert main(["report", str(results), *args]) in (1, 2)
+    err = " ".join(capsys.readouterr().err.split())
+    assert sentence in err
+    assert "Traceback" not in err

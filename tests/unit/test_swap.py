@@ -1,0 +1,223 @@
+"""Swaps against networks whose reading is known, and who may be a donor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nets import SPACES, batch, net
+from torch import Tensor, nn
+
+from attrscore import SCORERS, Batch, evaluate
+from attrscore.errors import AttrscoreWarning, ConfigError, DataError
+from attrscore.passes import Pass
+from attrscore.scorers.donors import choose_donors
+from attrscore.targets import Embedding, Predicted
+
+
+class Reads(nn.Module):
+    """Two logits, +- the sum of the first channel over fixed places; all other places unused."""
+
+    def __init__(self, places: Tensor) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.weight = nn.Parameter(places.double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = (self.features(x)[:, 0] * self.weight).flatten(1).sum(1)
+        return torch.stack([value, -value], 1)
+
+
+def box(dimensions: int, n: int, seed: int, sign: float) -> Batch:
+    """Crops with the same box as the cell, bright (label 0) or dark (label 1) all over."""
+    space = SPACES[dimensions]
+    generator = torch.Generator().manual_seed(seed)
+    cell = torch.zeros((n, *space), dtype=torch.bool)
+    cell[(slice(None), *[slice(2, 5)] * dimensions)] = True
+    inputs = torch.rand((n, 1, *space), generator=generator, dtype=torch.float64)
+    label = torch.full((n,), int(sign < 0))
+    ids = [f"{sign:+.0f}-{seed}-{i}" for i in range(n)]
+    return Batch(sign * inputs, {"cell": cell}, label=label, ids=ids)
+
+
+def swapped(model: nn.Module, data: Batch, pool: Batch | None, **options) -> dict[str, np.ndarray]:
+    options = {"count": 2, **options}
+    target = options.pop("target", "predicted")
+    table = evaluate(
+        model,
+        data,
+        methods="saliency",
+        scorers={"swap": SCORERS.build("swap", **options)},
+        pool=64 if pool is None else pool,
+        target=target,
+        progress="none",
+        on_error="raise" if pool is not None else "record",
+    )
+    return {c: table[c].to_numpy() for c in table if c.startswith("swap")}
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("side", ["inside", "outside"])
+def test_a_network_that_reads_one_side_does_not_change_by_the_other(dimensions, side):
+    data, pool = box(dimensions, 3, 0, 1.0), box(dimensions, 6, 1, -1.0)
+    cell = data.regions["cell"][0]
+    model = Reads((cell if side == "inside" else ~cell).double() / 10)
+    columns = swapped(model, data, pool)
+    unread = "outside" if side == "inside" else "inside"
+    assert (columns[f"swap.{unread}"] == 0).all()
+    assert (columns[f"swap.{unread}_flips"] == 0).all()
+    assert (columns[f"swap.{side}"] > 0.3).all()
+    assert (columns[f"swap.{side}_flips"] == 1).all()
+    expected = columns["swap.inside"] - columns["swap.outside"]
+    np.testing.assert_array_equal(columns["swap"], expected)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_composites_are_the_pixels_that_the_docstring_names(dimensions):
+    data, pool = box(dimensions, 1, 0, 1.0), box(dimensions, 1, 1, -1.0)
+    shifted = replace(
+        pool,
+        inputs=pool.inputs.roll(1, -1),
+        regions={"cell": pool.regions["cell"].roll(1, -1)},
+    )
+    x, y = data.inputs[0, 0], pool.inputs[0, 0]
+    own = data.regions["cell"][0]
+    moved, theirs = shifted.inputs[0, 0], shifted.regions["cell"][0]
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(own.shape, generator=generator, dtype=torch.float64) / 100
+    model = Reads(weight)
+
+    def probability(image: Tensor) -> float:
+        clean = (x * weight).sum()
+        return float(((image * weight).sum() * 2 * torch.sign(clean)).sigmoid())
+
+    outside = {
+        "mean": torch.where(own, x, torch.where(theirs, moved[~theirs].mean(), moved)),
+        "recipient": torch.where(own | theirs, x, moved),
+        "donor": torch.where(own, x, moved),
+    }
+    for remainder, image in outside.items():
+        columns = swapped(model, data, shifted, count=1, remainder=remainder)
+        assert columns["swap.outside"][0] == pytest.approx(probability(x) - probability(image))
+        # The donor's box is moved back onto the recipient's: nothing remains to be filled.
+        inside = torch.where(own, y, x)
+        assert columns["swap.inside"][0] == pytest.approx(probability(x) - probability(inside))
+    unmoved = swapped(model, data, shifted, count=1, align="none")
+    inside = torch.where(own, torch.where(theirs, moved, moved[theirs].mean()), x)
+    assert unmoved["swap.inside"][0] == pytest.approx(probability(x) - probability(inside))
+
+
+def donors_of(data: Batch, pool: Batch | None, target=None, **options) -> Tensor:
+    run = Pass(net(), data, target or Predicted(), {}, pool=pool)
+    return choose_donors(run, **({"donors": "other_class", "count": 3, "seed": 0} | options))
+
+
+def test_donors_are_of_another_class_never_the_cell_itself_and_drawn_by_id():
+    data = batch(n=4)
+    pool = replace(batch(n=12), ids=[*data.ids, *map(str, range(8))])
+    for which in ("other_class", "same_class", "any"):
+        chosen = donors_of(data, pool, donors=which, count=50)
+        for row, cell in enumerate(data.ids):
+            found = [p for p in chosen[row].tolist() if p >= 0]
+            assert cell not in [pool.ids[p] for p in found]
+            alike = {bool(pool.label[p] == data.label[row]) for p in found}
+            assert alike == {"other_class": {False}, "same_class": {True}}.get(which, {True, False})
+            assert len(set(found)) == len(found)
+    whole = donors_of(data, pool)
+    assert torch.equal(donors_of(data.rows(2, 3), pool), whole[2:3])
+    assert not torch.equal(donors_of(data, pool, seed=1), whole)
+
+
+def test_donors_without_a_label_have_the_predicted_class():
+    data, pool = batch(n=4), batch(n=12, seed=5)
+    unknown = torch.full((12,), -1)
+    data, pool = (replace(each, inputs=each.inputs * 9) for each in (data, pool))
+    pool.inputs[::2] *= -5
+    chosen = donors_of(replace(data, label=unknown[:4]), replace(pool, label=unknown), count=50)
+    model = net()
+    own, theirs = model(data.inputs).argmax(1), model(pool.inputs).argmax(1)
+    assert len(theirs.unique()) > 1
+    for row in range(4):
+        found = chosen[row][chosen[row] >= 0]
+        assert set(found.tolist()) == set((theirs != own[row]).nonzero()[:, 0].tolist())
+
+
+def test_cells_that_cannot_be_donors():
+    data, pool = batch(n=2), batch(n=4, seed=5)
+    cell = pool.regions["cell"].clone()
+    cell[0], cell[1] = False, True
+    inputs = pool.inputs.clone()
+    inputs[2, 0, 0, 0] = torch.nan
+    pool = replace(pool, inputs=inputs, regions={"cell": cell})
+    assert set(donors_of(data, pool, donors="any").flatten().tolist()) == {3, -1}
+
+
+def test_no_pool_one_class_or_no_mask_is_a_sentence_or_nan():
+    data = batch()
+    with pytest.warns(AttrscoreWarning, match="Other cells are needed, and there is no pool"):
+        assert np.isnan(swapped(net(), data, None)["swap"]).all()
+    one = replace(data, label=torch.zeros(4, dtype=torch.int64))
+    others = replace(one, ids=list("abcd"))
+    table = evaluate(net(), one, scorers="swap", pool=others, progress="none")
+    assert table["swap"].isna().all()
+    assert set(table["reason"]) == {
+        "swap: no cell of a known other class in the pool can be a donor."
+    }
+    cell = data.regions["cell"].clone()
+    cell[1], cell[2] = False, True
+    columns = swapped(net(), replace(data, regions={"cell": cell}), batch(seed=4, n=6))
+    assert np.isnan(columns["swap.outside"]).tolist() == [False, True, True, False]
+    with pytest.raises(DataError, match="crops of the pool are"):
+        evaluate(net(), data, scorers="swap", pool=box(2, 2, 0, 1.0), progress="none")
+
+
+def test_a_job_of_many_maps_swaps_once():
+    model, calls = net(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    scorers = {"swap": SCORERS.build("swap", count=3, chunk=8)}
+    options = {"pool": batch(seed=4, n=6), "progress": "none"}
+    for methods, layers in ((["grad_cam"], ["low"]), (["grad_cam", "hires_cam"], ["low", "high"])):
+        calls.clear()
+        evaluate(model, batch(), methods=methods, layers=layers, scorers=scorers, **options)
+        # One to find the layers, one for all maps, and 4 cells x 2 sides x 3 donors in eights.
+        assert len(calls) == 2 + 3
+
+
+def test_an_embedding_drops_in_standard_deviations_of_the_pool():
+    data, pool = box(2, 2, 0, 1.0), box(2, 6, 1, -1.0)
+    cell = data.regions["cell"][0].double()
+    columns = swapped(Reads(cell), data, pool, target=Embedding(), count=6)
+    values = (pool.inputs[:, 0] * cell).flatten(1).sum(1)
+    clean = (data.inputs[:, 0] * cell).flatten(1).sum(1)
+    expected = (clean - values.mean()) / values.std()
+    np.testing.assert_allclose(columns["swap.inside"], expected)
+    assert np.isnan(columns["swap.inside_flips"]).all()
+
+
+@pytest.mark.parametrize("fill", ["mean", "zero", "blur", "noise", "other_cell"])
+def test_masking_leaves_the_side_that_is_read_alone(fill):
+    data, pool = box(2, 3, 0, 1.0), box(2, 3, 1, -1.0)
+    scorer = SCORERS.build("mask_outside", fill=fill, blur=0.3)
+    model = Reads(data.regions["cell"][0] / 10)
+    options = {"methods": "saliency", "pool": pool, "progress": "none"}
+    table = evaluate(model, data, scorers={"m": scorer}, **options)
+    assert (table["m.outside"] == 0).all()
+    assert (table["m.inside"] != 0).all()
+    assert scorer.needs_pool == (fill == "other_cell")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "sentence"),
+    [
+        ("swap", {"donors": "other"}, "donors='other' is not a choice"),
+        ("swap", {"count": 0}, "count=0 must be at least 1"),
+        ("swap", {"remainder": "zero"}, "remainder='zero' is not a choice"),
+        ("mask_outside", {"fill": "black"}, "fill='black' is not a choice"),
+        ("mask_outside", {"blur": 0}, "blur=0 must be above 0"),
+    ],
+)
+def test_wrong_options(name, options, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        SCORERS.build(name, **options)
