@@ -23,6 +23,7 @@ from attrscore.core import INPUT, Batch, Target
 from attrscore.errors import UnsupportedError, preview
 from attrscore.layers import (
     Layers,
+    LightNorms,
     OverwrittenError,
     call,
     capture,
@@ -362,6 +363,7 @@ class Pass:
             # Only where asked for: a hook on every ReLU takes time.
             _relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
             capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
+            LightNorms(),
         ):
             output = self._forward(inputs.clone() if whole else inputs)
         self._output = output.detach()

@@ -3,6 +3,7 @@
 from attrscore.layers.capture import OverwrittenError, capture
 from attrscore.layers.layouts import Layout, LayoutOptions, hidden_state
 from attrscore.layers.measuring import watching
+from attrscore.layers.norms import LightNorms
 from attrscore.layers.path import main_path
 from attrscore.layers.selection import LAYER_RULES, Layers, select_layers, with_layouts
 from attrscore.layers.tracing import LayerInfo, trace
@@ -22,6 +23,7 @@ __all__ = [
     "Layers",
     "Layout",
     "LayoutOptions",
+    "LightNorms",
     "OverwrittenError",
     "Precision",
     "call",

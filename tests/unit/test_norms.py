@@ -1,0 +1,63 @@
+"""Batch normalisation inside a pass: the same numbers, and less kept for them."""
+
+import pytest
+import torch
+from torch import nn
+
+from attrscore.layers import LightNorms
+
+
+def net(dimensions: int, *, affine: bool = True) -> nn.Module:
+    convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions]
+    norm = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}[dimensions]
+    torch.manual_seed(0)
+    made = nn.Sequential(convolution(2, 4, 3), norm(4, affine=affine), nn.ReLU(inplace=True))
+    with torch.no_grad():
+        for name, values in [*made.named_parameters(), *made.named_buffers()]:
+            if values.is_floating_point() and name.startswith("1"):
+                values.uniform_(0.5, 2)
+    return made.eval().requires_grad_(requires_grad=False)
+
+
+def gradient_and_kept(model: nn.Module, inputs: torch.Tensor, within) -> tuple:
+    kept: list[torch.Tensor] = []
+    inputs = inputs.clone().requires_grad_()
+    watched = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t)
+    with watched, within:
+        output = model(inputs)
+    (gradient,) = torch.autograd.grad(output.square().sum(), inputs)
+    return output.detach(), gradient, {each.data_ptr(): each.nbytes for each in kept}
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_outputs_are_equal_gradients_nearly_and_one_map_less_is_kept(dimensions, affine):
+    model = net(dimensions, affine=affine)
+    inputs = torch.randn(3, 2, *(9,) * dimensions, generator=torch.Generator().manual_seed(1))
+    expected, slope, kept = gradient_and_kept(model, inputs, torch.enable_grad())
+    output, gradient, lighter = gradient_and_kept(model, inputs, LightNorms())
+    assert torch.equal(output, expected)
+    torch.testing.assert_close(gradient, slope, rtol=1e-5, atol=1e-6)
+    assert sum(kept.values()) - sum(lighter.values()) > 0.9 * output.nbytes
+
+
+def test_norms_that_learn_or_take_the_batch_are_left_alone():
+    inputs = torch.randn(3, 2, 9, 9, generator=torch.Generator().manual_seed(1))
+    for model in (net(2).train(), net(2).requires_grad_(requires_grad=True)):
+        state = {name: values.clone() for name, values in model.state_dict().items()}
+        expected, slope, _ = gradient_and_kept(model, inputs, torch.enable_grad())
+        model.load_state_dict(state)
+        output, gradient, _ = gradient_and_kept(model, inputs, LightNorms())
+        assert torch.equal(output, expected)
+        assert torch.equal(gradient, slope)
+
+
+def test_many_gradients_at_once_are_those_taken_one_by_one():
+    inputs = torch.randn(2, 2, 9, 9, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    with LightNorms():
+        scores = net(2)(inputs).flatten(1).sum(0)[:3]
+    together = torch.autograd.grad(
+        scores, inputs, torch.eye(3), is_grads_batched=True, retain_graph=True
+    )[0]
+    for score, found in zip(scores, together, strict=True):
+        torch.testing.assert_close(found, torch.autograd.grad(score, inputs, retain_graph=True)[0])
