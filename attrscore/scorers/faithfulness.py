@@ -22,10 +22,9 @@ from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.response import (
     Fill,
+    Filling,
     blank,
-    check_filling,
     clean_response,
-    filling,
     respond,
     why_undefined,
 )
@@ -55,30 +54,22 @@ def ranks(heat: Tensor, /, *, ids: tuple[str, ...], seed: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Curve:
+class _Curve(Filling):
     """The area under the response while voxels change in the order of heat, hottest first."""
 
     fill: Fill = "blur"
-    blur: float = 0.1
     steps: int = 20
-    chunk: int = 64
-    seed: int = 0
     takes_away: ClassVar[bool]
 
     def __post_init__(self) -> None:
-        check_filling(self.fill, self.blur)
+        super().__post_init__()
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps} must be at least 1.")
-
-    @property
-    def needs_pool(self) -> bool:
-        """Whether other cells fill what is taken away."""
-        return self.fill == "other_cell"
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """``score``, (N,) float64."""
         inputs = run.batch.inputs
-        filled = filling(run, fill=self.fill, blur=self.blur, seed=self.seed)
+        filled = self.filled(run)
         rank = ranks(heat.full(), ids=tuple(run.batch.ids), seed=self.seed)
         voxels = rank.shape[1]
 
@@ -123,7 +114,7 @@ class Insertion(_Curve):
 
 @SCORERS.register("average_drop")
 @dataclass(frozen=True)
-class AverageDrop:
+class AverageDrop(Filling):
     """How much of the response is lost when only what is hot is shown; low is faithful.
 
     The cell is multiplied by the resized map over its maximum, and the ``fill`` by the rest.
@@ -133,22 +124,11 @@ class AverageDrop:
     """
 
     fill: Fill = "zero"
-    blur: float = 0.1
-    chunk: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_filling(self.fill, self.blur)
-
-    @property
-    def needs_pool(self) -> bool:
-        """Whether other cells fill what is taken away."""
-        return self.fill == "other_cell"
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """Column -> (N,) float64."""
         inputs = run.batch.inputs
-        filled = filling(run, fill=self.fill, blur=self.blur, seed=self.seed)
+        filled = self.filled(run)
         full = heat.full()[:, None]
         shown = (full / full.amax(tuple(range(1, full.ndim)), keepdim=True)).to(inputs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,8 +20,8 @@ __all__ = [
     "FILLS",
     "Alter",
     "Fill",
+    "Filling",
     "blank",
-    "check_filling",
     "clean_response",
     "filling",
     "respond",
@@ -76,14 +77,31 @@ def respond(run: Pass, count: int, alter: Alter, /, *, chunk: int) -> tuple[Tens
     return response(run, output, rows).view(n, count), output.view(n, count, -1)
 
 
-def check_filling(fill: str, blur: float, /) -> None:
-    """Whether these options of :func:`filling` can be used.
+@dataclass(frozen=True)
+class Filling:
+    """Options of scorers that take pixels away: what stands in their place.
 
-    :raises ConfigError: they cannot.
+    :raises ConfigError: they cannot be used.
     """
-    choose(fill, FILLS, option="fill")
-    if not blur > 0:
-        raise ConfigError(f"blur={blur} must be above 0: a share of each axis.")
+
+    fill: Fill = "zero"
+    blur: float = 0.1
+    chunk: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choose(self.fill, FILLS, option="fill")
+        if not self.blur > 0:
+            raise ConfigError(f"blur={self.blur} must be above 0: a share of each axis.")
+
+    @property
+    def needs_pool(self) -> bool:
+        """Whether other cells fill what is taken away."""
+        return self.fill == "other_cell"
+
+    def filled(self, run: Pass, /) -> Tensor:
+        """As :func:`filling`."""
+        return filling(run, fill=self.fill, blur=self.blur, seed=self.seed)
 
 
 def filling(run: Pass, /, *, fill: Fill, blur: float, seed: int) -> Tensor:

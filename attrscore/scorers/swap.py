@@ -20,9 +20,8 @@ from attrscore.registry import SCORERS
 from attrscore.scorers.donors import DONORS, NO_DONOR, Donors, choose_donors
 from attrscore.scorers.response import (
     Fill,
-    check_filling,
+    Filling,
     clean_response,
-    filling,
     respond,
     why_undefined,
 )
@@ -135,7 +134,7 @@ class Swap:
 
 @SCORERS.register("mask_outside")
 @dataclass(frozen=True)
-class MaskOutside:
+class MaskOutside(Filling):
     """How much the explained probability drops when a part of the crop is taken away.
 
     ``outside``: all but the cell is replaced by the ``fill`` (see
@@ -147,24 +146,13 @@ class MaskOutside:
     """
 
     fill: Fill = "mean"
-    blur: float = 0.1
-    chunk: int = 64
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_filling(self.fill, self.blur)
-
-    @property
-    def needs_pool(self) -> bool:
-        """Whether other cells fill what is taken away."""
-        return self.fill == "other_cell"
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:  # noqa: ARG002  # contract
         """Column -> (N,) float64; the same for every map of a batch."""
         return run.once(self, lambda: self._masked(run))
 
     def _masked(self, run: Pass) -> Reasoned:
-        filled = filling(run, fill=self.fill, blur=self.blur, seed=self.seed)
+        filled = self.filled(run)
         own, inputs = _mask(run.batch.regions["cell"]), run.batch.inputs
 
         def alter(rows: Tensor, numbers: Tensor) -> Tensor:
