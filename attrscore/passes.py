@@ -363,7 +363,8 @@ class Pass:
             # Only where asked for: a hook on every ReLU takes time.
             _relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
             capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
-            LightNorms(),
+            # A graph that a guided method walks must hold torch's own nodes.
+            contextlib.nullcontext() if self._keep_graph else LightNorms(),
         ):
             output = self._forward(inputs.clone() if whole else inputs)
         self._output = output.detach()
