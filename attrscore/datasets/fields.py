@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,17 @@ import pandas as pd
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets.annotations import Annotations, read_annotations
 from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
-from attrscore.datasets.decoding import FieldReader
+from attrscore.datasets.decoding import Field, FieldReader
 from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
+from attrscore.datasets.places import Places
 from attrscore.datasets.rows import chosen, to_batch
 from attrscore.datasets.shards import Shard
 from attrscore.datasets.tiff import check_axes
 from attrscore.errors import ConfigError, DataError, EmptyShardError, choose
 from attrscore.registry import DATASETS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Fields"]
 
@@ -181,10 +185,7 @@ class Fields:
         regions = {name: np.empty((len(rows), *self.crop), bool) for name in names}
         images = table["Metadata_image"].tolist()
         numbers = table["Metadata_object"].tolist()
-        axes = "zyx"[-len(self.crop) :]
-        centroid = table[[f"Metadata_centroid_{axis}" for axis in axes]].to_numpy(dtype=float)
-        moved = displacements(table["id"].tolist(), self._most, seed=self.jitter_seed)
-        first = starts(centroid, self.crop) + moved
+        first = self._first(table)
         for place in sorted(range(len(rows)), key=lambda place: rows[place]):
             field = self._reader.read(images[place])
             inputs[place] = crop(field.pixels, first[place], self.crop)
@@ -197,6 +198,24 @@ class Fields:
                 regions["nucleus"][place] = nucleus
                 regions["cytoplasm"][place] = cell & ~nucleus
         return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.stains or ())
+
+    def places(self, rows: Sequence[int], /) -> Places:
+        """Where the crops of these rows lie in their fields."""
+        table = self.table.iloc[chosen(rows, len(self.table))]
+        first = self._first(table).astype(float)
+        return Places(
+            field=tuple(table["Metadata_image"]),
+            number=table["Metadata_object"].to_numpy(dtype=np.int64),
+            first=first,
+            extent=np.broadcast_to(np.array(self.crop, float), first.shape),
+        )
+
+    def field(self, name: str, /) -> Field:
+        """The field of this name, decoded.
+
+        :raises DataError: one of its files cannot be used.
+        """
+        return self._reader.read(name)
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""
@@ -235,6 +254,13 @@ class Fields:
         if not narrowed._reader.files:
             raise EmptyShardError("No field belongs to this shard.")
         return narrowed
+
+    def _first(self, table: pd.DataFrame) -> NDArray[np.int64]:
+        """The first pixel of each crop, (n, axes), outside the field where it hangs over."""
+        axes = "zyx"[-len(self.crop) :]
+        centroid = table[[f"Metadata_centroid_{axis}" for axis in axes]].to_numpy(dtype=float)
+        moved = displacements(table["id"].tolist(), self._most, seed=self.jitter_seed)
+        return starts(centroid, self.crop) + moved
 
     @cached_property
     def _most(self) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import torch
 
 from attrscore.datasets import Fields
 from attrscore.datasets.crops import crop, measure, normalise, starts
+from attrscore.datasets.places import HasPlaces
 from attrscore.datasets.tiff import check_axes, stem
 from attrscore.errors import ConfigError, DataError
 from attrscore.registry import DATASETS
@@ -104,6 +105,23 @@ def test_rows_come_in_the_order_asked_for_across_fields(folder):
     assert list(some.ids) == [everything.ids[row] for row in rows]
     with pytest.raises(DataError, match="Row 18 does not exist; rows are 0 to 17"):
         fields.read([18])
+
+
+def test_places_say_where_each_crop_lies_in_its_field(folder):
+    folder.add("a", pixels((40, 50)), labelled())
+    fields = folder.fields(normalise="none", jitter=3, jitter_seed=2)
+    places = fields.places([0, 2])
+    field = fields.field("a")
+    assert isinstance(fields, HasPlaces)
+    assert places.field == ("a", "a")
+    assert places.number.tolist() == [3, 900]
+    assert places.extent.tolist() == [[16, 16]] * 2
+    batch = fields.read([0, 2])
+    for cell, (first, number) in enumerate(zip(places.first, places.number, strict=True)):
+        there = crop(field.pixels, first.astype(int), (16, 16))
+        assert np.array_equal(batch.inputs[cell], there)
+        there = crop(field.labels, first.astype(int), (16, 16))
+        assert np.array_equal(batch.regions["cell"][cell], there == number)
 
 
 def test_an_object_larger_than_its_crop_is_flagged_as_cut(folder):
