@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -56,7 +57,30 @@ def compute(
     if seconds is not None:
         for result in results:
             seconds[result.method] = seconds.get(result.method, 0.0) + result.seconds
-    return part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
+    part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
+    return part if keep == "none" else replace(part, crops=_crops(parts, rows))
+
+
+def _crops(parts: Parts, rows: Sequence[int]) -> store.Crops | None:
+    """Those of these rows whose crops are kept beside the maps; None where none is, or readable."""
+    spec, ids = parts.dataset.spec, parts.dataset.table["id"]
+    chosen = store.chosen_cells(list(ids), spec.channels, spec.size)
+    mine = sorted(set(chosen) & set(rows))
+    read = list(readable(parts.dataset, mine, parts.settings["batch_size"], {}))
+    if not read:
+        return None
+    return store.stored_crops(
+        [name for batch in read for name in batch.ids],
+        np.concatenate([batch.inputs.float().numpy() for batch in read]),
+        {
+            name: np.concatenate([batch.regions[name].float().numpy() for batch in read])
+            for name in read[0].regions
+            if all(name in batch.regions for batch in read)
+        },
+        stains=read[0].stains,
+        spacing=read[0].spacing,
+        classes=tuple(map(str, parts.dataset.classes)),
+    )
 
 
 def part_of(

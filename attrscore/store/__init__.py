@@ -10,9 +10,10 @@ from __future__ import annotations
 from attrscore.errors import StoreError
 from attrscore.store.again import Part, overlaid, read_part
 from attrscore.store.compare import Comparison, compare
+from attrscore.store.crops import Crops, chosen_cells, stored_crops
 from attrscore.store.folders import JobFolder, folders_of, missing_conditions, serving
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
-from attrscore.store.kept import read_maps
+from attrscore.store.kept import read_crops, read_maps
 from attrscore.store.merge import collect
 from attrscore.store.outcomes import FAILURES, failed
 from attrscore.store.provenance import Clock, hardware, repository
@@ -27,6 +28,7 @@ __all__ = [
     "Clock",
     "Comparison",
     "Condition",
+    "Crops",
     "Job",
     "JobFolder",
     "JobStatus",
@@ -35,6 +37,7 @@ __all__ = [
     "Report",
     "StoreError",
     "Writer",
+    "chosen_cells",
     "collect",
     "compare",
     "failed",
@@ -44,11 +47,13 @@ __all__ = [
     "missing_conditions",
     "overlaid",
     "provenance_of",
+    "read_crops",
     "read_maps",
     "read_part",
     "read_scores",
     "repository",
     "serving",
     "status_of",
+    "stored_crops",
     "verify",
 ]

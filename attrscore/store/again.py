@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from attrscore.store.columns import escape, hard_links, read_column, unescape
+from attrscore.store.crops import Crops, crops_of
 from attrscore.store.maps import Array, MapKey, map_ids, map_targets, read_map
 from attrscore.store.outcomes import failed
 from attrscore.store.parts import columns_of, kinds_of, opened, owner, read_columns
@@ -34,6 +35,8 @@ class Part:
     traces: pd.DataFrame | None
     carried: tuple[str, ...] = ()
     """Columns that are metadata."""
+    crops: Crops | None = None
+    """Of some of the cells."""
 
 
 def read_part(path: Path, /) -> Part:
@@ -48,8 +51,9 @@ def read_part(path: Path, /) -> Part:
         ids = map_ids(file) if "maps" in hard_links(file) else []
         maps = _maps(file, np.arange(len(ids))) if ids else {}
         traces = _traces(file)
+        crops = crops_of(file)
     carried = tuple(name for name, kind in kinds.items() if kind == "metadata")
-    return Part(table, maps, ids, traces, carried)
+    return Part(table, maps, ids, traces, carried, crops)
 
 
 def overlaid(
@@ -90,7 +94,8 @@ def overlaid(
         kept_traces = every[pd.MultiIndex.from_frame(every[_TRACE].astype(str)).isin(told)]
     maps = _maps_over(old, new, taken, places)
     ids = _ids_over(old, new) if maps else old.ids
-    return replace(old, table=table, ids=ids, maps=maps, traces=kept_traces)
+    crops = old.crops or new.crops  # of the same cells, whatever was computed again
+    return replace(old, table=table, ids=ids, maps=maps, traces=kept_traces, crops=crops)
 
 
 _TRACE = ["method", "layer", "status", "reason"]

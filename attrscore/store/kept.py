@@ -1,4 +1,4 @@
-"""Kept maps of a results folder, read back."""
+"""Kept maps and crops of a results folder, read back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from attrscore.errors import StoreError, did_you_mean, preview
+from attrscore.store.crops import Crops, crops_of
 from attrscore.store.identity import Plugin, canonical, flatten
 from attrscore.store.maps import map_group, map_ids, map_targets, read_map
 from attrscore.store.parts import opened
 from attrscore.store.places import Found, Location, find
 
-__all__ = ["read_maps"]
+__all__ = ["read_crops", "read_maps"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,6 +53,15 @@ def read_maps(
     _check_alike(found, f"{path} keeps several maps of {place}")
     parts = [part for each, _ in found for part in each.parts.values()]
     return _read(parts, (method, layer, *_target(parts, method, layer, target)), ids)
+
+
+def read_crops(part: Path, /) -> Crops | None:
+    """The crops that a part keeps, or None where it keeps none.
+
+    :raises StoreError: damaged, or not to be trusted.
+    """
+    with opened(part) as file:
+        return crops_of(file)
 
 
 def _target(parts: Sequence[Path], method: str, layer: str, wanted: str | None) -> tuple[str, ...]:

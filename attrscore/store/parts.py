@@ -25,6 +25,7 @@ from attrscore.store.columns import (
     write_attribute,
     write_column,
 )
+from attrscore.store.crops import Crops, write_crops
 from attrscore.store.identity import SCHEMA, Job, Range, canonical, newer
 from attrscore.store.maps import Array, MapKey, write_maps
 
@@ -92,6 +93,7 @@ def encode(
     provenance: Mapping[str, Any] | None = None,
     carried: Collection[str] = (),
     traces: pd.DataFrame | None = None,
+    crops: Crops | None = None,
 ) -> bytes:
     """The bytes of a part: the same work gives the same bytes.
 
@@ -110,6 +112,8 @@ def encode(
             write_column(scores, name, table[name], kind=kind)
         if maps:
             write_maps(create_group(file, "maps"), maps, ids)
+        if crops is not None:
+            write_crops(create_group(file, "crops"), crops)
         if traces is not None and len(traces):
             failures = create_group(file, "failures")
             for name in map(str, traces):

@@ -17,6 +17,7 @@ import pandas as pd
 from attrscore.errors import StoreError, preview
 from attrscore.store.again import Part
 from attrscore.store.commit import commit, make_folder, remove_leftovers
+from attrscore.store.crops import Crops
 from attrscore.store.folders import FAILED, JOBS, JobFolder, paths_in
 from attrscore.store.identity import Job, Range
 from attrscore.store.maps import MapKey
@@ -82,6 +83,7 @@ class Writer:
         *,
         ids: Sequence[str] | None = None,
         traces: pd.DataFrame | None = None,
+        crops: Crops | None = None,
         existing: Literal["keep", "replace"] = "keep",
     ) -> Path:
         """Commit the part of rows ``start`` to ``stop``; where it exists already, that one stays.
@@ -90,6 +92,7 @@ class Writer:
         (method, layer), or by (method, layer, target) in a job with several targets, for the n
         cells ``ids``; all cells of the table where None. Reasons are cut at 500 characters.
         ``traces`` tells where failures were raised: method, layer, status, reason, traceback.
+        ``crops`` are of some of the cells.
         ``existing="replace"`` puts the part in the place of one that exists.
 
         :raises StoreError: no range of the job, a table or maps that do not fit it, or a disk that
@@ -126,6 +129,7 @@ class Writer:
             provenance=self._provenance,
             carried=self._carried,
             traces=traces,
+            crops=crops,
         )
         if existing == "replace":
             self._forget(path.name)
@@ -146,6 +150,7 @@ class Writer:
             part.maps,
             ids=part.ids if part.maps else None,
             traces=part.traces,
+            crops=part.crops,
             existing=existing,
         )
 

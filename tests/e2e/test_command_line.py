@@ -15,6 +15,7 @@ from rich.console import Console
 
 import attrscore
 from attrscore.cli import main
+from attrscore.store import read_crops
 from attrscore.terminal import headline, summary
 
 SMALL = ["dataset.cells=12", "dataset.size=[32,32]", "batch_size=5", "figures=none"]
@@ -44,6 +45,11 @@ def test_one_job_with_figures_and_a_table(capsys):
     ids, maps = attrscore.read_maps("results", "grad_cam", "features.3")
     assert len(ids) == len(maps) == 12
     assert maps.min() < 0
+    (part,) = Path("results/jobs").glob("*/*.h5")
+    crops = read_crops(part)
+    assert crops.ids == ids  # all, where there are fewer than 60
+    assert crops.image.shape == (12, 3, 32, 32)
+    assert set(crops.regions) == {"cell", "neighbours"}
 
 
 def test_chosen_cells_are_drawn(monkeypatch):
