@@ -17,6 +17,7 @@ from attrscore.engine import batches_of, run
 from attrscore.errors import AttrscoreWarning, DataError
 from attrscore.layers import unwrap
 from attrscore.pool import draw_pool, needs_pool
+from attrscore.readings import attach, readings_of
 from attrscore.registry import METHODS, SCORERS
 from attrscore.undefined import reasons_told
 
@@ -39,7 +40,8 @@ def evaluate(
     an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. ``pool``
     holds the other cells that some scorers need: a batch, or how many are drawn of a dataset (seed
     0). The other options are those of :func:`attrscore.engine.run`. The columns are the keys, then
-    the scores, then what the batches carry; ``status`` says which rows count.
+    the scores, then what the batches carry; ``status`` says which rows count. How scores are to be
+    read is attached to the table (:func:`attrscore.readings.reading_of`).
 
     :raises AttrscoreError: as :func:`attrscore.engine.run`.
     """
@@ -73,7 +75,8 @@ def evaluate(
         )
     table = pd.concat(frames, ignore_index=True)
     _warn_of_gaps(table)
-    return table
+    scorers = SCORERS.resolve(options.get("scorers", "grad_camo"))
+    return attach(table, {key: readings_of(each) for key, each in scorers.items()})
 
 
 def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.DataFrame:

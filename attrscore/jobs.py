@@ -24,6 +24,7 @@ from attrscore.heat import Heat
 from attrscore.layers import device_of
 from attrscore.memory import Room
 from attrscore.preflight import SAMPLE, Finding, preflight, refusals
+from attrscore.readings import readings_of
 from attrscore.rerunning import Which, compute_again, to_do
 from attrscore.rescoring import kept_maps
 from attrscore.tuning import tune
@@ -129,7 +130,12 @@ class _Work:
             job = replace(job, part_rows=kept.part_rows)
             facts["scored_from"] = kept.told()
         writer = store.Writer(
-            self.results, job, labels=self.parts.labels, config=self.config, provenance=facts
+            self.results,
+            job,
+            labels=self.parts.labels,
+            config=self.config,
+            provenance=facts,
+            readings={key: readings_of(each) for key, each in self.parts.scorers.items()},
         )
         ranges = writer.missing()
         self.total = sum(stop - start for start, stop in ranges)

@@ -55,7 +55,8 @@ def _head(found: Report) -> str:
     notes = dict.fromkeys(note for note in found.summary["note"] if note)
     units = sorted({f"{n} units of {at}" for n, at in _units(found.summary) if at}) or ["no units"]
     told = (
-        f"{found.cells} cells, {len(found.summary)} conditions, score [bold]{found.score}[/]; "
+        f"{found.cells} cells, {len(found.summary)} conditions, score [bold]{found.score}[/] "
+        f"({escape(found.reading.sentence)}); "
         f"{found.confidence:.0%} intervals over {', '.join(units)}"
     )
     return "\n".join([told, *(f"note: {escape(note)}" for note in notes)])

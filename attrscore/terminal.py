@@ -16,6 +16,7 @@ from rich.table import Table
 
 from attrscore.core import KEY_COLUMNS
 from attrscore.errors import preview
+from attrscore.readings import reading_of
 from attrscore.undefined import reasons_told
 
 if TYPE_CHECKING:
@@ -135,8 +136,12 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
             table.add_column(column.replace(".", ".\n"), justify="right")
         for names, means in rows:
             table.add_row(*names, *means[:count])
+        notes = []
+        if lower := [c for c in columns[:count] if reading_of(scores, c).better == "lower"]:
+            notes.append(f"lower is better: {', '.join(lower)}")
         if count < len(columns):
-            table.caption = f"{len(columns) - count} more columns: attrscore collect"
+            notes.append(f"{len(columns) - count} more columns: attrscore collect")
+        table.caption = "\n".join(notes)
         if width is None or _natural_width(table) <= width:
             break
     return table

@@ -10,6 +10,7 @@ import seaborn as sns
 
 from attrscore.errors import DataError
 from attrscore.plots.sheet import Sheet
+from attrscore.readings import reading_of
 from attrscore.stats import threshold_curve
 from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import by_condition, label, varying
@@ -58,13 +59,15 @@ def threshold_curves(
         at, above = curve["threshold"], curve["above"]
         ax.plot(at, above, color=colour, label=label(condition, named), gid="above")
         some = (above > 0) & (above < 1)
-        ends = curve["low"], curve["high"]
-        ax.fill_between(at, *ends, where=some, color=colour, alpha=0.2, lw=0, gid="band")
+        band = curve["low"], curve["high"]
+        ax.fill_between(at, *band, where=some, color=colour, alpha=0.2, lw=0, gid="band")
     for name, dashes in (("attainable", "--"), ("chance", ":")):
         same = all(curve[name].equals(curves[0][name]) for curve in curves)
         for curve, colour in [(curves[0], "0.4")] if same else zip(curves, colours, strict=True):
             ax.plot(curve["threshold"], curve[name], color=colour, ls=dashes, lw=1, gid=name)
-    ax.set(xlabel=f"threshold t of {score}", ylabel="share of cells above t", xlim=(0, 1))
+    ends = (min(c["threshold"].min() for c in curves), max(c["threshold"].max() for c in curves))
+    words = reading_of(scores, score).axis or score
+    ax.set(xlabel=f"threshold t of {words}", ylabel="share of cells above t", xlim=ends)
     ax.set_ylim(-0.02, 1.02)
     ax.set_title("dashed: attainable on the grid; dotted: chance", loc="left", fontsize=9)
     ax.legend(frameon=False, fontsize=8)
@@ -126,7 +129,7 @@ def score_against_area(
         ax.scatter(x, y, s=9, alpha=0.6, lw=0, color=colour, label=label(condition, named))
     ends = [float(area[finite].min()), float(area[finite].max())]
     ax.plot(ends, ends, color="black", ls="--", lw=1, gid="chance", label="ignores the mask")
-    ax.set(xlabel="area fraction of the cell", ylabel=score)
+    ax.set(xlabel="area fraction of the cell", ylabel=reading_of(scores, score).axis or score)
     ax.legend(frameon=False, fontsize=8)
     sns.despine(ax=ax)
     return ax

@@ -95,8 +95,10 @@ def distributions(scores: pd.DataFrame, /, *, score: str = "grad_camo") -> Sheet
     sheet.legend(handles=_legend(table), loc="outside right upper", **_LEGEND)
     notes = []
     if table.known("chance"):
+        worse = {"higher": "below", "lower": "above"}.get(table.reading.better)
         notes.append(
-            "Dashed: a map that ignores the mask; below it, the attribution lies elsewhere."
+            "Dashed: a map that ignores the mask"
+            + (f"; {worse} it, the attribution lies elsewhere." if worse else ".")
         )
     if table.known("highest"):
         notes.append("Grey band: what a layer's grid can reach, whatever the network does.")
@@ -216,7 +218,11 @@ def _legend(table: Table) -> Sequence[Artist]:
         label = textwrap.fill(name, 30)
         mine = both[both["series"] == name]
         if len(mine):
-            label += f"\n{(mine['value'] > mine['chance']).mean():.0%} of scores above chance"
+            beaten = mine["value"] > mine["chance"]
+            if table.reading.better == "lower":
+                beaten = mine["value"] < mine["chance"]
+            word = "below" if table.reading.better == "lower" else "above"
+            label += f"\n{beaten.mean():.0%} of scores {word} chance"
         handles.append(Patch(color=colour, label=label))
     handles.append(Line2D([], [], ls="", marker="o", ms=3, color="0.4", label="one cell"))
     handles.append(Line2D([], [], color="0.2", lw=2, label="median"))

@@ -10,6 +10,7 @@ import pandas as pd
 import seaborn as sns
 
 from attrscore.errors import ConfigError, DataError, did_you_mean
+from attrscore.readings import Reading, chance_of, reading_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,20 +23,6 @@ _NOT_SCORES = {
     *("id", "model", "dataset", "method", "layer", "target", "label", "predicted"),
     *("status", "reason", "explained", "confidence"),
 }
-_WORDS = {
-    "grad_camo": "share of the attribution on the cell",
-    "grad_camo.neighbours": "share of the attribution on neighbours",
-    "grad_camo.background": "share of the attribution on background",
-    "grad_camo.lift": "share on the cell / chance",
-}
-_CONSTANT_CHANCE = {
-    "grad_camo.lift": 1.0,
-    "grad_camo.above_chance": 0.0,
-    "grad_camo.log_odds": 0.0,
-    "grad_camo.resolved": 0.0,
-    "grad_camo.cell_vs_neighbours": 0.0,
-    "grad_camo.auc": 0.5,
-}
 _ROW_INCHES = 12.0
 _LETTER_INCHES = 0.085
 
@@ -47,6 +34,7 @@ class Table:
     frame: pd.DataFrame
     """method, layer, series: text; value: NaN where undefined; chance, lowest, highest."""
     score: str
+    reading: Reading
     methods: Sequence[str]
     series: Sequence[str]
     """Models, in the order in which the table names them first."""
@@ -67,6 +55,7 @@ class Table:
             raise DataError(
                 "The table of scores is empty: nothing was computed, or a filter left no row."
             )
+        reading = reading_of(scores, score)
         absent = pd.Series(np.nan, index=scores.index)
         frame = pd.DataFrame(
             {
@@ -74,19 +63,18 @@ class Table:
                 "layer": scores["layer"].astype(str),
                 "series": _series(scores),
                 "value": scores[score].astype(float),
-                "chance": scores.get(f"{score}.chance", absent),
+                "chance": chance_of(scores, score),
                 "lowest": scores.get(f"{score}.lowest", absent),
                 "highest": scores.get(f"{score}.highest", absent),
             }
         ).replace([np.inf, -np.inf], np.nan)
-        if score in _CONSTANT_CHANCE:
-            frame["chance"] = _CONSTANT_CHANCE[score]
-        return cls(frame, score, list(frame["method"].unique()), list(frame["series"].unique()))
+        methods, series = (list(frame[name].unique()) for name in ("method", "series"))
+        return cls(frame, score, reading, methods, series)
 
     @property
     def words(self) -> str:
         """What the score is, for an axis."""
-        return _WORDS.get(self.score, self.score)
+        return self.reading.axis or self.score
 
     @property
     def colours(self) -> Sequence[Colour]:
@@ -126,12 +114,16 @@ class Table:
         return rows
 
     def limits(self) -> tuple[float, float]:
-        """0 to 1 for shares, else what the data and the chance level need; with a little air."""
+        """The range that the score has; else 0 to 1 for what looks like shares, or what the data
+        and the chance level need. With a little air.
+        """  # noqa: D205  # one sentence
         drawn = self.frame["value"].dropna()
-        low, high = 0.0, 1.0
-        if len(drawn) and not drawn.between(0, 1).all():
-            both = pd.concat([drawn, self.frame["chance"].dropna()])
-            low, high = float(both.min()), float(both.max())
+        low, high = self.reading.range
+        if low is None or high is None:
+            low, high = 0.0, 1.0
+            if len(drawn) and not drawn.between(0, 1).all():
+                both = pd.concat([drawn, self.frame["chance"].dropna()])
+                low, high = float(both.min()), float(both.max())
         air = 0.025 * (high - low) or 0.5
         return low - air, high + air
 

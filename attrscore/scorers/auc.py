@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.grad_camo import roc_auc
 from attrscore.scorers.regions import find_region
@@ -25,6 +27,8 @@ class AUC:
     the heat has no mass, or is not finite. On the resized map; computed once where ``grad_camo``
     runs beside it. Fawcett: An introduction to ROC analysis, Pattern Recognition Letters 2006.
     """
+
+    readings: ClassVar[Declared] = {"score": {"better": "higher", "range": (0, 1), "chance": 0.5}}
 
     region: str = "cell"
 

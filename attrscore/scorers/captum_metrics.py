@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from attrscore.core import INPUT
 from attrscore.errors import ConfigError, UnsupportedError, choose
 from attrscore.heat import Heat, join_channels
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.response import blank
@@ -35,6 +36,10 @@ class Infidelity:
     every input channel alike. NaN where the map is not finite. Costs ``samples`` forwards a cell
     and map. Yeh, Hsieh, Suggala, Inouye, Ravikumar, NeurIPS 2019; computed by Captum.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "lower", "range": (0, None), "chance": None}
+    }
 
     samples: int = 32
     noise: float = 0.1
@@ -87,6 +92,10 @@ class SensitivityMax:
     input. NaN for maps without positive mass. Runs the method ``samples`` + 1 times on each layer.
     Yeh, Hsieh, Suggala, Inouye, Ravikumar, NeurIPS 2019; computed by Captum.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "lower", "range": (0, None), "chance": None}
+    }
 
     samples: int = 10
     radius: float = 0.02

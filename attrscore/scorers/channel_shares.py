@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from attrscore.core import INPUT
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.regions import every_region, find_region, names_of
 
@@ -51,6 +53,8 @@ class ChannelShares:
         channels.
     :raises DataError: names that are not as many as the channels, or a region that is not there.
     """
+
+    readings: ClassVar[Declared] = {"*": {"range": (0, 1), "chance": None}}
 
     stains: Sequence[str] | None = None
     regions: Sequence[str] | None = ("cell",)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 
 __all__ = ["EffectiveVolume", "Entropy", "Sparsity", "gini", "shannon_entropy"]
@@ -74,6 +76,8 @@ class Sparsity:
     Explanations of Neural Networks using Adversarial Training, ICML 2020.
     """
 
+    readings: ClassVar[Declared] = {"score": {"range": (0, 1)}}
+
     def __call__(self, heat: Heat, run: Pass, /) -> Tensor:  # noqa: ARG002  # the contract
         """(N,) float64."""
         return gini(heat.full())
@@ -88,6 +92,8 @@ class Entropy:
     not finite, or the crop is one voxel; the region plays no part. Bhatt, Weller, Moura: Evaluating
     and Aggregating Feature-based Model Explanations, IJCAI 2020, call it complexity, unnormalised.
     """
+
+    readings: ClassVar[Declared] = {"score": {"range": (0, 1)}}
 
     def __call__(self, heat: Heat, run: Pass, /) -> Tensor:  # noqa: ARG002  # the contract
         """(N,) float64."""
@@ -105,6 +111,8 @@ class EffectiveVolume:
     finite; the region plays no part. The effective number of order 1: Hill, Diversity and Evenness,
     Ecology 1973.
     """
+
+    readings: ClassVar[Declared] = {"score": {"range": (0, 1)}, "volume": {"range": (0, None)}}
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """``score`` and ``volume``, (N,) float64."""

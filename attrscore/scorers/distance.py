@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.regions import clear_region, dilated, distance_to, region_distance
 
@@ -47,6 +49,16 @@ class Distance:
     mask, whatever is scored on it. The definition is attrscore's own.
     """
 
+    readings: ClassVar[Declared] = {
+        "score": {
+            "better": "lower",
+            "unit": "µm or voxels",
+            "says": "mean distance of heat to the cell",
+        },
+        "outside": {"better": "lower", "range": (0, None), "unit": "µm or voxels", "chance": None},
+        "chance": {"unit": "µm or voxels", "chance": None},
+    }
+
     region: str = "cell"
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
@@ -76,6 +88,11 @@ class ToleranceCurve:
     The tolerance of the pointing game (Zhang et al., International Journal of Computer Vision
     2018) for the share of Gopalakrishnan et al., CVPR workshops 2024.
     """
+
+    readings: ClassVar[Declared] = {
+        "*.chance": {"range": (0, 1), "chance": None},
+        "*": {"better": "higher", "range": (0, 1)},
+    }
 
     region: str = "cell"
     tolerances: Sequence[float] = (0.0, 1.0, 2.0, 4.0)

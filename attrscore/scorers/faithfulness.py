@@ -18,6 +18,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.response import (
@@ -96,6 +97,8 @@ class Deletion(_Curve):
     map. Petsiuk, Das, Saenko, BMVC 2018 (there filled with one constant, a step at least a row).
     """
 
+    readings: ClassVar[Declared] = {"score": {"better": "lower", "chance": None}}
+
     takes_away = True
 
 
@@ -108,6 +111,8 @@ class Insertion(_Curve):
     in ``steps`` equal steps, by the trapezoid rule. Costs ``steps`` + 1 forwards a cell and map.
     Petsiuk, Das, Saenko, BMVC 2018 (there from a blurred image).
     """
+
+    readings: ClassVar[Declared] = {"score": {"better": "higher", "chance": None}}
 
     takes_away = False
 
@@ -122,6 +127,11 @@ class AverageDrop(Filling):
     percent; ``increase`` is 1 where the response rises, else 0. Costs a forward a cell and map.
     Chattopadhay, Sarkar, Howlader, Balasubramanian, WACV 2018.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "lower", "range": (0, 1), "chance": None},
+        "increase": {"better": "higher", "range": (0, 1), "chance": None},
+    }
 
     fill: Fill = "zero"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.heat import Heat, unresolvable
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 
 __all__ = ["GradCAMO", "mask_ratio", "roc_auc"]
@@ -118,6 +120,39 @@ class GradCAMO:
 
     All are NaN where the row's status says so. Shares need no resized map, only ``auc`` does.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {
+            "range": (0, 1),
+            "better": "higher",
+            "says": "share of the attribution on the cell",
+        },
+        "chance": {"range": (0, 1), "chance": None, "says": "area fraction of the cell"},
+        "lift": {
+            "better": "higher",
+            "range": (0, None),
+            "chance": 1,
+            "says": "share on the cell / chance",
+        },
+        "above_chance": {"better": "higher", "range": (None, 1), "chance": 0},
+        "log_odds": {"better": "higher", "chance": 0},
+        "lowest": {"range": (0, 1), "chance": None},
+        "highest": {"range": (0, 1), "chance": None},
+        "resolved": {"better": "higher", "range": (None, 1), "chance": 0},
+        "cell": {"range": (0, 1), "better": "higher", "chance": None},
+        "neighbours": {
+            "range": (0, 1),
+            "chance": None,
+            "says": "share of the attribution on neighbours",
+        },
+        "background": {
+            "range": (0, 1),
+            "chance": None,
+            "says": "share of the attribution on background",
+        },
+        "cell_vs_neighbours": {"better": "higher", "chance": 0},
+        "auc": {"better": "higher", "range": (0, 1), "chance": 0.5},
+    }
 
     region: str = "cell"
     clip: float = 1e-6

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, DataError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.grad_camo import LEVELS
 from attrscore.scorers.regions import clear_region, dilated
@@ -78,6 +80,11 @@ class PointingGame:
     International Journal of Computer Vision 2018; they allow 15 pixels.
     """
 
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "range": (0, 1)},
+        "chance": {"range": (0, 1), "chance": None},
+    }
+
     region: str = "cell"
     tolerance: float = 0.0
 
@@ -110,6 +117,11 @@ class RelevanceRank:
     Network Explanations, Information Fusion 2022.
     """
 
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "range": (0, 1)},
+        "chance": {"range": (0, 1), "chance": None},
+    }
+
     region: str = "cell"
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
@@ -136,6 +148,12 @@ class TopK:
 
     :raises DataError: more voxels asked for than a crop has.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "range": (0, 1)},
+        "chance": {"range": (0, 1), "chance": None},
+        "highest": {"range": (0, 1), "chance": None},
+    }
 
     region: str = "cell"
     k: float = 0.05

@@ -20,6 +20,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, DataError, choose, did_you_mean
 from attrscore.heat import Heat, area_fraction
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 
@@ -27,6 +28,12 @@ __all__ = ["CircularShift", "MaskSwap", "RandomMap", "shifted_shares", "standing
 
 TIE = 1e-9
 """Shares closer than this are equal: a Fourier transform rounds."""
+
+_STANDING: Declared = {
+    "score": {"better": "higher", "range": (0, 1), "chance": 0.5},
+    "z": {"better": "higher", "chance": 0},
+    "*": {"chance": None},
+}
 
 
 def standing(observed: Tensor, null: Tensor, /) -> Reasoned:
@@ -90,6 +97,8 @@ class CircularShift:
     and loses where they lie. Costs no forward, and two Fourier transforms of the crop.
     """
 
+    readings: ClassVar[Declared] = _STANDING
+
     region: str = "cell"
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
@@ -118,6 +127,8 @@ class MaskSwap:
     ``of="lift"`` compares S over the area fraction of the mask, for a larger cell has a larger
     share wherever the network looks; ``mean`` and ``sd`` are then of that. Costs no forward.
     """
+
+    readings: ClassVar[Declared] = _STANDING
 
     region: str = "cell"
     of: Literal["share", "lift"] = "share"
@@ -157,6 +168,8 @@ class RandomMap:
     know nothing. A cell's maps follow from ``seed`` and its id. Costs no forward, and ``count``
     maps a cell and grid, computed once for all methods.
     """
+
+    readings: ClassVar[Declared] = _STANDING
 
     region: str = "cell"
     count: int = 100

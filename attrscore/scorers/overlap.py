@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, choose
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.grad_camo import LEVELS
 from attrscore.scorers.hottest import heat_levels, hottest_share
@@ -73,6 +74,12 @@ def dice_overlap(both: Tensor, selected: Tensor, area: Tensor, /) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class _Overlap:
     """What IoU and Dice have in common: a selection of hot voxels."""
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "range": (0, 1)},
+        "chance": {"range": (0, 1), "chance": None},
+        "selected": {"range": (0, 1), "chance": None},
+    }
 
     region: str = "cell"
     threshold: Threshold = "otsu"

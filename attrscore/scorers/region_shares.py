@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.regions import every_region, find_region, names_of
 
@@ -57,6 +59,13 @@ class RegionShares:
 
     :raises DataError: a region that is neither there nor follows from others.
     """
+
+    readings: ClassVar[Declared] = {
+        "*.area": {"range": (0, 1), "chance": None},
+        "*.density": {"range": (0, None), "chance": 1},
+        "*.log_density_ratio": {"chance": 0},
+        "*": {"range": (0, 1), "chance": ".area"},
+    }
 
     regions: Sequence[str] | None = None
     ring: float = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.faithfulness import ranks
@@ -91,6 +92,12 @@ class ROAD:
     solved on the CPU. Rong, Leemann, Borisov, Kasneci, Kasneci, ICML 2022; the combination of both
     orders as in pytorch-grad-cam.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "chance": 0},
+        "most": {"better": "lower", "chance": None},
+        "least": {"better": "higher", "chance": None},
+    }
 
     fractions: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     noise: float = 0.01

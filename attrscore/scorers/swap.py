@@ -16,6 +16,7 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, choose
 from attrscore.heat import Heat
 from attrscore.passes import Pass
+from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.donors import DONORS, NO_DONOR, Donors, choose_donors
 from attrscore.scorers.response import (
@@ -57,6 +58,13 @@ class Swap:
     crops in memory at once. The edges of a swap are unlike any image: compare networks, and read
     it beside a score of attribution.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "chance": 0, "says": "drop by swapping inside less outside"},
+        "*_flips": {"range": (0, 1), "chance": None},
+        "inside": {"better": "higher", "chance": None},
+        "outside": {"better": "lower", "chance": None},
+    }
 
     donors: Donors = "other_class"
     count: int = 4
@@ -144,6 +152,12 @@ class MaskOutside(Filling):
     an empty crop loses nothing. NaN where the mask is empty or full or a pixel is not finite. Costs
     2 forwards a cell and batch, whatever the number of methods and layers.
     """
+
+    readings: ClassVar[Declared] = {
+        "score": {"better": "higher", "chance": 0},
+        "inside": {"better": "higher", "chance": None},
+        "outside": {"better": "lower", "chance": None},
+    }
 
     fill: Fill = "mean"
 

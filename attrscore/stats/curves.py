@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attrscore.readings import chance_of, reading_of
 from attrscore.stats.bootstrap import Resampling, numbers
 from attrscore.stats.clusters import Clusters
 
@@ -26,7 +27,8 @@ def threshold_curve(
 ) -> pd.DataFrame:
     """The share of defined cells above each threshold, for rows of one condition.
 
-    Columns: ``threshold`` (0 to 1 in steps of 0.01), ``above`` with its pointwise band ``low`` and
+    Columns: ``threshold`` (100 steps over the score's range, 0 to 1 where that is not known; over
+    the values where they leave it), ``above`` with its pointwise band ``low`` and
     ``high`` over units; ``attainable``: the share of the same cells whose layer grid allows a score
     above the threshold at all (P(highest > t)); ``chance``: the share that a map which ignores the
     mask would have above it (P(area fraction > t)). The last two are NaN where they are not known.
@@ -37,21 +39,27 @@ def threshold_curve(
     """
     values = numbers(table, score)
     finite = np.isfinite(values)
-    at = np.arange(101) / 100 if thresholds is None else np.asarray(thresholds, dtype=float)
+    at = _steps(table, score, values[finite]) if thresholds is None else np.asarray(thresholds)
     found = Clusters.of(table, clusters).among(finite)
     plan = Resampling(resamples=resamples, **options)
     above = (values[finite, None] > at).astype(float)
     share, low, high, _ = plan.shares(above, found)
     curve = {"threshold": at, "above": share, "low": low, "high": high}
-    for name, beside in (("attainable", "highest"), ("chance", "chance")):
-        curve[name] = _share(table, f"{score}.{beside}", finite, at)
+    highest = f"{score}.highest"
+    reach = numbers(table, highest) if highest in table else np.full(len(table), np.nan)
+    curve["attainable"] = _share(reach[finite], at)
+    curve["chance"] = _share(chance_of(table, score).to_numpy()[finite], at)
     return pd.DataFrame(curve)
 
 
-def _share(table: pd.DataFrame, column: str, rows: Any, at: Any) -> Any:
-    if column in table:
-        values = numbers(table, column)[rows]
-        values = values[np.isfinite(values)]
-        if len(values):
-            return (values[:, None] > at).mean(0)
-    return np.full(len(at), np.nan)
+def _steps(table: pd.DataFrame, score: str, values: Any) -> Any:
+    low, high = reading_of(table, score).range
+    if len(values) and (low is None or high is None):
+        low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    low, high = 0.0 if low is None else low, 1.0 if high is None else high
+    return low + (high - low) * np.arange(101) / 100
+
+
+def _share(values: Any, at: Any) -> Any:
+    values = values[np.isfinite(values)]
+    return (values[:, None] > at).mean(0) if len(values) else np.full(len(at), np.nan)

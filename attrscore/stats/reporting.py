@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from attrscore.errors import ConfigError, DataError
+from attrscore.readings import Reading, reading_of
 from attrscore.stats.adjustment import adjusted
 from attrscore.stats.bootstrap import numbers
 from attrscore.stats.clusters import CLUSTERS
@@ -37,6 +38,8 @@ class Report:
     """
 
     score: str
+    reading: Reading
+    """How the score is to be read."""
     compared: str
     """The column that comparisons are of: above chance where the score has it."""
     threshold: float
@@ -59,6 +62,7 @@ class Report:
         named = ("score", "compared", "threshold", "confidence", "clusters", "cells", "shown")
         made = {
             **{name: getattr(self, name) for name in named},
+            "reading": asdict(self.reading),
             **{name: getattr(self, name).to_dict("records") for name in tables},
             "comparisons": {k: v.to_dict("records") for k, v in self.comparisons.items()},
             "agreement": {k: v.to_dict() for k, v in self.agreement.items()},
@@ -104,6 +108,7 @@ def report(
     corrected = f"{score}.above_chance" if f"{score}.above_chance" in table else score
     return Report(
         score=score,
+        reading=reading_of(table, score),
         compared=corrected,
         threshold=threshold,
         confidence=options.get("confidence", 0.95),

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from attrscore.errors import ConfigError, did_you_mean
+from attrscore.readings import chance_of
 from attrscore.stats.bootstrap import bootstrap, numbers
 from attrscore.stats.clusters import Clusters
 from attrscore.stats.conditions import by_condition, columns_of
@@ -57,6 +58,7 @@ def summarise(
         mean = bootstrap(part, score, clusters=clusters, **options)
         above = bootstrap(part, score, clusters=clusters, threshold=threshold, **options)
         bounds = undefined(part, score=score, threshold=threshold)
+        known = chance_of(part, score).dropna()
         row: dict[str, Any] = {
             **condition,
             "cells": len(part),
@@ -65,7 +67,7 @@ def summarise(
             "mean": mean.value,
             "low": mean.low,
             "high": mean.high,
-            "chance": _mean(part, f"{score}.chance"),
+            "chance": float(np.mean(known)) if len(known) else np.nan,
             "above": above.value,
             "above_low": above.low,
             "above_high": above.high,
@@ -101,14 +103,6 @@ def resolvable(table: pd.DataFrame, /, *, score: str = "grad_camo") -> float:
     else:
         told = finite
     return float(told[finite].mean()) if finite.any() else np.nan
-
-
-def _mean(part: pd.DataFrame, column: str) -> float:
-    if column not in part:
-        return np.nan
-    values = numbers(part, column)
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else np.nan
 
 
 def _attainable(part: pd.DataFrame, score: str, threshold: float) -> float:

@@ -44,6 +44,8 @@ class JobFolder:
     """Machine, time and memory of each run that worked on it."""
     known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """File name of a part -> its size and how its rows ended, so that ``status`` reads no parts."""
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How scores are to be read, by scorer (:mod:`attrscore.readings`)."""
 
     @classmethod
     def read(cls, path: Path, /) -> JobFolder:
@@ -63,6 +65,7 @@ class JobFolder:
                 dict(told["provenance"]),
                 list(told.get("runs", ())),
                 dict(told.get("parts", {})),
+                dict(told.get("readings", {})),
             )
         except StoreError as error:
             raise StoreError(f"{path / JOB} cannot be used. {error}") from error
@@ -93,6 +96,7 @@ class JobFolder:
             "provenance": self.provenance,
             "runs": list(self.runs)[-MOST_RUNS:],
             "parts": self.known,
+            "readings": self.readings,
         }
         text = json.dumps(told, indent=1, ensure_ascii=False, default=str)
         commit(self.path / JOB, text.encode("utf-8", "backslashreplace"))

@@ -261,5 +261,6 @@ def _told(folder: JobFolder) -> dict[str, str]:
         "config": folder.config,
         "provenance": json.dumps(folder.provenance, sort_keys=True, default=str),
         "runs": json.dumps(list(folder.runs), sort_keys=True, default=str),
+        "readings": canonical(folder.readings),
     }
     return dict(told)

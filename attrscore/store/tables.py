@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from attrscore.core import KEY_COLUMNS
 from attrscore.errors import StoreError, did_you_mean, preview
-from attrscore.store.columns import TEXT, Stored, join, stack
+from attrscore.readings import attach
+from attrscore.store.columns import TEXT, Stored, join, read_column, stack
 from attrscore.store.folders import JobFolder
 from attrscore.store.parts import (
     columns_of,
@@ -45,7 +46,8 @@ def read_scores(*paths: Location, columns: Sequence[str] | None = None) -> pd.Da
     differ between rows of the same names (``heat.sign``, ``method.steps``, ``scorer.grad_camo.x``);
     the scores, each scorer's own before its companions; carried metadata. What several jobs
     computed of the same rows is joined, what they computed twice appears once. ``columns`` reads
-    only these besides what tells rows apart.
+    only these besides what tells rows apart. How scores are to be read is attached to the table
+    (:func:`attrscore.readings.reading_of`), but for CSV files.
 
     :raises StoreError: nothing there, not ours, damaged, newer, or a column that does not exist.
     """  # noqa: D205  # the keys must stand in one sentence
@@ -65,7 +67,30 @@ def _read(paths: Sequence[Location], columns: Sequence[str] | None) -> tuple[pd.
             if name not in table:
                 raise StoreError(f"There is no column '{name}'. {_suggest(name, jobs, merged)}")
         table = table[[*dict.fromkeys([*_telling(table, kinds), *columns])]]
+    attach(table, _readings(jobs, merged))
     return table, {name: kinds[name] for name in map(str, table)}
+
+
+def _readings(jobs: Sequence[Found], merged: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
+    told = [found.folder.readings for found in jobs]
+    for text in [text for path in merged for text in _told_by(path, "readings")]:
+        try:
+            told.append(dict(json.loads(text)))
+        except ValueError as error:
+            raise StoreError(f"{preview(merged)}: its readings are damaged ({error}).") from error
+    return {scorer: fields for each in told for scorer, fields in each.items()}
+
+
+def _told_by(path: Path, column: str) -> list[str]:
+    """What a merged file tells of its jobs; nothing where an older one lacks the column."""
+    if path.suffix == ".parquet":
+        metadata = pq.read_schema(path).metadata or {}
+        jobs = json.loads(metadata.get(b"attrscore.jobs", b"[]"))
+        return [job[column] for job in jobs if column in job]
+    with opened(path) as file:
+        if "jobs" not in file or column not in file["jobs"]:
+            return []
+        return [str(text) for text in read_column(file["jobs"], column).series()]
 
 
 def _read_jobs(

@@ -35,7 +35,8 @@ class Writer:
     ``labels`` are the names shown for ``model`` and ``dataset``. ``config`` is the configuration as
     text, references to the environment unresolved. ``provenance`` is what else to keep of this
     run, in job.json and in each part: no times and no machines. ``carried`` names columns that are
-    metadata though not called ``Metadata_...``.
+    metadata though not called ``Metadata_...``. ``readings`` say how scores are to be read; None
+    leaves what is known.
 
     :raises StoreError: the folder cannot be written.
     """
@@ -49,6 +50,7 @@ class Writer:
         config: str = "",
         provenance: Mapping[str, Any] | None = None,
         carried: Collection[str] = (),
+        readings: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self.job = job
         self.folder = Path(folder) / JOBS / job.id
@@ -58,14 +60,17 @@ class Writer:
         self._pairs = {(c.method.key, c.layer) for c in job.conditions}
         make_folder(self.folder)
         remove_leftovers([self.folder])
-        told = JobFolder(self.folder, job, dict(labels), config, self._provenance)
+        shown: dict[str, Any] = {"labels": dict(labels)}
+        if readings is not None:
+            shown["readings"] = dict(readings)
+        told = JobFolder(self.folder, job, config=config, provenance=self._provenance, **shown)
         try:
             before = JobFolder.read(self.folder)
         except StoreError:
             told.write()
         else:
-            if dict(before.labels) != told.labels:
-                replace(before, labels=told.labels).write()
+            if {name: dict(getattr(before, name)) for name in shown} != shown:
+                replace(before, **shown).write()
             told = before
         self._config = told.config
 

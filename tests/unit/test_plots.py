@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from attrscore.errors import ConfigError, DataError
 from attrscore.plots import Example, Sheet, distribution, distributions, overlay, overlays, save
 from attrscore.plots.table import thinned
+from attrscore.readings import attach, readings_of
+from attrscore.scorers import GradCAMO
 
 HONEST, CHEAT = "tiny_cnn:honest", "tiny_cnn:background"
 LAYERS = {"grad_cam": ["features.3", "features.6"], "integrated_gradients": ["input"]}
@@ -29,7 +31,7 @@ def _untouched():
 
 def table(cells=20, models=(HONEST, CHEAT), methods=LAYERS) -> pd.DataFrame:
     spread = np.linspace(-0.05, 0.05, cells)
-    return pd.concat(
+    made = pd.concat(
         [
             pd.DataFrame(
                 {
@@ -56,6 +58,7 @@ def table(cells=20, models=(HONEST, CHEAT), methods=LAYERS) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
+    return attach(made, {"grad_camo": readings_of(GradCAMO)})
 
 
 def marks(ax, gid):
