@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrscore.datasets.tiff import stem
+from attrscore.datasets.files import stem
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from attrscore.datasets.crops import Normalise, normalise
-from attrscore.datasets.tiff import find_files, match_files, read_image, read_labels, stem
+from attrscore.datasets.files import find_files, match_files, shown, stem
+from attrscore.datasets.images import open_image, open_labels
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class FieldReader:
     channels: tuple[int, ...] | None
     normalise: Normalise
     percentiles: tuple[float, float]
+    level: int = 0
+    allow_pickle: bool = False
     keep: Callable[[str], bool] | None = None
     """Which fields there are, by name; None: all."""
     _kept: OrderedDict[str, Field] = field(default_factory=OrderedDict, init=False)
@@ -114,28 +117,25 @@ class FieldReader:
         return self._kept[name]
 
     def _decode(self, files: FieldFiles) -> Field:
-        pixels, space = read_image(files.image, axes=self.axes)
-        if len(space) != self.dimensions:
+        how: dict[str, Any] = {
+            "axes": self.axes,
+            "level": self.level,
+            "allow_pickle": self.allow_pickle,
+        }
+        image = open_image(files.image, **how)
+        if len(image.space) != self.dimensions:
             raise DataError(
-                f"'{files.image.name}' has the spatial axes {', '.join(space)} but crop has "
-                f"{self.dimensions} numbers; give one for each axis, or state dataset.axes."
+                f"'{shown(files.image)}' has the spatial axes {', '.join(image.space)} but crop "
+                f"has {self.dimensions} numbers; give one for each axis, or state dataset.axes."
             )
-        if self.channels is not None:
-            if max(self.channels) >= len(pixels):
-                raise DataError(
-                    f"'{files.image.name}' has {len(pixels)} channels but "
-                    f"channels={list(self.channels)} asks for number {max(self.channels)}; "
-                    "they count from 0."
-                )
-            pixels = pixels[list(self.channels)]
-        shape = pixels.shape[1:]
-        labels = read_labels(files.mask, axes=self.axes, space=space, shape=shape)
+        labels = open_labels(files.mask, like=image, **how).read()
         nuclei = (
-            read_labels(files.nuclei, axes=self.axes, space=space, shape=shape, what="nuclei image")
+            open_labels(files.nuclei, like=image, what="nuclei image", **how).read()
             if files.nuclei is not None
             else None
         )
+        pixels = image.read(channels=self.channels)
         values = normalise(
-            pixels, self.normalise, percentiles=self.percentiles, name=files.image.name
+            pixels, self.normalise, percentiles=self.percentiles, name=shown(files.image)
         )
         return Field(values, labels, nuclei)

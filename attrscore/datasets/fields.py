@@ -1,4 +1,4 @@
-"""Microscope fields as TIFFs with integer label images: a crop around every cell."""
+"""Microscope fields with integer label images: a crop around every cell."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import pandas as pd
 
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets.annotations import Annotations, read_annotations
+from attrscore.datasets.axes import check_axes
 from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
 from attrscore.datasets.decoding import Field, FieldReader
+from attrscore.datasets.files import digest_of, shown
 from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
 from attrscore.datasets.places import Places
 from attrscore.datasets.rows import chosen, to_batch
 from attrscore.datasets.shards import Shard
-from attrscore.datasets.tiff import check_axes
 from attrscore.errors import ConfigError, DataError, EmptyShardError, choose
 from attrscore.registry import DATASETS
 
@@ -48,10 +49,13 @@ _OWN_COLUMNS = (
 @DATASETS.register("fields")
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Every cell of TIFF fields with label images, cropped around its centroid.
+    """Every cell of fields with label images, cropped around its centroid.
 
-    ``images``, ``masks`` and ``nuclei`` are globs (or folders); files are matched by name, a mask
-    may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels`` or ``_label``. ``axes`` are those
+    ``images``, ``masks`` and ``nuclei`` are globs (or folders) of TIFF, OME-Zarr, NIfTI, NPY, NPZ
+    or PNG files (:mod:`attrscore.datasets.images`); ``level`` is the resolution of an OME-Zarr, 0
+    the finest, and ``allow_pickle`` lets Cellpose's ``_seg.npy`` be read as masks. Files are
+    matched by name, a mask may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels``, ``_label``
+    or ``_seg``; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are those
     of the images (a mask has them without C); None reads them from each file. A crop that hangs
     over the border is filled with zeros after normalisation. ``stains`` names the channels that are
     read.
@@ -92,6 +96,8 @@ class Fields:
     spacing: tuple[float, ...] | None = None
     min_area: int = 0
     limit: int | None = None
+    level: int = 0
+    allow_pickle: bool = False
     on_bad_file: Literal["skip", "raise"] = "skip"
 
     def __post_init__(self) -> None:
@@ -140,6 +146,7 @@ class Fields:
             self.limit is None or self.limit > 0,
             f"limit={self.limit} must be at least 1, or null for all cells",
         )
+        _require(self.level >= 0, f"level={self.level} must be at least 0, the finest")
         _require(
             self.labels is not None or (self.label_column is None and not self.carry),
             "label_column and carry name columns of a CSV; state it with labels=path.csv",
@@ -228,13 +235,13 @@ class Fields:
             "spacing": self.spacing,
             "classes": self.classes,
             **({"stains": self.stains} if self.stains else {}),
+            **({"level": self.level} if self.level else {}),
         }
         digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
         for name in self.table["Metadata_image"].unique():
             for path in self._reader.files[name].all:
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "blake2b").digest())
+                digest.update(digest_of(path))
         return digest.hexdigest()
 
     def within(self, keep: Callable[[str], bool], /) -> Fields | Shard:
@@ -289,6 +296,8 @@ class Fields:
             channels=self.channels,
             normalise=self.normalise,
             percentiles=self.percentiles,
+            level=self.level,
+            allow_pickle=self.allow_pickle,
         )
 
     @cached_property
@@ -310,14 +319,14 @@ class Fields:
                 field = self._reader.read(name)
                 if channels not in (0, len(field.pixels)):
                     raise DataError(  # noqa: TRY301  # handled like what the reader raises
-                        f"'{image.name}' has {len(field.pixels)} channels but the files "
+                        f"'{shown(image)}' has {len(field.pixels)} channels but the files "
                         f"before it have {channels}; choose some that all have with "
                         "dataset.channels."
                     )
             except DataError as error:
                 if self.on_bad_file == "raise":
                     raise DataError(_sentence(str(error))) from error
-                skipped[image.name] = str(error)
+                skipped[shown(image)] = str(error)
                 continue
             channels = len(field.pixels)
             found = self._rows(name, measure(field.labels))

@@ -1,226 +1,213 @@
-"""TIFF files by pattern, and their axes: stated or read from metadata, never guessed from sizes."""
+"""TIFF: which axes its metadata name, how large a voxel is, and windows without the rest.
+
+Where the pixels lie in one piece they are memory-mapped. Else the strips or tiles that a window
+touches are decoded, with the file opened for each read, so that forked workers share no position.
+"""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
-from attrscore.errors import ConfigError, DataError
+from attrscore.datasets.stored import MICROMETRES, Decoded, Pixels, Stored
+from attrscore.errors import DataError
 
-__all__ = ["check_axes", "find_files", "match_files", "read_image", "read_labels", "stem"]
+__all__ = ["open_tiff"]
 
-SUFFIXES = (".tif", ".tiff")
-_LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label")
-_ORDER = "CZYX"
+_JPEG = (6, 7, 33007, 34892)
+"""Compressions whose segments need tables of their page."""
 
 
-def check_axes(axes: str, /) -> str:
-    """``axes`` in capitals, if it names Y, X and at most Z and C, each once.
+def open_tiff(path: Path, /) -> Stored:
+    """The first series of a TIFF, with all its axes, those of length 1 too.
 
-    >>> check_axes("cyx")
-    'CYX'
+    Axes without a name are Q or I (tifffile's sequence, images), the samples of a pixel S. Voxel
+    sizes are taken from OME and ImageJ metadata only: the resolution of a plain TIFF is mostly that
+    of a printer.
     """
-    axes = axes.upper()
-    if len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes) <= set(_ORDER):
-        raise ConfigError(
-            f"axes={axes!r} must name Y and X, with Z and C where the files have them, each once: "
-            "YX, CYX, ZYX, CZYX, or another order; null reads them from the files."
-        )
-    return axes
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        axes = str(series.get_axes(squeeze=False))
+        shape = tuple(int(extent) for extent in series.get_shape(squeeze=False))
+        _check_whole(series, path)
+        spacing, names = _metadata(file)
+        pixels = _mapped(file, shape) if not series.is_multifile else None
+        if pixels is None:
+            pixels = _segmented(series, axes, shape)
+    if pixels is None:
+        pixels = Decoded(shape, np.dtype(series.dtype), lambda: tifffile.imread(path, series=0))
+    return Stored(pixels, axes, spacing, names)
 
 
-def find_files(pattern: str, /, *, option: str) -> list[Path]:
-    """The files behind a glob, a folder (its TIFF files) or a single path, sorted.
-
-    :raises DataError: there are none.
-    """
-    where = Path(pattern).expanduser()
-    if where.is_file():  # before globbing: a real name may hold brackets
-        return [where]
-    if where.is_dir():
-        found = [path for path in where.iterdir() if path.suffix.lower() in SUFFIXES]
-    else:
-        found = [Path(name) for name in glob.glob(str(where), recursive=True)]  # noqa: PTH207  # absolute patterns
-    files = sorted(path for path in found if path.is_file())
-    if not files:
-        raise DataError(
-            f"No file matches {option}='{pattern}'; check the path, or give a pattern such as "
-            "'folder/*.tif'."
-        )
-    return files
-
-
-def stem(path: Path | str, /) -> str:
-    """The name without folder and without the endings that image files have.
-
-    >>> stem("plate 1/a.b.ome.tif"), stem("a.b")
-    ('a.b', 'a.b')
-    """
-    name = Path(str(path)).name
-    for suffix in (*SUFFIXES, ".png", ".jpg", ".jpeg"):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-            break
-    return name[:-4] if name.lower().endswith(".ome") else name
-
-
-def match_files(
-    images: Iterable[Path], masks: Iterable[Path], /, *, what: str = "mask"
-) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """Pairs by stem, and the files without a partner with the reason.
-
-    A mask named like its image wins over one with an ending such as ``_cp_masks``.
-    """
-    problems: dict[str, str] = {}
-    image_by = _by_name(images, problems, "image")
-    exact = _by_name(masks, problems, what)
-    used: set[str] = set()
-    pairs: dict[str, tuple[Path, Path]] = {}
-    for name, image in image_by.items():
-        keys = [name, *(name + ending for ending in _LABEL_ENDINGS)]
-        found = next((key for key in keys if key in exact), None)
-        if found is None:
-            problems.setdefault(
-                image.name,
-                f"no {what} is called like the image '{image.name}'; expected '{name}.tif' or "
-                f"'{name}{_LABEL_ENDINGS[0]}.tif' among the {what}s.",
+def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
+    """That every plane is there, so that what is missing does not turn into zeros."""
+    for number, page in enumerate(series.pages):
+        if page is None:
+            raise DataError(
+                f"'{path.name}' has no pixels for its plane {number} of {len(series.pages)}; a "
+                "file of the set is missing, or it was not written to its end."
             )
-        else:
-            used.add(found)
-            pairs[name] = image, exact[found]
-    for name, mask in exact.items():
-        if name not in used:
-            problems.setdefault(
-                mask.name,
-                f"no image belongs to the {what} '{mask.name}'; expected an image with the same "
-                "name before its ending.",
+        ends = [
+            int(offset) + int(count)
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
+        size = page.parent.filehandle.size
+        if max(ends, default=0) > size:
+            raise DataError(
+                f"'{path.name}' cannot be read as a TIFF: it is cut short, with {size} bytes of at "
+                f"least {max(ends)}; copy it again."
             )
-    return pairs, problems
 
 
-def read_image(path: Path, /, *, axes: str | None) -> tuple[np.ndarray[Any, Any], str]:
-    """The pixels as (C, *S) in their own type, and the spatial axes, ZYX or YX.
-
-    ``axes`` None reads the order from the file: OME or ImageJ metadata, or a plain image of two
-    axes.
-
-    :raises DataError: unreadable, axes unknown, or not as many as the file has.
-    """
-    pixels, written, whole = _pixels(path)
-    if axes is None:
-        pixels, axes = _named(pixels, written, path)
-    elif len(whole) == len(axes):
-        pixels = pixels.reshape(whole)
-    elif pixels.ndim != len(axes):
+def _mapped(file: tifffile.TiffFile, shape: tuple[int, ...]) -> Pixels | None:
+    """The pixels as they lie in the file, or None where that is not possible."""
+    series = file.series[0]
+    offset = series.dataoffset
+    if offset is None:
+        return None
+    dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
+    if offset + int(np.prod(shape)) * dtype.itemsize > file.filehandle.size:
         raise DataError(
-            f"axes={axes} names {len(axes)} axes but '{path.name}' has the shape {pixels.shape}; "
-            "state the axes that the file has."
+            f"'{file.filename}' cannot be read as a TIFF: it is cut short; copy it again."
         )
-    space = "".join(axis for axis in _ORDER if axis in axes and axis != "C")
-    pixels = pixels.transpose([axes.index(axis) for axis in _ORDER if axis in axes])
-    if pixels.dtype.kind not in "buif":
-        raise DataError(
-            f"'{path.name}' holds {pixels.dtype} pixels; expected integers or real numbers."
+    where = Path(file.filehandle.path)
+    mapped: Pixels = np.memmap(where, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return mapped
+
+
+@dataclass(frozen=True, eq=False)
+class _Page:
+    """Where the strips or tiles of one plane are."""
+
+    path: Path
+    offsets: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Segmented:
+    """Planes (Y, X) or (Y, X, samples) along any other axes, decoded by strip or tile."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    lead: int
+    """Axes before Y."""
+    pages: tuple[_Page, ...]
+    keyframe: Any
+    """tifffile's, which decodes; its file is closed."""
+
+    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
+        bounds = [range(*each.indices(n)) for each, n in zip(window, self.shape, strict=True)]
+        out = np.zeros([len(bound) for bound in bounds], self.dtype)
+        rows, columns = bounds[self.lead], bounds[self.lead + 1]
+        plane = np.zeros((len(rows), len(columns), self.keyframe.shaped[4]), self.dtype)
+        samples = window[self.lead + 2] if len(window) > self.lead + 2 else None
+        for place in itertools.product(*(range(len(bound)) for bound in bounds[: self.lead])):
+            index = tuple(bound[at] for bound, at in zip(bounds, place, strict=False))
+            number = int(np.ravel_multi_index(index, self.shape[: self.lead])) if index else 0
+            self._fill(plane, self.pages[number], rows, columns)
+            out[place] = plane[..., 0] if samples is None else plane[..., samples]
+        return out
+
+    def _fill(self, plane: NDArray[Any], page: _Page, rows: range, columns: range) -> None:
+        plane[...] = 0  # a segment without bytes is background
+        if not plane.size:
+            return
+        height, width = self.keyframe.chunks[:2]
+        across = self.keyframe.chunked[1]
+        touched = [
+            row * across + column
+            for row in range(rows.start // height, (rows.stop - 1) // height + 1)
+            for column in range(columns.start // width, (columns.stop - 1) // width + 1)
+        ]
+        with page.path.open("rb") as file:
+            for segment in touched:
+                if not page.counts[segment]:
+                    continue
+                file.seek(page.offsets[segment])
+                data = file.read(page.counts[segment])
+                decoded, (_, _, top, left, _), (_, down, right, _) = self.keyframe.decode(
+                    data, segment
+                )
+                first = max(rows.start, top), max(columns.start, left)
+                stop = min(rows.stop, top + down), min(columns.stop, left + right)
+                plane[
+                    first[0] - rows.start : stop[0] - rows.start,
+                    first[1] - columns.start : stop[1] - columns.start,
+                ] = decoded[0, first[0] - top : stop[0] - top, first[1] - left : stop[1] - left]
+
+
+def _segmented(
+    series: tifffile.TiffPageSeries, axes: str, shape: tuple[int, ...]
+) -> _Segmented | None:
+    """None for what has planes of another form: separate samples, volumes, JPEG, transforms."""
+    keyframe: Any = series.keyframe
+    if "Y" not in axes or series.transform is not None or keyframe.compression in _JPEG:
+        return None
+    lead = axes.index("Y")
+    height, width, samples = keyframe.shaped[2:]
+    plane = {(height, width, samples)} | ({(height, width)} if samples == 1 else set())
+    if (
+        keyframe.shaped[:2] != (1, 1)
+        or shape[lead:] not in plane
+        or int(np.prod(shape[:lead])) != len(series.pages)
+    ):
+        return None
+    keyframe.decode  # noqa: B018  # made while the file is open
+    pages = tuple(
+        _Page(
+            Path(page.parent.filehandle.path),
+            tuple(map(int, page.dataoffsets)),
+            tuple(map(int, page.databytecounts)),
         )
-    return (pixels if "C" in axes else pixels[None]), space
-
-
-def read_labels(
-    path: Path, /, *, axes: str | None, space: str, shape: tuple[int, ...], what: str = "mask"
-) -> np.ndarray[Any, Any]:
-    """A label image on the grid *S of its image, int32 (or int64 where numbers are that large).
-
-    Its axes are the spatial ones of ``axes``; where these are None and the file's own metadata do
-    not name them either, they are the image's: a label image lies on the grid of its image.
-
-    :raises DataError: unreadable, not integers, empty, or of another shape.
-    """
-    pixels, written, whole = _pixels(path)
-    order = axes.replace("C", "") if axes else space
-    if axes is None and set("".join(written)) <= set(_ORDER):
-        pixels, order = _named(pixels, written, path)
-    elif len(whole) == len(order):
-        pixels = pixels.reshape(whole)
-    if sorted(order) == sorted(space) and pixels.ndim == len(space):
-        pixels = pixels.transpose([order.index(axis) for axis in space])
-    if pixels.shape != shape:
-        raise DataError(
-            f"the {what} '{path.name}' has the shape {pixels.shape} but its image has {shape} "
-            f"along {', '.join(space)}; a label image needs one pixel for each of the image."
-        )
-    if pixels.dtype.kind not in "ui":
-        raise DataError(
-            f"the {what} '{path.name}' holds {pixels.dtype} pixels; expected integers, 0 for "
-            "background and one number a cell."
-        )
-    low, high = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
-    if low < 0:
-        raise DataError(
-            f"the {what} '{path.name}' holds negative numbers (down to {low}); expected 0 for "
-            "background and one positive number a cell."
-        )
-    if high == 0:
-        raise DataError(
-            f"the {what} '{path.name}' is empty: every pixel is 0; leave the field out, or "
-            "segment it again."
-        )
-    return pixels.astype(np.int32 if high < 2**31 else np.int64)
-
-
-def _by_name(files: Iterable[Path], problems: dict[str, str], what: str, /) -> dict[str, Path]:
-    named: dict[str, list[Path]] = {}
-    for path in files:
-        named.setdefault(stem(path), []).append(path)
-    for name, paths in named.items():
-        if len(paths) > 1:
-            problems[paths[0].name] = (
-                f"{len(paths)} {what}s are called '{name}': "
-                f"{', '.join(str(path) for path in paths)}; rename them, or read one folder at a "
-                "time."
-            )
-    return {name: paths[0] for name, paths in named.items() if len(paths) == 1}
-
-
-def _pixels(path: Path) -> tuple[np.ndarray[Any, Any], tuple[str, ...], tuple[int, ...]]:
-    """The first series, its axes as written in the file, and its shape with axes of length 1.
-
-    tifffile drops such axes, so one channel that was saved as (1, Y, X) arrives as (Y, X).
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            written = tuple(str(series.axes))
-            whole = tuple(int(extent) for extent in series.get_shape(squeeze=False))
-            pixels = series.asarray()
-    except Exception as error:  # a broken file can break tifffile anywhere
-        raise DataError(
-            f"'{path.name}' cannot be read as a TIFF: {type(error).__name__}: {error}; the file is "
-            "damaged, cut short or of another format."
-        ) from error
-    return pixels, written, whole
-
-
-def _named(
-    pixels: np.ndarray[Any, Any], written: tuple[str, ...], path: Path
-) -> tuple[np.ndarray[Any, Any], str]:
-    """Pixels without axes of length 1 that are not ours, and the axes that remain.
-
-    tifffile writes Q, I or S for axes that no metadata name (sequence, images, samples).
-    """
-    spare = tuple(
-        number
-        for number, (axis, extent) in enumerate(zip(written, pixels.shape, strict=True))
-        if axis not in _ORDER and extent == 1
+        for page in series.pages
+        if page is not None
     )
-    axes = "".join(axis for number, axis in enumerate(written) if number not in spare)
-    if not {"Y", "X"} <= set(axes) <= set(_ORDER) or len(set(axes)) != len(axes):
-        raise DataError(
-            f"'{path.name}' of shape {pixels.shape} does not say what its axes are (read: {axes}); "
-            "state them with dataset.axes, such as ZYX or CYX."
-        )
-    return pixels.squeeze(spare), axes
+    return _Segmented(shape, np.dtype(series.dtype), lead, pages, keyframe)
+
+
+def _metadata(file: tifffile.TiffFile) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    """Micrometres by axis, and the names of the channels."""
+    if file.ome_metadata:
+        return _of_ome(file.ome_metadata)
+    told: Mapping[str, Any] = file.imagej_metadata or {}
+    # ImageJ writes the Greek letter as an escape
+    unit = str(told.get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ")
+    scale = MICROMETRES.get(unit)
+    if scale is None:
+        return {}, ()
+    spacing = {}
+    tags = file.pages.first.tags
+    for axis, name in (("Y", "YResolution"), ("X", "XResolution")):
+        pixels, units = tags[name].value if name in tags else (0, 1)
+        if pixels and units:
+            spacing[axis] = units / pixels * scale
+    if told.get("spacing"):
+        spacing["Z"] = abs(float(told["spacing"])) * scale
+    return spacing, ()
+
+
+def _of_ome(metadata: str) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    try:
+        root = ET.fromstring(metadata)  # noqa: S314  # expat bounds entities
+    except ET.ParseError:
+        return {}, ()  # tifffile read the axes all the same
+    pixels = root.find(".//{*}Image/{*}Pixels")
+    if pixels is None:
+        return {}, ()
+    spacing = {}
+    for axis in "ZYX":
+        size = pixels.get(f"PhysicalSize{axis}")
+        scale = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+        if size is not None and scale is not None and float(size) > 0:
+            spacing[axis] = float(size) * scale
+    names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
+    return spacing, tuple(name for name in names if name) if all(names) else ()

@@ -16,8 +16,8 @@ from attrscore.assembly import dataset_of
 from attrscore.cli import main
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets import write_hdf5
+from attrscore.datasets.images import open_image
 from attrscore.datasets.shards import holds, shard_of
-from attrscore.datasets.tiff import read_image
 from attrscore.errors import ConfigError, EmptyShardError
 
 NAMES = st.lists(st.text(max_size=12), unique=True, max_size=60)
@@ -114,9 +114,9 @@ def test_a_shard_of_fields_has_whole_fields_and_opens_no_other(tmp_path, monkeyp
 
     def counting(path, **options):
         opened.add(path.stem)
-        return read_image(path, **options)
+        return open_image(path, **options)
 
-    monkeypatch.setattr("attrscore.datasets.decoding.read_image", counting)
+    monkeypatch.setattr("attrscore.datasets.decoding.open_image", counting)
     ids = []
     for number in range(2):
         opened.clear()

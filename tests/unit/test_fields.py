@@ -7,9 +7,10 @@ import tifffile
 import torch
 
 from attrscore.datasets import Fields
+from attrscore.datasets.axes import check_axes
 from attrscore.datasets.crops import crop, measure, normalise, starts
+from attrscore.datasets.files import stem
 from attrscore.datasets.places import HasPlaces
-from attrscore.datasets.tiff import check_axes, stem
 from attrscore.errors import ConfigError, DataError
 from attrscore.registry import DATASETS
 
