@@ -96,7 +96,7 @@ class Image:
             pixels = pixels[None]
         if chosen != list(range(first, stop)):
             pixels = pixels[[channel - first for channel in chosen]]
-        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)  # type: ignore[no-any-return]
+        return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,8 @@ class Labels:
             raise DataError(
                 f"{name} is empty: every pixel is 0; leave the field out, or segment it again."
             )
-        return pixels.astype(np.int32 if high < 2**31 else np.int64)
+        dtype: type[np.signedinteger[Any]] = np.int32 if high < 2**31 else np.int64
+        return pixels.astype(dtype)
 
 
 def open_image(
