@@ -122,7 +122,7 @@ class Labels:
 
         :raises DataError: damaged; negative numbers, or ones beyond 2^63; read whole and empty.
         """
-        pixels = self.image.read(window)[0]
+        pixels: NDArray[Any] = self.image.read(window)[0]
         low, high = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
         name = f"the {self.what} '{shown(self.path)}'"
         if low < 0 or high >= 2**63:
@@ -135,8 +135,7 @@ class Labels:
             raise DataError(
                 f"{name} is empty: every pixel is 0; leave the field out, or segment it again."
             )
-        dtype: type[np.signedinteger[Any]] = np.int32 if high < 2**31 else np.int64
-        return pixels.astype(dtype)
+        return pixels.astype(np.int32 if high < 2**31 else np.int64)
 
 
 def open_image(
