@@ -74,15 +74,12 @@ def stated(stored: Stored, axes: str, path: Path, /) -> str:
             f"axes={axes} names {len(axes)} axes but '{shown(path)}' has the shape "
             f"{long_axes(stored)}; state the axes that the file has."
         )
-    if stored.definite and _in_space(order, order) != _in_space(stored.axes, order):
+    contrary = any(
+        laid in "ZYX" and laid != own for laid, own in zip(order, stored.axes, strict=True)
+    )
+    if stored.definite and contrary:
         raise DataError(
             f"axes={axes} is not how '{shown(path)}' is stored, whose format says "
             f"{stored.axes}; leave dataset.axes out."
         )
     return order
-
-
-def _in_space(axes: str, order: str) -> str:
-    """Z, Y and X in the order of ``axes``, where ``order`` keeps them."""
-    kept = (axis for axis, laid in zip(axes, order, strict=True) if laid != "-")
-    return "".join(axis for axis in kept if axis in "ZYX")

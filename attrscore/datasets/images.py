@@ -84,6 +84,9 @@ class Image:
         # one slice that holds them all, then their order: no format selects single planes alike
         first, stop = min(chosen, default=0), max(chosen, default=-1) + 1
         wanted |= {"C": slice(first, stop), "-": slice(0, 1)}
+        extents = [each.stop - each.start for each in (wanted[axis] for axis in self.space)]
+        if not all(extents):  # not every format can give nothing
+            return np.empty((len(chosen), *extents), self.dtype.newbyteorder("="))
         pixels = _told(
             self.path, lambda: np.asarray(self.stored.pixels[tuple(wanted[a] for a in self.order)])
         )

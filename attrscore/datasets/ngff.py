@@ -41,14 +41,19 @@ def open_ngff(path: Path, /, *, level: int = 0) -> Stored:
         )
     axes, units = _axes(scales[0], name)
     levels: Sequence[Mapping[str, Any]] = scales[0].get("datasets") or ()
+    if not levels:
+        raise DataError(f"'{name}' names no resolution level in its multiscales.")
     if not 0 <= level < len(levels):
         raise ConfigError(
             f"level={level} is not in '{name}', which has the levels 0 to {len(levels) - 1}, the "
             "finest first."
         )
     where = str(levels[level].get("path", ""))
-    if where not in group:
-        raise DataError(f"'{name}' names the array '{where}' of level {level}, and has none.")
+    if not where or where not in group:
+        raise DataError(
+            f"'{name}' has no array '{where}', which its metadata name as level {level}; it is not "
+            "whole: copy it again."
+        )
     pixels: Any = group[where]
     if not isinstance(pixels, zarr.Array) or len(pixels.shape) != len(axes):
         raise DataError(
