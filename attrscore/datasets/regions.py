@@ -1,0 +1,96 @@
+"""What a crop of label images shows: the cell, its nucleus, its edge, and other cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from scipy import ndimage
+
+from attrscore.errors import ConfigError, choose
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Boundary", "Side", "regions_of", "ring"]
+
+Side = Literal["both", "inside", "outside"]
+
+_ROUNDING = 1e-9
+"""Three voxels of 0.65 are 1.9500000000000002 away: still within 1.95."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """A ring around the edge of a cell: how far it reaches, and to which side."""
+
+    width: float
+    """Micrometres."""
+    side: Side = "both"
+
+    def __post_init__(self) -> None:
+        choose(self.side, get_args(Side), option="boundary_side")
+        if not self.width > 0:
+            raise ConfigError(
+                f"boundary={self.width} must be a positive number of micrometres, or null for no "
+                "such region."
+            )
+
+    def reach(self, spacing: tuple[float, ...], /) -> tuple[int, ...]:
+        """Pixels beyond a crop along each axis that decide about pixels in it."""
+        # one more: the nearest pixel on the other side of an edge
+        return tuple(int(self.width / each) + 1 for each in spacing)
+
+
+def ring(
+    labels: NDArray[Any], number: int, boundary: Boundary, /, *, spacing: tuple[float, ...]
+) -> NDArray[np.bool_]:
+    """Pixels of *S at most ``boundary.width`` from the nearest one on the other side of the edge.
+
+    From centre to centre, in micrometres. Neither the border of the array nor that of the field,
+    beyond which labels are negative, is an edge.
+
+    >>> labels = np.array([-1, 7, 7, 7, 7, 7, 0, 0, 0, 0])
+    >>> ring(labels, 7, Boundary(width=1.0), spacing=(0.5,)).astype(int)
+    array([0, 0, 0, 0, 1, 1, 1, 1, 0, 0])
+    >>> ring(labels, 7, Boundary(width=1.0, side="inside"), spacing=(0.5,)).astype(int)
+    array([0, 0, 0, 0, 1, 1, 0, 0, 0, 0])
+    """
+    cell, other = labels == number, (labels >= 0) & (labels != number)
+    near: NDArray[np.bool_] = np.zeros(labels.shape, bool)
+    if not cell.any() or not other.any():
+        return near
+    most = boundary.width * (1 + _ROUNDING)
+    if boundary.side != "outside":
+        near |= cell & (ndimage.distance_transform_edt(~other, sampling=spacing) <= most)
+    if boundary.side != "inside":
+        near |= other & (ndimage.distance_transform_edt(~cell, sampling=spacing) <= most)
+    return near
+
+
+def regions_of(
+    labels: NDArray[Any],
+    number: int,
+    /,
+    *,
+    nuclei: NDArray[Any] | None,
+    boundary: Boundary | None,
+    spacing: tuple[float, ...] | None,
+    margin: tuple[int, ...],
+) -> dict[str, NDArray[np.bool_]]:
+    """Regions of one cell, *S each, from label images that reach ``margin`` pixels further.
+
+    ``cell``, and ``neighbours``, which are the other numbers; with ``nuclei`` also ``nucleus``, the
+    cell's number there as far as it lies in the cell, and ``cytoplasm``, the rest of the cell; with
+    ``boundary`` the ring around the cell's edge, which reaches into cell and neighbours.
+    """
+    inner = tuple(slice(by, extent - by) for by, extent in zip(margin, labels.shape, strict=True))
+    cell = labels[inner] == number
+    regions = {"cell": cell, "neighbours": (labels[inner] > 0) & ~cell}
+    if nuclei is not None:
+        regions["nucleus"] = cell & (nuclei[inner] == number)
+        regions["cytoplasm"] = cell & ~regions["nucleus"]
+    if boundary is not None and spacing is not None:
+        regions["boundary"] = ring(labels, number, boundary, spacing=spacing)[inner]
+    return regions
