@@ -34,6 +34,9 @@ _SEEN_THROUGH = {
 }
 """Plugins that read the files which their options name, and no others."""
 
+_DECIDING = ("captum", "cellpose", "monai", "scikit-image", "torch")
+"""Packages whose numbers a job's own can be."""
+
 _NO_NUMBERS = (
     *("batch_size", "device", "figures", "label", "rerun", "results", "show", "threads", "train"),
     "tune",
@@ -73,7 +76,7 @@ def place_of(settings: Mapping[str, Any], /) -> Path | None:
     key = {
         "settings": asked,
         "files": [_state(path) for path in sorted(files | code)],
-        "versions": {name: _version(name) for name in {"captum", "monai", "torch", *packages}},
+        "versions": {name: _version(name) for name in {*_DECIDING, *packages}},
     }
     return Path(settings["results"]) / "known" / f"{store.identify(key)}.json"
 

@@ -1,28 +1,40 @@
-"""Fields by name: which files belong together, and their pixels and label images, decoded."""
+"""Fields by name: which files belong together, and windows of their pixels and label images."""
 
 from __future__ import annotations
 
+import math
+import zlib
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from attrscore.datasets.crops import Normalise, normalise
+import numpy as np
+
 from attrscore.datasets.files import find_files, match_files, shown, stem
-from attrscore.datasets.images import open_image, open_labels
+from attrscore.datasets.images import Image, open_image, open_labels
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Field", "FieldFiles", "FieldReader"]
+    from attrscore.datasets.segmentation import Segmenter
+
+__all__ = ["Field", "FieldFiles", "FieldReader", "Whole"]
+
+Window = tuple[slice, ...]
 
 _IN_MEMORY = 4
-"""Fields kept decoded; rows are read field by field, so more would only cost memory."""
+"""Fields kept open; rows are read field by field, so more would only cost memory."""
+
+_SMALL = 64 * 2**20
+"""Bytes of pixels up to which a field is decoded once and kept; of a larger one, windows are."""
+
+_PIECE = 2**22
+"""Pixels of a channel in memory at once where all of it is looked at."""
 
 
 @dataclass(frozen=True)
@@ -30,70 +42,176 @@ class FieldFiles:
     """The files of one field."""
 
     image: Path
-    mask: Path
+    mask: Path | None
     nuclei: Path | None
 
     @property
     def all(self) -> tuple[Path, ...]:
-        """Image and mask, and nuclei if there are any."""
+        """Image, and mask and nuclei where there are any."""
         return tuple(path for path in (self.image, self.mask, self.nuclei) if path is not None)
+
+
+class LabelImage(Protocol):
+    """One number a cell, *S."""
+
+    def read(self, window: Window | None = None, /) -> NDArray[Any]:
+        """A window of it, or all."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A label image that a segmenter makes, once; it is kept compressed."""
+
+    image: Image
+    segmenter: Segmenter
+    spacing: tuple[float, ...] | None
+    kept: dict[Path, bytes]
+
+    def read(self, window: Window | None = None, /) -> NDArray[Any]:
+        path = self.image.path
+        if path not in self.kept:
+            pixels = self.image.read(channels=self.segmenter.channels)
+            labels = self.segmenter(pixels, spacing=self.spacing, name=shown(path))
+            if not labels.any():
+                raise DataError(f"segmentation found no cell in '{shown(path)}'.")
+            self.kept[path] = zlib.compress(labels.tobytes(), 1)
+        flat = np.frombuffer(zlib.decompress(self.kept[path]), np.int32)
+        labels = flat.reshape(self.image.shape[1:])
+        return labels if window is None else labels[window]
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One field decoded: pixels (C, *S) normalised, label images *S."""
+    """One field, opened. Without a window, all of it."""
+
+    image: Image
+    channels: tuple[int, ...]
+    """Those of the image that are read, in their order."""
+    spacing: tuple[float, ...] | None
+    """Micrometres a voxel along *S."""
+    stains: tuple[str, ...]
+    """Names of these channels, where they are known."""
+    masks: Mapping[str, LabelImage]
+    """``cell``, and ``nucleus`` where there is one: the number of its cell."""
+    _decoded: dict[str, NDArray[Any]] = field(default_factory=dict, init=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """*S."""
+        return self.image.shape[1:]
+
+    def pixels(self, window: Window | None = None, /) -> NDArray[Any]:
+        """(C, *S) as they are in the file."""
+        if not self._small:
+            return self.image.read(window, channels=self.channels)
+        if "pixels" not in self._decoded:
+            self._decoded["pixels"] = self.image.read(channels=self.channels)
+        pixels = self._decoded["pixels"]
+        return pixels if window is None else pixels[(slice(None), *window)]
+
+    def labels(self, window: Window | None = None, /, *, of: str = "cell") -> NDArray[Any]:
+        """One number a cell, *S."""
+        if not self._small:
+            return self.masks[of].read(window)
+        if of not in self._decoded:
+            self._decoded[of] = self.masks[of].read()
+        labels = self._decoded[of]
+        return labels if window is None else labels[window]
+
+    def pieces(self) -> Iterator[Iterator[NDArray[Any]]]:
+        """Every channel, each in pieces along the first axis."""
+        for place, channel in enumerate(self.channels):
+            yield (self._piece(place, channel, slab) for slab in self._slabs)
+
+    def _piece(self, place: int, channel: int, slab: Window) -> NDArray[Any]:
+        if self._small:
+            piece: NDArray[Any] = self.pixels(slab)[place]
+            return piece
+        return self.image.read(slab, channels=(channel,))
+
+    @property
+    def _slabs(self) -> list[Window]:
+        rest = tuple(slice(0, extent) for extent in self.shape[1:])
+        thick = max(1, _PIECE // max(1, math.prod(self.shape[1:])))
+        ends = (
+            (begin, min(begin + thick, self.shape[0])) for begin in range(0, self.shape[0], thick)
+        )
+        return [(slice(*each), *rest) for each in ends]
+
+    @property
+    def _small(self) -> bool:
+        pixels = len(self.channels) * math.prod(self.shape)
+        return pixels * self.image.dtype.itemsize <= _SMALL
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A field as crops are cut from it: pixels (C, *S) normalised, labels *S."""
 
     pixels: NDArray[np.float32]
     labels: NDArray[Any]
-    nuclei: NDArray[Any] | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FieldReader:
-    """Finds the files behind the patterns and decodes a field by its name, a few in memory."""
+    """Finds the files behind the patterns and opens a field by its name, a few at a time."""
 
     images: str
-    masks: str
+    masks: str | None
+    """None: made by the segmenter."""
     nuclei: str | None
     axes: str | None
     dimensions: int
     """Spatial axes that an image must have."""
     channels: tuple[int, ...] | None
-    normalise: Normalise
-    percentiles: tuple[float, float]
+    spacing: tuple[float, ...] | None
+    """None: as the files say."""
+    stains: tuple[str, ...] | None
+    """None: as the files say."""
+    segmenter: Segmenter | None
     level: int = 0
     allow_pickle: bool = False
     keep: Callable[[str], bool] | None = None
     """Which fields there are, by name; None: all."""
     _kept: OrderedDict[str, Field] = field(default_factory=OrderedDict, init=False)
+    _made: dict[Path, bytes] = field(default_factory=dict, init=False)
+    """Labels of the segmenter, compressed: of every field, so that none is segmented twice."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process opens its fields itself
+        return {**self.__dict__, "_kept": OrderedDict()}
 
     @cached_property
     def _found(self) -> tuple[dict[str, FieldFiles], dict[str, str]]:
-        masks = find_files(self.masks, option="masks")
+        masks = find_files(self.masks, option="masks") if self.masks is not None else []
         nuclei = find_files(self.nuclei, option="nuclei") if self.nuclei is not None else []
         # one folder may hold them all: images '*.tif' then matches '*_cp_masks.tif' as well
         others = {*masks, *nuclei}
         images = [path for path in find_files(self.images, option="images") if path not in others]
         masks = [path for path in masks if path not in nuclei]
-        pairs, problems = match_files(images, masks)
+        files, problems = _matched(images, masks if self.masks is not None else None)
         if self.nuclei is None:
-            return {
-                n: FieldFiles(image, mask, None) for n, (image, mask) in pairs.items()
-            }, problems
+            return files, problems
         inner, more = match_files(images, nuclei, what="nuclei image")
-        files = {
-            name: FieldFiles(image, mask, inner[name][1])
-            for name, (image, mask) in pairs.items()
+        whole = {
+            name: FieldFiles(found.image, found.mask, inner[name][1])
+            for name, found in files.items()
             if name in inner
         }
-        return files, {**more, **problems}
+        return whole, {**more, **problems}
 
     @property
-    def files(self) -> dict[str, FieldFiles]:
-        """By name, for every image that has what it needs.
+    def every(self) -> dict[str, FieldFiles]:
+        """By name, for every image that has what it needs, also those that are not kept.
 
         :raises DataError: a pattern matches no file.
         """
+        return self._found[0]
+
+    @property
+    def files(self) -> dict[str, FieldFiles]:
+        """Of ``every``, those kept."""
         return {name: files for name, files in self._found[0].items() if self._keeps(name)}
 
     @property
@@ -104,19 +222,19 @@ class FieldReader:
     def _keeps(self, name: str) -> bool:
         return self.keep is None or self.keep(name)
 
-    def read(self, name: str, /) -> Field:
-        """The field, from memory if it was read lately.
+    def open(self, name: str, /) -> Field:
+        """The field, from memory if it was opened lately.
 
         :raises DataError: one of its files cannot be used.
         """
         if name not in self._kept:
-            self._kept[name] = self._decode(self.files[name])
+            self._kept[name] = self._open(self.every[name])
         self._kept.move_to_end(name)
         if len(self._kept) > _IN_MEMORY:
             self._kept.popitem(last=False)
         return self._kept[name]
 
-    def _decode(self, files: FieldFiles) -> Field:
+    def _open(self, files: FieldFiles) -> Field:
         how: dict[str, Any] = {
             "axes": self.axes,
             "level": self.level,
@@ -128,14 +246,30 @@ class FieldReader:
                 f"'{shown(files.image)}' has the spatial axes {', '.join(image.space)} but crop "
                 f"has {self.dimensions} numbers; give one for each axis, or state dataset.axes."
             )
-        labels = open_labels(files.mask, like=image, **how).read()
-        nuclei = (
-            open_labels(files.nuclei, like=image, what="nuclei image", **how).read()
-            if files.nuclei is not None
-            else None
-        )
-        pixels = image.read(channels=self.channels)
-        values = normalise(
-            pixels, self.normalise, percentiles=self.percentiles, name=shown(files.image)
-        )
-        return Field(values, labels, nuclei)
+        spacing = self.spacing or image.spacing
+        masks: dict[str, LabelImage] = {}
+        if files.mask is not None:
+            masks["cell"] = open_labels(files.mask, like=image, **how)
+        elif self.segmenter is not None:
+            masks["cell"] = _Made(image, self.segmenter, spacing, self._made)
+        if files.nuclei is not None:
+            masks["nucleus"] = open_labels(files.nuclei, like=image, what="nuclei image", **how)
+        wanted = tuple(range(image.shape[0])) if self.channels is None else self.channels
+        if wanted and max(wanted) >= image.shape[0]:
+            raise DataError(
+                f"'{shown(files.image)}' has {image.shape[0]} channels but channels="
+                f"{list(wanted)} asks for number {max(wanted)}; they count from 0."
+            )
+        named = self.stains or (image.stains and tuple(image.stains[c] for c in wanted))
+        return Field(image, wanted, spacing, named, masks)
+
+
+def _matched(
+    images: list[Path], masks: list[Path] | None
+) -> tuple[dict[str, FieldFiles], dict[str, str]]:
+    if masks is not None:
+        pairs, problems = match_files(images, masks)
+        return {n: FieldFiles(image, mask, None) for n, (image, mask) in pairs.items()}, problems
+    # each image as its own partner: names that stand twice are told there
+    pairs, problems = match_files(images, images)
+    return {n: FieldFiles(image, None, None) for n, (image, _) in pairs.items()}, problems

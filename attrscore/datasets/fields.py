@@ -1,4 +1,4 @@
-"""Microscope fields with integer label images: a crop around every cell."""
+"""Microscope fields with integer label images, given or made: a crop around every cell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,14 +16,21 @@ import pandas as pd
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets.annotations import Annotations, read_annotations
 from attrscore.datasets.axes import check_axes
-from attrscore.datasets.crops import Normalise, Objects, crop, measure, starts
-from attrscore.datasets.decoding import Field, FieldReader
-from attrscore.datasets.files import digest_of, shown
-from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
+from attrscore.datasets.cutting import Outside, cut
+from attrscore.datasets.decoding import FieldReader, Whole
+from attrscore.datasets.expressions import Expression
+from attrscore.datasets.field_options import as_tuple, check, pairs
+from attrscore.datasets.files import digest_of
+from attrscore.datasets.geometry import CropUnit, Geometry, Resample, geometry_of
+from attrscore.datasets.jitter import JitterUnit
+from attrscore.datasets.normalising import Normalise, Normaliser
 from attrscore.datasets.places import Places
+from attrscore.datasets.regions import Boundary, Side
 from attrscore.datasets.rows import chosen, to_batch
+from attrscore.datasets.scanning import OWN_COLUMNS, Scan, Wanted, plates_of, scan
+from attrscore.datasets.segmentation import SEGMENTERS, Segmenter, identity
 from attrscore.datasets.shards import Shard
-from attrscore.errors import ConfigError, DataError, EmptyShardError, choose
+from attrscore.errors import ConfigError, EmptyShardError
 from attrscore.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -31,137 +38,122 @@ if TYPE_CHECKING:
 
 __all__ = ["Fields"]
 
-_OWN_COLUMNS = (
-    "Metadata_image",
-    "Metadata_object",
-    "Metadata_area",
-    "Metadata_touches_border",
-    "Metadata_cut",
-    "Metadata_centroid_z",
-    "Metadata_centroid_y",
-    "Metadata_centroid_x",
-    "Metadata_jitter_z",
-    "Metadata_jitter_y",
-    "Metadata_jitter_x",
+_LISTS = ("crop", "channels", "stains", "carry", "percentiles", "spacing", "segment_channels")
+_OF_PIXELS = (
+    *("axes", "channels", "level", "spacing", "normalise", "percentiles", "ranges"),
+    *("outside", "boundary", "boundary_side"),
 )
+"""Options that change what is read, beside the geometry of crops and what stands in the table."""
 
 
 @DATASETS.register("fields")
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Every cell of fields with label images, cropped around its centroid.
+    """Every cell of microscope fields with label images, cropped around its centroid.
 
     ``images``, ``masks`` and ``nuclei`` are globs (or folders) of TIFF, OME-Zarr, NIfTI, NPY, NPZ
     or PNG files (:mod:`attrscore.datasets.images`); ``level`` is the resolution of an OME-Zarr, 0
     the finest, and ``allow_pickle`` lets Cellpose's ``_seg.npy`` be read as masks. Files are
     matched by name, a mask may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels``, ``_label``
-    or ``_seg``; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are those
-    of the images (a mask has them without C); None reads them from each file. A crop that hangs
-    over the border is filled with zeros after normalisation. ``stains`` names the channels that are
-    read.
+    or ``_seg``; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are those of the
+    images (a mask has them without C); None reads them from each file, and so does None for
+    ``spacing`` (micrometres a pixel) and ``stains`` (the names of the channels read).
 
-    ``jitter`` moves each crop off its cell by up to that much along each axis (one number, or one
-    an axis; ``jitter_unit`` is pixel or micrometre), drawn from ``jitter_seed`` and the cell's id;
-    the columns ``Metadata_jitter_y`` ... say how far.
+    ``masks`` may also be ``otsu`` or ``cellpose``: then cells are segmented in the channels
+    ``segment_channels`` of the files, once a field
+    (:mod:`attrscore.datasets.segmentation` says how, and what the other ``segment_`` options do).
+
+    **Crops.** ``crop`` is their size, in pixels or, with ``crop_unit``, micrometres. ``resample``
+    brings all to pixels of that many micrometres: one number, one an axis, or isotropic, the finest
+    axis of the field; linear for pixels, nearest for labels. ``outside`` says what becomes of
+    pixels that are not of the cell: zero, or the mean of these pixels in each channel. Beyond the
+    field there are zeros. ``jitter`` moves each crop off its cell by up to that much along each
+    axis (one number, or one an axis; ``jitter_unit`` is pixel of the crop, or micrometre), drawn
+    from ``jitter_seed`` and the cell's id; the columns ``Metadata_jitter_y`` ... say how far.
+
+    **Normalisation**, each channel by itself, before resampling: ``percentile`` takes two
+    percentiles of a field to 0 and 1 and cuts off what lies beyond, ``max`` its highest pixel to 1,
+    ``standard`` gives it mean 0 and spread 1, ``fixed`` takes stated ``ranges`` to 0 and 1. With
+    ``controls``, an expression as of ``where`` on the columns of ``labels``, the numbers are those
+    of the control fields on the same ``plate``.
 
     ``labels`` is a CSV with a row a cell, found by the columns ``image_key`` (file name or stem)
     and ``object_key`` (number in the label image). ``label_column`` becomes the class, -1 where
     missing. Its ``Metadata_`` columns are carried to the results, and those named in ``carry``, as
     ``Metadata_<name>``.
 
-    Regions: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where the
-    nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm.
+    **Regions**: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where
+    the nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm;
+    with ``boundary`` also boundary, the pixels at most that many micrometres from the cell's edge,
+    on the ``boundary_side`` both, inside or outside.
+
+    **Columns**: area (pixels of the field), touches_border, tiny (below the share ``tiny`` of the
+    median area of its field), split (in several pieces), cut (larger than its crop), nucleus_area,
+    centroid. ``where`` keeps the cells for which an expression holds, such as ``area > 200 and not
+    touches_border`` (:class:`attrscore.datasets.expressions.Expression`). Those for which it does
+    not, and objects under ``min_area`` pixels, are counted in ``left_out``.
 
     A file that cannot be used is left out with its reason in ``skipped``, unless ``on_bad_file`` is
-    raise. Objects under ``min_area`` pixels are left out and counted in ``left_out``.
+    raise. In memory are at most four fields, of large ones only the windows that crops need.
     """
 
     images: str
     masks: str
-    crop: tuple[int, ...]
+    crop: tuple[float, ...]
+    crop_unit: CropUnit = "pixel"
+    resample: Resample = None
+    outside: Outside = "keep"
     axes: str | None = None
     channels: tuple[int, ...] | None = None
     stains: tuple[str, ...] | None = None
+    spacing: tuple[float, ...] | None = None
     nuclei: str | None = None
+    boundary: float | None = None
+    boundary_side: Side = "both"
+    segment_channels: tuple[int, ...] = (0,)
+    segment_smooth: float = 1.0
+    segment_diameter: float | None = None
+    segment_model: str = "cpsam_v2"
     labels: str | None = None
     label_column: str | None = None
     image_key: str = "image"
     object_key: str = "label"
     carry: tuple[str, ...] = ()
+    where: str | None = None
+    min_area: int = 0
+    tiny: float = 0.1
     jitter: float | tuple[float, ...] = 0
     jitter_unit: JitterUnit = "pixel"
     jitter_seed: int = 0
     normalise: Normalise = "percentile"
     percentiles: tuple[float, float] = (0.1, 99.9)
-    spacing: tuple[float, ...] | None = None
-    min_area: int = 0
+    ranges: tuple[tuple[float, float], ...] | None = None
+    controls: str | None = None
+    plate: str = "Metadata_Plate"
     limit: int | None = None
     level: int = 0
     allow_pickle: bool = False
     on_bad_file: Literal["skip", "raise"] = "skip"
 
     def __post_init__(self) -> None:
-        for name in ("crop", "channels", "stains", "carry", "percentiles", "spacing"):
-            object.__setattr__(self, name, _sequence(name, getattr(self, name)))
+        for name in _LISTS:
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+        object.__setattr__(self, "ranges", pairs(self.ranges))
+        if hasattr(self.resample, "__iter__") and not isinstance(self.resample, str):
+            object.__setattr__(self, "resample", as_tuple("resample", self.resample))
         if self.axes is not None:
             object.__setattr__(self, "axes", check_axes(self.axes))
-        choose(self.normalise, get_args(Normalise), option="normalise")
-        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
-        _require(
-            len(self.crop) in (2, 3) and all(isinstance(n, int) and n > 0 for n in self.crop),
-            f"crop={list(self.crop)} must be 2 or 3 whole numbers of pixels, (Y, X) or (Z, Y, X)",
-        )
-        if self.axes is not None:
-            space = self.axes.replace("C", "")
-            _require(
-                len(space) == len(self.crop),
-                f"crop={list(self.crop)} has {len(self.crop)} numbers but axes={self.axes} has "
-                f"{len(space)} spatial axes; give one for each of {', '.join(_ordered(space))}",
-            )
-        _require(
-            self.spacing is None
-            or (len(self.spacing) == len(self.crop) and all(v > 0 for v in self.spacing)),
-            f"spacing={self.spacing} must be {len(self.crop)} positive numbers of micrometres, "
-            "as many as crop",
-        )
-        _require(
-            self.channels is None
-            or (
-                len(self.channels) > 0
-                and len(set(self.channels)) == len(self.channels)
-                and all(isinstance(c, int) and c >= 0 for c in self.channels)
-            ),
-            f"channels={self.channels} must be different channel numbers from 0, or null for all",
-        )
-        _require(
-            self.stains is None or len(set(self.stains)) == len(self.stains) > 0,
-            f"stains={self.stains} must be different names, or null",
-        )
-        _require(
-            len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
-            f"percentiles={list(self.percentiles)} must be (lower, upper) within 0 and 100",
-        )
-        _require(self.min_area >= 0, f"min_area={self.min_area} must be at least 0 pixels")
-        _require(
-            self.limit is None or self.limit > 0,
-            f"limit={self.limit} must be at least 1, or null for all cells",
-        )
-        _require(self.level >= 0, f"level={self.level} must be at least 0, the finest")
-        _require(
-            self.labels is not None or (self.label_column is None and not self.carry),
-            "label_column and carry name columns of a CSV; state it with labels=path.csv",
-        )
-        _require(
-            len({self.images, self.masks, self.nuclei}) == 3,
-            f"images='{self.images}', masks='{self.masks}' and nuclei='{self.nuclei}' must be "
-            "different patterns",
-        )
-        check_jitter(self.jitter, self.jitter_unit, size=self.crop, spacing=self.spacing)
+        check(self)
+        micrometres = "micrometre" in (self.crop_unit, self.jitter_unit)
+        if self.spacing is not None or not (micrometres or self.resample is not None):
+            self._geometry(self.spacing)
+        for part in (self._boundary, self._where, self._controls, self._segmenter):
+            part  # noqa: B018  # checked when it is made
 
     @property
     def table(self) -> pd.DataFrame:
         """A row a cell, in the order of file names and object numbers."""
-        return self._scanned[0]
+        return self._scanned.table
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -171,83 +163,110 @@ class Fields:
     @property
     def spec(self) -> InputSpec:
         """Channels and crop of every file kept; no classes where no label column is given."""
-        return InputSpec(channels=self._scanned[1], size=self.crop, classes=len(self.classes))
+        found = self._scanned
+        return InputSpec(found.channels, found.geometry.size, len(self.classes))
 
     @property
     def skipped(self) -> Mapping[str, str]:
         """File name -> why it is left out."""
-        return self._scanned[2]
+        return MappingProxyType(self._scanned.skipped)
 
     @property
     def left_out(self) -> int:
-        """Objects smaller than ``min_area``."""
-        return self._scanned[3]
+        """Objects smaller than ``min_area``, and those for which ``where`` does not hold."""
+        return self._scanned.small + self._scanned.unwanted
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What the files are like and what is done with them, in words."""
+        found = self._scanned
+        rule: str = self.normalise
+        size = " x ".join(map(str, found.geometry.size))
+        told = {**found.facts, "crop": f"{size} pixels"}
+        if found.geometry.spacing is not None:
+            told["crop"] += f" of {' x '.join(f'{n:g}' for n in found.geometry.spacing)} µm"
+        if found.stains:
+            told["stains"] = ", ".join(found.stains)
+        if self.controls is not None:
+            rule = f"{rule}, by the fields of each plate where {self.controls}"
+        told["normalised"] = rule
+        if self._segmenter is not None:
+            options = ", ".join(f"{k} {v}" for k, v in identity(self._segmenter).items())
+            told["masks"] = f"made, not given: {options}"
+        return MappingProxyType(told)
 
     def read(self, rows: Sequence[int], /) -> Batch:
-        """Crops of these rows; each field is decoded at most once a call."""
+        """Crops of these rows; of each field only what they need is decoded."""
         rows = chosen(rows, len(self.table))
         table = self.table.iloc[rows]
-        inputs = np.empty((len(rows), self.spec.channels, *self.crop), np.float32)
-        names = ("cell", "neighbours") + (("nucleus", "cytoplasm") if self.nuclei else ())
-        regions = {name: np.empty((len(rows), *self.crop), bool) for name in names}
+        found = self._scanned
+        size = found.geometry.size
+        inputs = np.empty((len(rows), found.channels, *size), np.float32)
+        regions = {name: np.empty((len(rows), *size), bool) for name in self._regions}
         images = table["Metadata_image"].tolist()
         numbers = table["Metadata_object"].tolist()
         first = self._first(table)
         for place in sorted(range(len(rows)), key=lambda place: rows[place]):
-            field = self._reader.read(images[place])
-            inputs[place] = crop(field.pixels, first[place], self.crop)
-            labels = crop(field.labels, first[place], self.crop)
-            cell = labels == numbers[place]
-            regions["cell"][place] = cell
-            regions["neighbours"][place] = (labels > 0) & ~cell
-            if field.nuclei is not None:
-                nucleus = cell & (crop(field.nuclei, first[place], self.crop) == numbers[place])
-                regions["nucleus"][place] = nucleus
-                regions["cytoplasm"][place] = cell & ~nucleus
-        return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.stains or ())
+            inputs[place], mine = cut(
+                self._reader.open(images[place]),
+                self._normaliser(images[place], self._reader.open),
+                numbers[place],
+                first[place],
+                geometry=found.geometry,
+                boundary=self._boundary,
+                outside=self.outside,
+            )
+            for name, region in mine.items():
+                regions[name][place] = region
+        return to_batch(table, inputs, regions, spacing=found.geometry.spacing, stains=found.stains)
 
     def places(self, rows: Sequence[int], /) -> Places:
         """Where the crops of these rows lie in their fields."""
         table = self.table.iloc[chosen(rows, len(self.table))]
-        first = self._first(table).astype(float)
+        ratio = self._ratios(table)
         return Places(
             field=tuple(table["Metadata_image"]),
             number=table["Metadata_object"].to_numpy(dtype=np.int64),
-            first=first,
-            extent=np.broadcast_to(np.array(self.crop, float), first.shape),
+            first=self._first(table) * ratio,
+            extent=np.array(self.spec.size) * ratio,
         )
 
-    def field(self, name: str, /) -> Field:
-        """The field of this name, decoded.
+    def field(self, name: str, /) -> Whole:
+        """The field of this name, decoded and normalised, whole.
 
         :raises DataError: one of its files cannot be used.
         """
-        return self._reader.read(name)
+        field = self._reader.open(name)
+        levels = self._normaliser(name, self._reader.open)
+        return Whole(levels.apply(field.pixels()), field.labels())
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""
+        geometry = self._scanned.geometry
         options = {
-            "axes": self.axes,
-            "crop": self.crop,
-            "channels": self.channels,
-            "normalise": self.normalise,
-            "percentiles": self.percentiles,
-            "spacing": self.spacing,
+            **{name: getattr(self, name) for name in _OF_PIXELS},
+            "crop": [geometry.size, geometry.spacing, geometry.resampled],
             "classes": self.classes,
-            **({"stains": self.stains} if self.stains else {}),
-            **({"level": self.level} if self.level else {}),
+            "stains": self._scanned.stains,
+            "masks": None if self._segmenter is None else identity(self._segmenter),
         }
         digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
         for name in self.table["Metadata_image"].unique():
             for path in self._reader.files[name].all:
                 digest.update(digest_of(path))
+            if self._segmenter is not None:
+                digest.update(self._reader.open(name).labels().tobytes())
+            if self.controls is not None:  # other files decide
+                levels = self._normaliser(name, self._reader.open)
+                digest.update(levels.low.tobytes() + levels.spread.tobytes())
         return digest.hexdigest()
 
     def within(self, keep: Callable[[str], bool], /) -> Fields | Shard:
         """The cells of the fields whose name passes ``keep``; no other field is opened.
 
-        Only where ``limit`` counts cells over all fields are these looked into first.
+        Only where ``limit`` counts cells over all fields are these looked into first, and where
+        ``controls`` normalise, theirs.
 
         :raises EmptyShardError: no field passes, or none of those has a cell.
         """
@@ -262,17 +281,65 @@ class Fields:
             raise EmptyShardError("No field belongs to this shard.")
         return narrowed
 
+    @property
+    def _regions(self) -> tuple[str, ...]:
+        inner = ("nucleus", "cytoplasm") if self.nuclei is not None else ()
+        return ("cell", "neighbours", *inner, *(("boundary",) if self.boundary is not None else ()))
+
+    def _geometry(self, spacing: tuple[float, ...] | None) -> Geometry:
+        return geometry_of(
+            self.crop,
+            unit=self.crop_unit,
+            resample=self.resample,
+            spacing=spacing,
+            jitter=self.jitter,
+            jitter_unit=self.jitter_unit,
+            jitter_seed=self.jitter_seed,
+        )
+
+    def _ratios(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        """Pixels of its field that a pixel of each crop spans, (n, axes)."""
+        known: dict[str, tuple[float, ...]] = {}
+        for name in table["Metadata_image"].unique():
+            geometry = self._scanned.geometry
+            known[name] = geometry.ratio(
+                self._reader.open(name).spacing if geometry.resampled else None
+            )
+        return np.array([known[name] for name in table["Metadata_image"]]).reshape(
+            len(table), len(self.crop)
+        )
+
     def _first(self, table: pd.DataFrame) -> NDArray[np.int64]:
-        """The first pixel of each crop, (n, axes), outside the field where it hangs over."""
+        """The first pixel of each crop on the grid of crops, (n, axes); see Geometry."""
         axes = "zyx"[-len(self.crop) :]
         centroid = table[[f"Metadata_centroid_{axis}" for axis in axes]].to_numpy(dtype=float)
-        moved = displacements(table["id"].tolist(), self._most, seed=self.jitter_seed)
-        return starts(centroid, self.crop) + moved
+        return self._scanned.geometry.first(table["id"].tolist(), centroid, self._ratios(table))
 
     @cached_property
-    def _most(self) -> tuple[int, ...]:
-        """Pixels along each axis that a crop may be moved off its cell."""
-        return check_jitter(self.jitter, self.jitter_unit, size=self.crop, spacing=self.spacing)
+    def _boundary(self) -> Boundary | None:
+        if self.boundary is None:
+            return None
+        return Boundary(width=self.boundary, side=self.boundary_side)
+
+    @cached_property
+    def _where(self) -> Expression | None:
+        return None if self.where is None else Expression(self.where)
+
+    @cached_property
+    def _controls(self) -> Expression | None:
+        return None if self.controls is None else Expression(self.controls, "controls")
+
+    @cached_property
+    def _segmenter(self) -> Segmenter | None:
+        if self.masks not in SEGMENTERS:
+            return None
+        options: dict[str, Any] = {
+            "channels": self.segment_channels,
+            "diameter": self.segment_diameter,
+        }
+        own = {"otsu": ("smooth", self.segment_smooth), "cellpose": ("model", self.segment_model)}
+        name, value = own[self.masks]
+        return SEGMENTERS[self.masks](**options, **{name: value})
 
     @cached_property
     def _annotations(self) -> Annotations:
@@ -282,114 +349,64 @@ class Fields:
             object_key=self.object_key,
             label_column=self.label_column,
             carry=self.carry,
-            taken=_OWN_COLUMNS,
+            taken=OWN_COLUMNS,
+        )
+
+    @cached_property
+    def _normaliser(self) -> Normaliser:
+        plates, controls = plates_of(
+            self._annotations, self._controls, self.plate, self.label_column
+        )
+        return Normaliser(
+            rule=self.normalise,
+            percentiles=self.percentiles,
+            ranges=self.ranges,
+            plates=plates,
+            controls=controls,
         )
 
     @cached_property
     def _reader(self) -> FieldReader:
         return FieldReader(
             images=self.images,
-            masks=self.masks,
+            masks=None if self._segmenter is not None else self.masks,
             nuclei=self.nuclei,
             axes=self.axes,
             dimensions=len(self.crop),
             channels=self.channels,
-            normalise=self.normalise,
-            percentiles=self.percentiles,
+            spacing=self.spacing,
+            stains=self.stains,
+            segmenter=self._segmenter,
             level=self.level,
             allow_pickle=self.allow_pickle,
         )
 
     @cached_property
-    def _scanned(self) -> tuple[pd.DataFrame, int, Mapping[str, str], int]:
-        """The table, the channels, files skipped and small objects; reads every field once."""
-        annotations = self._annotations  # first: a wrong column is told before pixels are read
-        files = self._reader.files
-        skipped = dict(self._reader.unmatched)
-        if skipped and self.on_bad_file == "raise":
-            raise DataError(_sentence(next(iter(skipped.values()))))
-        parts: list[pd.DataFrame] = []
-        channels = 0
-        cells = small = 0
-        for name in sorted(files):
-            if self.limit is not None and cells >= self.limit:
-                break
-            image = files[name].image
-            try:
-                field = self._reader.read(name)
-                if channels not in (0, len(field.pixels)):
-                    raise DataError(  # noqa: TRY301  # handled like what the reader raises
-                        f"'{shown(image)}' has {len(field.pixels)} channels but the files "
-                        f"before it have {channels}; choose some that all have with "
-                        "dataset.channels."
-                    )
-            except DataError as error:
-                if self.on_bad_file == "raise":
-                    raise DataError(_sentence(str(error))) from error
-                skipped[shown(image)] = str(error)
-                continue
-            channels = len(field.pixels)
-            found = self._rows(name, measure(field.labels))
-            large = found[found["Metadata_area"] >= self.min_area]
-            small += len(found) - len(large)
-            parts.append(large)
-            cells += len(large)
-        if not cells:
-            reasons = " ".join(list(skipped.values())[:3])
-            kind = DataError if self._reader.keep is None else EmptyShardError
-            raise kind(
-                f"No cell is left: {len(skipped)} files cannot be used, and {small} objects are "
-                f"smaller than min_area={self.min_area} pixels. {reasons}"
-            )
-        if self.stains is not None and len(self.stains) != channels:
-            raise ConfigError(
-                f"stains={list(self.stains)} names {len(self.stains)} channels, and {channels} are "
-                "read."
-            )
-        table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
-        if self._reader.keep is None:  # a shard may hold no annotated field
-            annotations.check(table)
-        return annotations.join(table), channels, MappingProxyType(skipped), small
-
-    def _rows(self, name: str, found: Objects) -> pd.DataFrame:
-        ids = [f"{name}:{number}" for number in found.number]
-        moved = displacements(ids, self._most, seed=self.jitter_seed)
-        first = starts(found.centroid, self.crop) + moved
-        cut = (found.first < first) | (found.stop > first + np.array(self.crop))
-        axes = "zyx"[-len(self.crop) :]
-        return pd.DataFrame(
-            {
-                "id": ids,
-                "Metadata_image": name,
-                "Metadata_object": found.number,
-                "Metadata_area": found.area,
-                "Metadata_touches_border": found.touches_border,
-                "Metadata_cut": cut.any(axis=1),
-                **{
-                    f"Metadata_centroid_{axis}": found.centroid[:, number]
-                    for number, axis in enumerate(axes)
-                },
-                **(jitter_columns(moved) if any(self._most) else {}),
-            }
+    def _scanned(self) -> Scan:
+        """Reads every field once; a wrong column is told before."""
+        annotations, normaliser = self._annotations, self._normaliser
+        found = scan(
+            self._reader,
+            normaliser,
+            annotations,
+            Wanted(
+                geometry=self._geometry,
+                min_area=self.min_area,
+                tiny=self.tiny,
+                where=self._where,
+                label_column=self.label_column,
+                limit=self.limit,
+                raises=self.on_bad_file == "raise",
+            ),
         )
-
-
-def _ordered(space: str) -> str:
-    return "".join(axis for axis in "ZYX" if axis in space)
-
-
-def _sentence(reason: str) -> str:
-    return reason[0].upper() + reason[1:]
-
-
-def _sequence(name: str, value: Any) -> tuple[Any, ...] | None:
-    if value is None:
-        return None
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise ConfigError(f"{name}={value!r} must be a list, such as {name}=[{value}].")
-    return tuple(value)
-
-
-def _require(condition: bool, sentence: str) -> None:  # noqa: FBT001  # it is the condition
-    if not condition:
-        raise ConfigError(f"{sentence}.")
+        if found.stains and len(found.stains) != found.channels:
+            raise ConfigError(
+                f"stains={list(found.stains)} names {len(found.stains)} channels, and "
+                f"{found.channels} are read."
+            )
+        if self.boundary is not None and found.geometry.spacing is None:
+            raise ConfigError(
+                f"boundary={self.boundary} micrometres needs to know how large a pixel is, which "
+                "the files do not say; state it with dataset.spacing."
+            )
+        return found

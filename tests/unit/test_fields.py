@@ -8,8 +8,9 @@ import torch
 
 from attrscore.datasets import Fields
 from attrscore.datasets.axes import check_axes
-from attrscore.datasets.crops import crop, measure, normalise, starts
+from attrscore.datasets.crops import crop, starts
 from attrscore.datasets.files import stem
+from attrscore.datasets.objects import measure
 from attrscore.datasets.places import HasPlaces
 from attrscore.errors import ConfigError, DataError
 from attrscore.registry import DATASETS
@@ -75,7 +76,8 @@ def test_crops_regions_and_table(folder):
     assert table["Metadata_object"].tolist() == [3, 7, 900]
     assert table["Metadata_area"].tolist() == [49, 42, 16]
     assert table["Metadata_touches_border"].tolist() == [False, False, True]
-    assert table["Metadata_cut"].tolist() == [False] * 3
+    for flag in ("tiny", "split", "cut"):
+        assert table[f"Metadata_{flag}"].tolist() == [False] * 3
     # object 3 covers rows 17 to 23 and columns 22 to 28; 900 covers 0 to 3, which rounds 1.5 up
     assert table["Metadata_centroid_y"].tolist() == [20, 20, 1.5]
     batch = fields.read([0, 2])
@@ -460,6 +462,21 @@ def test_fingerprint_follows_content_and_options_not_paths(tmp_path):
         ({"spacing": [1, 1, 1]}, "spacing=.* must be 2 positive numbers"),
         ({"channels": [0, 0]}, "channels=.* must be different"),
         ({"min_area": -1}, "min_area=-1"),
+        ({"tiny": 1}, "tiny=1 must be a share"),
+        ({"crop": [8.5, 8]}, "whole numbers of pixels"),
+        ({"crop_unit": "inch"}, "crop_unit='inch' is not a choice"),
+        ({"outside": "black"}, "outside='black' is not a choice"),
+        ({"resample": -1, "spacing": [1, 1]}, "resample=-1 must be isotropic, or micrometres"),
+        ({"resample": [1, 1, 1], "spacing": [1, 1]}, "or 2 of them, one an axis"),
+        ({"boundary": 0}, "boundary=0 must be a positive number"),
+        ({"boundary": 1, "boundary_side": "left"}, "boundary_side='left' is not a choice"),
+        ({"normalise": "fixed"}, "fixed needs the ranges"),
+        ({"ranges": [0, 1]}, "the other rules have none"),
+        ({"normalise": "fixed", "ranges": [1, 0]}, r"must be \[lowest, highest\]"),
+        ({"controls": "Well == 'A01'"}, "state it with labels=path.csv"),
+        ({"where": "area >"}, "is no expression"),
+        ({"masks": "otsu", "segment_channels": [0, 1]}, "otsu takes one channel"),
+        ({"masks": "otsu", "segment_diameter": 0}, "must be a positive number of pixels"),
         ({"limit": 0}, "limit=0 must be at least 1"),
         ({"label_column": "x"}, "state it with labels=path.csv"),
         ({"images": "x", "masks": "x"}, "must be different patterns"),
@@ -491,21 +508,6 @@ def test_a_crop_beside_the_field_is_zeros():
 
 def test_equal_cells_have_equal_crops_wherever_they_are():
     assert starts(np.array([[1.5], [2.5], [3.5]]), (4,)).ravel().tolist() == [0, 1, 2]
-
-
-def test_normalisation_rules():
-    values = np.arange(101, dtype=np.uint8).reshape(1, 101)
-    rule = {"percentiles": (10, 90), "name": "a"}
-    low, high = 10, 90
-    expected = ((values - np.float64(low)) / (high - low)).clip(0, 1)
-    assert normalise(values, "percentile", **rule) == pytest.approx(expected)
-    assert normalise(values, "max", **rule) == pytest.approx(values / 100)
-    standard = normalise(values, "standard", **rule)
-    assert [standard.mean(), standard.std()] == pytest.approx([0, 1], abs=1e-6)
-    assert np.array_equal(normalise(values, "none", **rule), values)
-    for name in ("percentile", "standard"):
-        assert not normalise(np.full((2, 4, 4), 7), name, **rule).any()
-    assert not normalise(np.zeros((2, 4, 4)), "max", **rule).any()
 
 
 def test_stems_and_axes():
