@@ -1,23 +1,55 @@
-"""Scorers: heat and pass in, numbers out.
+"""Scorers: heat and pass in, numbers out; one a file, with its equation and its source.
 
 The status of a row says why its scores of the cell are NaN. Of a row that is ``ok``, the reason
 says why a score is NaN all the same: another region is empty, there is no donor, no neighbour.
+
+Where definitions agree, scores equal those of Quantus 0.6 with its options ``abs=False,
+normalise=False``: ``region_shares``, ``relevance_rank``, ``top_k``, ``pointing_game``, ``auc``,
+``sparsity``, ``entropy`` and ``deletion`` are tested against it. They differ where it is wrong:
+
+- an empty mask: its ``PointingGame`` counts a hit (the truth of NaN); here NaN with a status
+- ties: its ``RelevanceRankAccuracy`` and ``TopKIntersection`` take equally hot voxels in the order
+  of the array, so that a mask and its mirror image score differently, and its ``PointingGame``
+  counts a hit if one of them hits; here they share the places that are left
+- by default it takes absolutes and divides by the hottest pixel of the whole batch, so that a
+  cell's score depends on the others; here no step is hidden, and cells do not touch each other
+- its ``PixelFlipping`` leaves the clean input out of the curve, and counts the channels of one
+  place as so many features; here the curve begins with the cell as it is, and a place changes whole
+- its ``Sparseness`` adds 1e-7 to every pixel and its ``Complexity`` 1e-12 under the logarithm; here
+  the equations stand as they are, and a map without mass is NaN
 """
 
 from attrscore.scorers.auc import AUC
-from attrscore.scorers.captum_metrics import Infidelity, SensitivityMax
+from attrscore.scorers.average_drop import AverageDrop, relative_drop
 from attrscore.scorers.channel_shares import ChannelShares, channel_shares
-from attrscore.scorers.complexity import EffectiveVolume, Entropy, Sparsity, gini, shannon_entropy
-from attrscore.scorers.distance import Distance, ToleranceCurve, mean_distance
-from attrscore.scorers.faithfulness import AverageDrop, Deletion, Insertion
+from attrscore.scorers.circular_shift import CircularShift, shifted_shares
+from attrscore.scorers.deletion import Deletion
+from attrscore.scorers.dice import Dice, dice_overlap
+from attrscore.scorers.distance import Distance, mean_distance
+from attrscore.scorers.effective_volume import EffectiveVolume, effective_number
+from attrscore.scorers.entropy import Entropy, shannon_entropy
+from attrscore.scorers.faithfulness import area_under
 from attrscore.scorers.grad_camo import GradCAMO, mask_ratio, roc_auc
-from attrscore.scorers.hottest import PointingGame, RelevanceRank, TopK, hottest_share
-from attrscore.scorers.nulls import CircularShift, MaskSwap, RandomMap, shifted_shares
-from attrscore.scorers.overlap import Dice, IoU, dice_overlap, intersection_over_union, otsu
+from attrscore.scorers.hottest import hottest_share
+from attrscore.scorers.infidelity import Infidelity
+from attrscore.scorers.insertion import Insertion
+from attrscore.scorers.iou import IoU, intersection_over_union
+from attrscore.scorers.mask_outside import MaskOutside
+from attrscore.scorers.mask_swap import MaskSwap
+from attrscore.scorers.nulls import standing
+from attrscore.scorers.overlap import otsu
+from attrscore.scorers.pointing_game import PointingGame
+from attrscore.scorers.random_map import RandomMap
 from attrscore.scorers.region_shares import RegionShares, log_density_ratio
 from attrscore.scorers.regions import distance_to
-from attrscore.scorers.road import ROAD
-from attrscore.scorers.swap import MaskOutside, Swap
+from attrscore.scorers.relevance_rank import RelevanceRank
+from attrscore.scorers.road import ROAD, impute
+from attrscore.scorers.sensitivity_max import SensitivityMax
+from attrscore.scorers.sides import exchanged
+from attrscore.scorers.sparsity import Sparsity, gini
+from attrscore.scorers.swap import Swap
+from attrscore.scorers.tolerance_curve import ToleranceCurve, share_within
+from attrscore.scorers.top_k import TopK
 
 __all__ = [
     "AUC",
@@ -45,17 +77,24 @@ __all__ = [
     "Swap",
     "ToleranceCurve",
     "TopK",
+    "area_under",
     "channel_shares",
     "dice_overlap",
     "distance_to",
+    "effective_number",
+    "exchanged",
     "gini",
     "hottest_share",
+    "impute",
     "intersection_over_union",
     "log_density_ratio",
     "mask_ratio",
     "mean_distance",
     "otsu",
+    "relative_drop",
     "roc_auc",
     "shannon_entropy",
+    "share_within",
     "shifted_shares",
+    "standing",
 ]

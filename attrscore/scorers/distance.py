@@ -1,4 +1,4 @@
-"""How far from the mask heat lies, and the score of masks that are a little larger."""
+"""How far from the mask heat lies."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
-from attrscore.errors import ConfigError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.readings import Declared
 from attrscore.registry import SCORERS
-from attrscore.scorers.regions import clear_region, dilated, distance_to, region_distance
+from attrscore.scorers.regions import clear_region, distance_to, region_distance
 
-__all__ = ["Distance", "ToleranceCurve", "mean_distance"]
+__all__ = ["Distance", "mean_distance"]
 
 
 def mean_distance(heat: Tensor, mask: Tensor, /, *, spacing: Sequence[float]) -> Tensor:
@@ -72,51 +70,3 @@ class Distance:
             "chance": heat.area(signed),  # the mean over the crop
         }
         return {name: values.masked_fill(undefined, torch.nan) for name, values in columns.items()}
-
-
-@SCORERS.register("tolerance_curve")
-@dataclass(frozen=True, kw_only=True)
-class ToleranceCurve:
-    """The Grad-CAMO score of the region widened by each of ``tolerances``, in micrometres.
-
-    Voxels where spacing is unknown; a negative tolerance erodes. Columns ``<tolerance>``, the share
-    of heat on the widened region, within [0, 1] and never falling as it widens; and
-    ``<tolerance>.chance``, its area fraction, which the share must be read with. NaN where the
-    region is empty or full or becomes so, the heat has no mass, or is not finite. By the adjoint:
-    no full-size map.
-
-    The tolerance of the pointing game (Zhang et al., International Journal of Computer Vision
-    2018) for the share of Gopalakrishnan et al., CVPR workshops 2024.
-    """
-
-    readings: ClassVar[Declared] = {
-        "*.chance": {"range": (0, 1), "chance": None},
-        "*": {"better": "higher", "range": (0, 1)},
-    }
-
-    region: str = "cell"
-    tolerances: Sequence[float] = (0.0, 1.0, 2.0, 4.0)
-
-    def __post_init__(self) -> None:
-        given = self.tolerances
-        tolerances = tuple(map(float, given if isinstance(given, Sequence) else (given,)))
-        if not tolerances or len(set(tolerances)) != len(tolerances):
-            raise ConfigError(f"tolerances={list(tolerances)} must be different micrometres.")
-        object.__setattr__(self, "tolerances", tolerances)
-
-    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
-        """Column -> (N,) float64."""
-        undefined = heat.undefined(clear_region(run, self.region))
-        columns, reasons = {}, {}
-        for tolerance in self.tolerances:
-            wide = dilated(run, self.region, tolerance)
-            share = heat.mass(wide) / heat.mass()
-            columns[f"{tolerance:g}"] = share.masked_fill(
-                undefined | heat.undefined(wide), torch.nan
-            )
-            columns[f"{tolerance:g}.chance"] = heat.area(wide)
-            what = "fills the crop" if tolerance > 0 else "is gone"
-            reasons[f"widened by {tolerance:g}, the region {self.region!r} {what}."] = (
-                heat.undefined(wide)
-            )
-        return Reasoned(columns, reasons)

@@ -1,4 +1,4 @@
-"""Does the network need what the map says it needs? Pixels are taken away in the order of heat.
+"""Does the network need what the map says it needs? Pixels change in the order of heat.
 
 Responses are probabilities of the explained class; for a scalar of an embedding, the scalar over
 its absolute value on the clean cell (:func:`attrscore.scorers.response.response`). NaN for maps
@@ -18,19 +18,10 @@ from attrscore.core import Reasoned
 from attrscore.errors import ConfigError
 from attrscore.heat import Heat
 from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
-from attrscore.scorers.response import (
-    Fill,
-    Filling,
-    blank,
-    clean_response,
-    respond,
-    why_undefined,
-)
+from attrscore.scorers.response import Fill, Filling, blank, respond, why_undefined
 
-__all__ = ["AverageDrop", "Deletion", "Insertion", "ranks"]
+__all__ = ["Curve", "area_under", "ranks"]
 
 
 def ranks(heat: Tensor, /, *, ids: tuple[str, ...], seed: int) -> Tensor:
@@ -54,8 +45,17 @@ def ranks(heat: Tensor, /, *, ids: tuple[str, ...], seed: int) -> Tensor:
     )
 
 
+def area_under(curve: Tensor, /) -> Tensor:
+    """Area under responses at equal steps from 0 to 1, by the trapezoid rule: (N, T + 1) -> (N,).
+
+    >>> area_under(torch.tensor([[1.0, 0.5, 0.0], [1.0, 0.0, 0.0]]))
+    tensor([0.5000, 0.2500])
+    """
+    return torch.trapezoid(curve, dx=1 / (curve.shape[1] - 1), dim=1)
+
+
 @dataclass(frozen=True)
-class _Curve(Filling):
+class Curve(Filling):
     """The area under the response while voxels change in the order of heat, hottest first."""
 
     fill: Fill = "blur"
@@ -80,78 +80,8 @@ class _Curve(Filling):
             return torch.where(first ^ (not self.takes_away), filled[rows], inputs[rows])
 
         curve, _ = respond(run, self.steps + 1, alter, chunk=self.chunk)
-        area = torch.trapezoid(curve, dx=1 / self.steps, dim=1)
+        area = area_under(curve)
         return Reasoned(
             {"score": area.masked_fill(blank(heat), torch.nan)},
-            why_undefined(run, fill=self.fill, seed=self.seed),
-        )
-
-
-@SCORERS.register("deletion")
-@dataclass(frozen=True)
-class Deletion(_Curve):
-    """Area under the response while the hottest voxels are taken away first; low is faithful.
-
-    From 0 to all voxels in ``steps`` equal steps, by the trapezoid rule; what is taken away is
-    filled (see :func:`attrscore.scorers.response.filling`). Costs ``steps`` + 1 forwards a cell and
-    map. Petsiuk, Das, Saenko, BMVC 2018 (there filled with one constant, a step at least a row).
-    """
-
-    readings: ClassVar[Declared] = {"score": {"better": "lower", "chance": None}}
-
-    takes_away = True
-
-
-@SCORERS.register("insertion")
-@dataclass(frozen=True)
-class Insertion(_Curve):
-    """Area under the response while the hottest voxels are shown first; high is faithful.
-
-    Begins with the filling (see :func:`attrscore.scorers.response.filling`) and ends with the cell,
-    in ``steps`` equal steps, by the trapezoid rule. Costs ``steps`` + 1 forwards a cell and map.
-    Petsiuk, Das, Saenko, BMVC 2018 (there from a blurred image).
-    """
-
-    readings: ClassVar[Declared] = {"score": {"better": "higher", "chance": None}}
-
-    takes_away = False
-
-
-@SCORERS.register("average_drop")
-@dataclass(frozen=True)
-class AverageDrop(Filling):
-    """How much of the response is lost when only what is hot is shown; low is faithful.
-
-    The cell is multiplied by the resized map over its maximum, and the ``fill`` by the rest.
-    ``score`` is max(0, clean - shown) / clean within [0, 1], the term of the paper's mean in
-    percent; ``increase`` is 1 where the response rises, else 0. Costs a forward a cell and map.
-    Chattopadhay, Sarkar, Howlader, Balasubramanian, WACV 2018.
-    """
-
-    readings: ClassVar[Declared] = {
-        "score": {"better": "lower", "range": (0, 1), "chance": None},
-        "increase": {"better": "higher", "range": (0, 1), "chance": None},
-    }
-
-    fill: Fill = "zero"
-
-    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
-        """Column -> (N,) float64."""
-        inputs = run.batch.inputs
-        filled = self.filled(run)
-        full = heat.full()[:, None]
-        shown = (full / full.amax(tuple(range(1, full.ndim)), keepdim=True)).to(inputs)
-
-        def alter(rows: Tensor, numbers: Tensor) -> Tensor:  # noqa: ARG001  # one alteration
-            return shown[rows] * inputs[rows] + (1 - shown[rows]) * filled[rows]
-
-        responses, _ = respond(run, 1, alter, chunk=self.chunk)
-        clean, masked = clean_response(run), responses[:, 0]
-        columns = {
-            "score": (clean - masked).clamp(min=0) / clean.abs(),
-            "increase": (masked > clean).double(),
-        }
-        return Reasoned(
-            {name: each.masked_fill(blank(heat), torch.nan) for name, each in columns.items()},
             why_undefined(run, fill=self.fill, seed=self.seed),
         )

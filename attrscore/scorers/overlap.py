@@ -1,4 +1,4 @@
-"""How well the thresholded map covers the mask: IoU and Dice, at a stated threshold."""
+"""What IoU and Dice have in common: a selection of hot voxels, at a stated threshold."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from attrscore.errors import ConfigError, choose
 from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.grad_camo import LEVELS
 from attrscore.scorers.hottest import heat_levels, hottest_share
 from attrscore.scorers.regions import clear_region
 
-__all__ = ["Dice", "IoU", "dice_overlap", "intersection_over_union", "otsu"]
+__all__ = ["Overlap", "otsu"]
 
 Threshold = Literal["otsu", "quantile", "fixed"]
 
@@ -56,24 +55,9 @@ def otsu(values: Tensor, /) -> Tensor:
     return torch.cat(thresholds)
 
 
-def intersection_over_union(both: Tensor, selected: Tensor, area: Tensor, /) -> Tensor:
-    """|A & M| / |A or M| from the sizes of A & M, A and M, (N,) each.
-
-    >>> one, two, three = torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([3.0])
-    >>> intersection_over_union(one, two, three), dice_overlap(one, two, three)
-    (tensor([0.2500]), tensor([0.4000]))
-    """
-    return both / (selected + area - both)
-
-
-def dice_overlap(both: Tensor, selected: Tensor, area: Tensor, /) -> Tensor:
-    """2 |A & M| / (|A| + |M|), from the same sizes as :func:`intersection_over_union`."""
-    return 2 * both / (selected + area)
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Overlap:
-    """What IoU and Dice have in common: a selection of hot voxels."""
+class Overlap:
+    """A selection of hot voxels, and how it lies to a region."""
 
     readings: ClassVar[Declared] = {
         "score": {"better": "higher", "range": (0, 1)},
@@ -90,9 +74,10 @@ class _Overlap:
         if not 0 < self.fraction < 1:
             raise ConfigError(f"fraction={self.fraction} must lie between 0 and 1.")
 
-    def _columns(
+    def columns(
         self, heat: Heat, run: Pass, ratio: Callable[[Tensor, Tensor, Tensor], Tensor]
     ) -> Mapping[str, Tensor]:
+        """``score``, a ratio of sizes, ``chance`` and ``selected``, (N,) float64."""
         region = clear_region(run, self.region)
         area = heat.area(region)
         selected, both = self._select(heat, region)
@@ -125,38 +110,3 @@ class _Overlap:
         selected = hot.sum(1).double() / size
         both = (hot & region.flatten(1)).sum(1).double() / size
         return selected.masked_fill(limit.isnan(), torch.nan), both
-
-
-@SCORERS.register("iou")
-@dataclass(frozen=True, kw_only=True)
-class IoU(_Overlap):
-    """Intersection over union of the thresholded map and the region: |A & M| / |A or M|.
-
-    ``threshold`` selects the voxels A of the resized map: those from Otsu's threshold on
-    (``otsu``), the hottest ``fraction`` of the crop (``quantile``; equally hot voxels share the
-    last places), or those with at least ``fraction`` of the hottest (``fixed``; Zhou et al., CVPR
-    2016, take 0.2).
-
-    Within [0, 1], 1 best. Columns: ``score``; ``chance``, what the same number of voxels would get
-    if they were spread evenly; ``selected``, the fraction of the crop that A is. NaN where the
-    region is empty or full, the heat has no mass or is not finite, and with ``otsu`` where the map
-    is flat. Jaccard: The distribution of the flora in the alpine zone, New Phytologist 1912.
-    """
-
-    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
-        """``score``, ``chance`` and ``selected``, (N,) float64."""
-        return self._columns(heat, run, intersection_over_union)
-
-
-@SCORERS.register("dice")
-@dataclass(frozen=True, kw_only=True)
-class Dice(_Overlap):
-    """Dice overlap of the thresholded map and the region: 2 |A & M| / (|A| + |M|).
-
-    Options, columns and undefined cases are those of ``iou``. Dice: Measures of the amount of
-    ecologic association between species, Ecology 1945.
-    """
-
-    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
-        """``score``, ``chance`` and ``selected``, (N,) float64."""
-        return self._columns(heat, run, dice_overlap)

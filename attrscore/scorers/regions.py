@@ -22,6 +22,7 @@ __all__ = [
     "find_region",
     "names_of",
     "region_distance",
+    "within",
 ]
 
 _ROUNDING = 1e-9
@@ -114,7 +115,10 @@ def dilated(run: Pass, name: str, by: float, /) -> Tensor:
     """
     if by == 0:
         return clear_region(run, name)
-    return run.once((dilated, name, by), lambda: _nearer(run, name, by))
+    reach = max(by, 0.0)
+    return run.once(
+        (dilated, name, by), lambda: within(region_distance(run, name, reach=reach), by)
+    )
 
 
 def region_distance(run: Pass, name: str, /, *, reach: float = math.inf) -> Tensor:
@@ -146,8 +150,11 @@ def _distance_to_one(
     return distance
 
 
-def _nearer(run: Pass, name: str, by: float) -> Tensor:
-    distance = region_distance(run, name, reach=max(by, 0.0))
+def within(distance: Tensor, by: float, /) -> Tensor:
+    """What is at most ``by`` off a mask, by its :func:`distance_to`; all of the mask for 0.
+
+    A negative ``by`` leaves what is deeper than that.
+    """
     return distance <= by * (1 + _ROUNDING) if by > 0 else distance < by * (1 + _ROUNDING)
 
 

@@ -1,6 +1,6 @@
-"""Interventions: what the network says when the cell, or all but the cell, is another's.
+"""Intervention: what the network says when the cell, or all but the cell, is another's.
 
-They do not look at a map: a job computes them once a batch, however many methods and layers.
+It does not look at a map: a job computes it once a batch, however many methods and layers.
 """
 
 from __future__ import annotations
@@ -19,19 +19,11 @@ from attrscore.passes import Pass
 from attrscore.readings import Declared
 from attrscore.registry import SCORERS
 from attrscore.scorers.donors import DONORS, NO_DONOR, Donors, choose_donors
-from attrscore.scorers.response import (
-    Fill,
-    Filling,
-    clean_response,
-    respond,
-    why_undefined,
-)
+from attrscore.scorers.response import clean_response, respond
+from attrscore.scorers.sides import NO_SIDES, exchanged, mask_of, one_sided
 
-__all__ = ["MaskOutside", "Swap"]
+__all__ = ["Swap"]
 
-OUTSIDE, INSIDE = 0, 1
-
-NO_SIDES = "the mask is nowhere, or everywhere, above 0.5."
 NO_CLASS = "without classes, none can flip."
 
 
@@ -88,13 +80,12 @@ class Swap:
     def _swapped(self, run: Pass) -> Reasoned:
         chosen = choose_donors(run, donors=self.donors, count=self.count, seed=self.seed)
         pool, inputs = run.need_pool(), run.batch.inputs
-        own, theirs = (_mask(batch.regions["cell"]) for batch in (run.batch, pool))
+        own, theirs = (mask_of(batch.regions["cell"]) for batch in (run.batch, pool))
         means = torch.stack([_mean(pool.inputs, ~theirs), _mean(pool.inputs, theirs)])
         centres = _centroid(own), _centroid(theirs)
 
         def alter(rows: Tensor, numbers: Tensor) -> Tensor:
             side, donor = numbers // self.count, chosen[rows, numbers % self.count].clamp(min=0)
-            inside = (side == INSIDE).view(-1, *[1] * (inputs.ndim - 1))
             image, cell = pool.inputs[donor], theirs[donor]
             if self.align == "centroid":
                 by = (centres[0][rows] - centres[1][donor]).round().long() * side[:, None]
@@ -104,16 +95,15 @@ class Swap:
                 "recipient": inputs[rows],
                 "donor": image,
             }[self.remainder]
-            return torch.where(
-                own[rows] ^ inside, inputs[rows], torch.where(cell ^ inside, rest, image)
-            )
+            return exchanged(inputs[rows], exchanged(rest, image, cell, side), own[rows], side)
 
         responses, output = respond(run, 2 * self.count, alter, chunk=self.chunk)
         drops = (clean_response(run)[:, None] - responses) * self._scale(run)[:, None]
         flips = (output.argmax(2) != run.output.argmax(1)[:, None]).double()
         if not getattr(run.target, "of_classes", True) or output.shape[2] == 1:
             flips = torch.full_like(flips, torch.nan)
-        lacking = (chosen < 0) | undefined(run)[:, None]
+        lost = one_sided(run)
+        lacking = (chosen < 0) | lost[:, None]
         columns: dict[str, Tensor] = {}
         for name, values in (("", drops), ("_flips", flips)):
             outside, inside = (
@@ -125,7 +115,7 @@ class Swap:
             {"score": columns["inside"] - columns["outside"], **columns},
             {
                 NO_DONOR[self.donors]: (chosen < 0).all(1),
-                NO_SIDES: undefined(run),
+                NO_SIDES: lost,
                 NO_CLASS: columns["inside_flips"].isnan(),
             },
         )
@@ -138,59 +128,6 @@ class Swap:
         pool = run.need_pool()
         values = run.target(run.pool_output, run.target.prepare(run.pool_output, pool)).double()
         return run.value.double().abs() / values[values.isfinite()].std()
-
-
-@SCORERS.register("mask_outside")
-@dataclass(frozen=True)
-class MaskOutside(Filling):
-    """How much the explained probability drops when a part of the crop is taken away.
-
-    ``outside``: all but the cell is replaced by the ``fill`` (see
-    :func:`attrscore.scorers.response.filling`); ``inside``: the cell is. ``score`` is inside -
-    outside, above 0 where the cell matters more than all the rest. Simpler than :class:`Swap`, and
-    weaker cell by cell: further from any real image, and a class that the network also predicts of
-    an empty crop loses nothing. NaN where the mask is empty or full or a pixel is not finite. Costs
-    2 forwards a cell and batch, whatever the number of methods and layers.
-    """
-
-    readings: ClassVar[Declared] = {
-        "score": {"better": "higher", "chance": 0},
-        "inside": {"better": "higher", "chance": None},
-        "outside": {"better": "lower", "chance": None},
-    }
-
-    fill: Fill = "mean"
-
-    def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:  # noqa: ARG002  # contract
-        """Column -> (N,) float64; the same for every map of a batch."""
-        return run.once(self, lambda: self._masked(run))
-
-    def _masked(self, run: Pass) -> Reasoned:
-        filled = self.filled(run)
-        own, inputs = _mask(run.batch.regions["cell"]), run.batch.inputs
-
-        def alter(rows: Tensor, numbers: Tensor) -> Tensor:
-            inside = (numbers == INSIDE).view(-1, *[1] * (inputs.ndim - 1))
-            return torch.where(own[rows] ^ inside, inputs[rows], filled[rows])
-
-        responses, _ = respond(run, 2, alter, chunk=self.chunk)
-        drops = clean_response(run)[:, None] - responses
-        outside, inside = drops.masked_fill(undefined(run)[:, None], torch.nan).unbind(1)
-        return Reasoned(
-            {"score": inside - outside, "outside": outside, "inside": inside},
-            {**why_undefined(run, fill=self.fill, seed=self.seed), NO_SIDES: undefined(run)},
-        )
-
-
-def undefined(run: Pass, /) -> Tensor:
-    """Which cells cannot be told from the rest, or have pixels that are not finite; (N,) bool."""
-    own = _mask(run.batch.regions["cell"]).flatten(1)
-    return ~own.any(1) | own.all(1) | ~run.batch.inputs.flatten(1).isfinite().all(1)
-
-
-def _mask(region: Tensor) -> Tensor:
-    """(N, *S) within [0, 1] -> (N, 1, *S) bool."""
-    return (region > 0.5)[:, None]
 
 
 def _mean(inputs: Tensor, where: Tensor) -> Tensor:

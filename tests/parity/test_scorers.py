@@ -31,6 +31,7 @@ from attrscore.scorers import (
     otsu,
     roc_auc,
     shannon_entropy,
+    share_within,
 )
 
 SPACES = {2: (9, 8), 3: (4, 6, 5)}
@@ -123,6 +124,8 @@ def test_tolerance_curve_is_the_score_of_the_dilated_mask(dimensions, reach):
     columns = score("tolerance_curve", heat, mask, spacing, tolerances=[0, reach])
     np.testing.assert_allclose(columns["0"], mask_ratio(heat, mask), atol=1e-12)
     np.testing.assert_allclose(columns[f"{reach:g}"], mask_ratio(heat, wide), atol=1e-12)
+    pure = share_within(heat, mask, reach, spacing=spacing)
+    np.testing.assert_allclose(columns[f"{reach:g}"], pure, atol=1e-12)
     hottest = heat.flatten(1).argmax(1, keepdim=True)
     hit = wide.flatten(1).gather(1, hottest)[:, 0].double()
     hit[wide.flatten(1).all(1)] = torch.nan

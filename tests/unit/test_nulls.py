@@ -14,8 +14,8 @@ from attrscore import SCORERS, evaluate
 from attrscore.errors import AttrscoreWarning, ConfigError
 from attrscore.heat import Heat, area_fraction
 from attrscore.passes import Pass
+from attrscore.scorers import shifted_shares, standing
 from attrscore.scorers.grad_camo import mask_ratio
-from attrscore.scorers.nulls import shifted_shares, standing
 from attrscore.targets import Predicted
 
 
