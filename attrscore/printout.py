@@ -53,13 +53,17 @@ def parts(found: Report, /) -> Iterator[Table | str]:
 
 def _head(found: Report) -> str:
     notes = dict.fromkeys(note for note in found.summary["note"] if note)
-    units = sorted({f"{n} units of {at}" for n, at in _units(found.summary) if at}) or ["no units"]
+    units = sorted({f"{_count(n, 'unit')} of {at}" for n, at in _units(found.summary) if at})
     told = (
-        f"{found.cells} cells, {len(found.summary)} conditions, score [bold]{found.score}[/] "
-        f"({escape(found.reading.sentence)}); "
-        f"{found.confidence:.0%} intervals over {', '.join(units)}"
+        f"{_count(found.cells, 'cell')}, {_count(len(found.summary), 'condition')}, "
+        f"score [bold]{found.score}[/] ({escape(found.reading.sentence)}); "
+        f"{found.confidence:.0%} intervals over {', '.join(units) or 'no units'}"
     )
     return "\n".join([told, *(f"note: {escape(note)}" for note in notes)])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _units(summary: pd.DataFrame) -> list[tuple[int, str]]:
@@ -154,12 +158,13 @@ def _judged(found: Report) -> list[str]:
 
 def _evidence(verdict: Verdict, name: str) -> str:
     each: Evidence = verdict[name]
-    if each.answer in ("missing", "not asked") or name == "evidence":
+    if each.answer in ("missing", "not asked"):
         return each.answer
-    number = (
-        _share(each.value) if name == "resolvable" else _interval(each.value, each.low, each.high)
-    )
-    return f"{each.answer}: {number}"
+    number = {
+        "evidence": lambda: f"{each.value:.0f} cells",
+        "resolvable": lambda: _share(each.value),
+    }.get(name, lambda: _interval(each.value, each.low, each.high))()
+    return "\n".join(filter(None, (f"{each.answer}: {number}", escape(each.made_of))))
 
 
 def _comparison(found: Report, between: str, rows: pd.DataFrame) -> Table:

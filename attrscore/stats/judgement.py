@@ -9,10 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from attrscore.core import BETWEEN_REASONS
 from attrscore.errors import DataError, preview
 from attrscore.stats.bootstrap import bootstrap, numbers
 from attrscore.stats.clusters import FEWEST, Clusters
-from attrscore.stats.conditions import RANDOMIZE, by_condition, columns_of, is_null, label
+from attrscore.stats.companions import null_of, swap_of
+from attrscore.stats.conditions import by_condition, columns_of, is_null, label
 from attrscore.stats.paired import paired
 from attrscore.stats.summary import resolvable
 
@@ -36,6 +38,8 @@ class Evidence:
     value: float = np.nan
     low: float = np.nan
     high: float = np.nan
+    made_of: str = ""
+    """What the number is of, in short: units behind cells, both terms of a difference."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,8 @@ def verdicts(
         _judge(
             condition,
             rows,
-            _null_of(condition, table, nulls, null, f"{score}.{corrected}"),
-            _swap_of(condition, table, tested),
+            null_of(condition, table, nulls, null, f"{score}.{corrected}"),
+            swap_of(condition, table, tested),
             score,
             corrected,
             least_cells,
@@ -178,7 +182,13 @@ def _evidence(
     elif found.units < FEWEST:
         lacks.append(f"{found.units} units of {found.level}, fewer than {FEWEST}: score more wells")
     told = "; ".join(lacks) or f"{cells} cells in {found.units} units of {found.level}"
-    return Evidence("evidence", "no" if lacks else "yes", told, float(cells))
+    alike = ""
+    if cells > 1 and np.ptp(numbers(rows, score)[finite]) == 0:
+        told += f"; all have the same {score}, so no interval says how sure that is"
+        alike = ", all with one score"
+    units = f"in {found.units} units of {found.level}" if found.level else "no units known"
+    answer: Answer = "no" if lacks else "yes"
+    return Evidence("evidence", answer, told, float(cells), made_of=units + alike)
 
 
 def _resolvable(rows: pd.DataFrame, score: str) -> Evidence:
@@ -204,7 +214,8 @@ def _above_null(
             "null", "missing", "no cell has a score under both trained and randomised weights"
         )
     ends = found["difference"], found["low"], found["high"]
-    return _answered("null", f"{column} less that of randomised weights", *ends)
+    means = found["mean_first"], found["mean_second"]
+    return _answered("null", f"{column} less that of randomised weights", *ends, of=means)
 
 
 def _beside_neighbours(rows: pd.DataFrame, column: str, options: dict[str, Any]) -> Evidence:
@@ -216,65 +227,32 @@ def _beside_neighbours(rows: pd.DataFrame, column: str, options: dict[str, Any])
 
 
 def _swapped(rows: pd.DataFrame, options: dict[str, Any]) -> Evidence:
+    asked, rows = rows, rows[np.isfinite(rows["difference"])] if len(rows) else rows
     if rows.empty:
-        return Evidence("swap", "missing", "no swap: run it again with 'scorer=[grad_camo,swap]'")
+        parts = (
+            part
+            for reason in (asked["reason"].dropna() if "reason" in asked else ())
+            for part in str(reason).split(BETWEEN_REASONS)
+        )
+        told = next((part for part in parts if part.startswith("swap: ")), None)
+        run_it = "no swap: run it again with 'scorer=[grad_camo,swap]'"
+        return Evidence("swap", "missing", f"no cell has a {told}" if told else run_it)
     found = bootstrap(rows, "difference", **options)
     inside, outside = rows["inside"].mean(), rows["outside"].mean()
     told = f"change by swapping inside ({inside:.3f}) less outside ({outside:.3f})"
-    return _answered("swap", told, found.value, found.low, found.high)
+    return _answered("swap", told, found.value, found.low, found.high, of=(inside, outside))
 
 
-def _answered(name: Any, what: str, value: float, low: float, high: float) -> Evidence:
+def _answered(
+    name: Any,
+    what: str,
+    value: float,
+    low: float,
+    high: float,
+    *,
+    of: tuple[float, float] | None = None,
+) -> Evidence:
     answer: Answer = "yes" if low > 0 else "no" if high < 0 else "unclear"
-    return Evidence(
-        name, answer, f"{what}: {value:+.3f} [{low:+.3f}, {high:+.3f}]", value, low, high
-    )
-
-
-def _null_of(
-    condition: dict[str, Any],
-    table: pd.DataFrame,
-    nulls: pd.DataFrame,
-    null: str | None,
-    column: str,
-) -> pd.DataFrame:
-    """The draw of randomised weights with the highest mean, for one condition."""
-    held = [name for name in columns_of(table, without=["model", "seed"]) if name != "attrscore"]
-    rows: pd.DataFrame = nulls[_alike(nulls, condition, held)]
-    named = rows["model"].astype(str) == null
-    of_it = rows["model"].astype(str) == str(condition["model"])
-    if RANDOMIZE in rows:
-        of_it &= rows[RANDOMIZE].astype(str) == "all"
-    rows = rows[named | of_it]
-    if column not in rows or rows.empty:
-        return rows
-    draws = [draw for _, draw in by_condition(rows, columns_of(table))]
-    return max(draws, key=lambda draw: _mean(numbers(draw, column)))
-
-
-def _mean(values: np.ndarray[Any, Any]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else -np.inf
-
-
-def _swap_of(condition: dict[str, Any], table: pd.DataFrame, tested: pd.DataFrame) -> pd.DataFrame:
-    """A row a cell: inside, outside and their difference. The swap knows no method and no layer."""
-    if "swap.inside" not in tested or "swap.outside" not in tested:
-        return pd.DataFrame()
-    held = columns_of(table, without=["method", "layer", "heat", "scorer"])
-    rows: pd.DataFrame = tested[_alike(tested, condition, held)]
-    inside, outside = (numbers(rows, f"swap.{side}") for side in ("inside", "outside"))
-    rows = rows.assign(inside=inside, outside=outside, difference=inside - outside)
-    rows = rows[np.isfinite(rows["difference"])]
-    means = rows.groupby("id")[["inside", "outside", "difference"]].transform("mean")
-    return rows.assign(**{str(name): means[name] for name in means}).drop_duplicates("id")
-
-
-def _alike(rows: pd.DataFrame, condition: dict[str, Any], names: Sequence[str]) -> Any:
-    """Which rows have the condition's values in these columns; missing equals missing."""
-    same = np.ones(len(rows), dtype=bool)
-    for name in names:
-        wanted = condition[name]
-        column = rows[name]
-        same &= (column.isna() if pd.isna(wanted) else column == wanted).to_numpy(dtype=bool)
-    return same
+    ends = "no interval" if np.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
+    made_of = f"{of[0]:.3f} less {of[1]:.3f}" if of else ""
+    return Evidence(name, answer, f"{what}: {value:+.3f} {ends}", value, low, high, made_of)

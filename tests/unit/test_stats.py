@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -320,6 +322,36 @@ def test_missing_evidence_is_named_with_the_command_that_adds_it():
     assert "model.randomize=all" in found.sentence
     assert "scorer=[grad_camo,swap]" in found.sentence
     assert (found["null"].answer, found["swap"].answer) == ("missing", "missing")
+
+
+def test_a_swap_that_is_undefined_is_told_with_its_reason_and_not_asked_for_again():
+    why = "swap: no cell of a known other class in the pool can be a donor."
+    reason = f"grad_camo: no neighbours in the crop. | {why}"
+    found = only(judged(inside=np.nan, outside=np.nan, reason=reason))
+    assert found["swap"].answer == "missing"
+    assert why in found.sentence
+    assert "run it again" not in found.sentence
+
+
+def test_every_condition_is_printed_with_the_numbers_behind_it():
+    from rich.console import Console
+
+    from attrscore import printout
+
+    cells = judged(grad_camo=0.3)
+    found = report(cells, clusters=["Metadata_Well"], **QUICK)
+    console = Console(width=250, file=io.StringIO())
+    for part in printout.parts(found):
+        console.print(part)
+    told = " ".join(console.file.getvalue().split())
+    (verdict,) = found.verdicts
+    for name in ("null", "neighbours", "swap"):
+        each = verdict[name]
+        assert f"{each.answer}: {each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" in told
+    for words in ("cells", f"{verdict['resolvable'].value:.0%}", "all with one score"):
+        assert words in told
+    inside, outside = (cells[f"swap.{side}"].mean() for side in ("inside", "outside"))
+    assert f"{inside:.3f} less {outside:.3f}" in told
 
 
 @pytest.mark.parametrize(
