@@ -34,6 +34,10 @@ class Scale:
     trained_on: int = 384
     epochs: int = 8
     planes: Sequence[str] = ("2D", "3D")
+    strengths: Sequence[float] = (0.5, 0.7, 0.9, 1.0)
+    """How often a confounder agrees with the label, in mixtures."""
+    only: Sequence[str] = ()
+    """Further overrides of the sweep over carriers: fewer methods."""
 
     @property
     def settings(self) -> list[str]:
@@ -46,7 +50,15 @@ class Scale:
         ]
 
 
-QUICK = Scale(seeds=(0,), cells=24, trained_on=192, epochs=6, planes=("2D",))
+QUICK = Scale(
+    seeds=(0,),
+    cells=24,
+    trained_on=192,
+    epochs=6,
+    planes=("2D",),
+    strengths=(0.5, 1.0),
+    only=("method=[grad_cam,hires_cam]", "layers=[features.3,features.7]"),
+)
 
 SIZES = {"2D": ("phantom", "[64,64]"), "3D": ("phantom_3d", "[8,32,32]")}
 

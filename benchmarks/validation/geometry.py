@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
-from common import CORRECTED, PRESET, SIZES, Check, Scale
+from common import CORRECTED, HEADLINE, PRESET, SIZES, Check, Scale
 from matplotlib.figure import Figure
 from scipy import ndimage
 from torch import nn
@@ -19,11 +20,15 @@ import attrscore
 from attrscore.core import Batch
 from attrscore.datasets import Phantom
 from attrscore.engine import batches_of
+from attrscore.models import randomized
 from attrscore.plots import save
 from attrscore.targets import Predicted
 from attrscore.training import train
 
 RAW = "grad_camo"
+FLAT = 0.3
+"""A correlation below which a column does not move."""
+
 COLUMNS = (RAW, *CORRECTED)
 SPACING = 0.5
 """Micrometres a voxel, along every axis, that the phantom is taken to have here."""
@@ -36,19 +41,26 @@ SHIFTS = (0.0, 1.0, 2.0, 4.0)
 
 
 def run(scale: Scale, out: Path) -> list[Check]:
-    """One honest network a plane, trained on cells of every size and place."""
+    """An honest network a plane and seed, trained on cells of every size and place.
+
+    Beside it the same network with random weights, whose map hardly knows the cell: there a
+    corrected column must not move with area, whatever the network does.
+    """
     places, masks = [], []
-    for plane in scale.planes:
+    for plane, seed in itertools.product(scale.planes, scale.seeds):
         size = tuple(map(int, SIZES[plane][1].strip("[]").split(",")))
         kinds = {"area": (0.04, 0.35), "offset": 0.2, "size": size}
-        cells = Phantom(cells=scale.trained_on, seed=400, **kinds)
-        model = attrscore.MODELS.build("tiny_cnn")(cells.spec)
-        train(model, cells, epochs=scale.epochs)
-        held_out = Phantom(cells=2 * scale.cells, seed=401, **kinds)
+        cells = Phantom(cells=scale.trained_on, seed=400 + 2 * seed, **kinds)
+        model = attrscore.MODELS.build("tiny_cnn", seed=1 + seed)(cells.spec)
+        train(model, cells, epochs=scale.epochs, seed=seed)
+        held_out = Phantom(cells=2 * scale.cells, seed=401 + 2 * seed, **kinds)
         batches = list(batches_of(held_out))
-        places.append(_by_place(model, batches).assign(plane=plane))
-        masks.append(_by_mask(model, batches).assign(plane=plane))
-    place, mask = pd.concat(places), pd.concat(masks)
+        about = {"plane": plane, "seed": seed}
+        for weights, network in (("trained", model), ("randomised", randomized(model))):
+            places.append(_by_place(network, batches).assign(weights=weights, **about))
+        masks.append(_by_mask(model, batches).assign(**about))
+    place = pd.concat(places, ignore_index=True)
+    mask = pd.concat(masks, ignore_index=True)
     moved = correlations(place)
     slopes = mask_slopes(mask)
     moved.to_csv(out / "size_and_place.csv", index=False)
@@ -115,21 +127,25 @@ def _shifted(mask: np.ndarray, by: float) -> np.ndarray:
 
 
 def correlations(place: pd.DataFrame) -> pd.DataFrame:
-    """Pearson correlation of each column with area and with the distance from the centre."""
-    rows = [
-        [plane, cause, column, group[column].corr(group[cause])]
-        for plane, group in place.groupby("plane")
-        for cause in ("area", "off_centre")
-        for column in COLUMNS
-    ]
-    return pd.DataFrame(rows, columns=["plane", "cause", "column", "correlation"])
+    """Pearson correlation of each column with area and with the distance from the centre.
+
+    Beside it the means of the fifth of the cells with the least, and with the most, of it.
+    """
+    rows = []
+    keys = ["weights", "plane", "seed"]
+    for names, group in place.groupby(keys):
+        for cause, column in itertools.product(("area", "off_centre"), COLUMNS):
+            fifth = pd.qcut(group[cause], 5, labels=False)
+            ends = [group.loc[fifth == end, column].mean() for end in (0, 4)]
+            rows.append([*names, cause, column, group[column].corr(group[cause]), *ends])
+    return pd.DataFrame(rows, columns=[*keys, "cause", "column", "correlation", "least", "most"])
 
 
 def mask_slopes(mask: pd.DataFrame) -> pd.DataFrame:
     """Change of the mean of each column a micrometre, by least squares."""
     rows = []
     for (plane, kind), group in mask.groupby(["plane", "kind"]):
-        means = group.groupby("micrometres")[list(COLUMNS)].mean()
+        means = group.groupby("micrometres")[list(COLUMNS)].mean()  # of all seeds
         for column in COLUMNS:
             slope = np.polyfit(means.index, means[column], 1)[0]
             rows.append([plane, kind, column, slope, means.loc[0.0, column]])
@@ -138,19 +154,20 @@ def mask_slopes(mask: pd.DataFrame) -> pd.DataFrame:
 
 def _place_checks(moved: pd.DataFrame) -> list[Check]:
     checks = []
-    for (plane, cause), group in moved.groupby(["plane", "cause"]):
-        told = group.set_index("column")["correlation"]
+    for (weights, cause, plane), group in moved.groupby(["weights", "cause", "plane"], sort=False):
+        told = group.groupby("column", sort=False)["correlation"].mean()
         listed = ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in told.items())
-        flat = told.abs()["grad_camo.log_odds"] < 0.3
+        flat = told.abs()[HEADLINE] < FLAT
         checks.append(
             Check(
                 "size and place",
-                f"{plane}: correlation with the cell's {cause.replace('_', '-')}",
-                "raw score moves with area, log odds does not (below 0.3)"
+                f"{plane}, {weights} weights: correlation with the cell's "
+                f"{cause.replace('_', '-')}",
+                f"raw score moves with area (above {FLAT}), log odds does not (below)"
                 if cause == "area"
-                else "log odds does not move (below 0.3)",
-                listed,
-                bool(flat and (cause != "area" or told[RAW] > 0.3)),
+                else f"log odds does not move (below {FLAT})",
+                f"{listed}; mean of {group['seed'].nunique()} networks",
+                bool(flat and (cause != "area" or told[RAW] > FLAT)),
             )
         )
     return checks
@@ -176,16 +193,19 @@ def place_figure(place: pd.DataFrame) -> Figure:
     """Raw and corrected score against area, a dot a cell."""
     shown = (RAW, "grad_camo.log_odds", "grad_camo.above_chance")
     planes = list(place["plane"].unique())
+    colours = dict(zip(("trained", "randomised"), sns.color_palette("colorblind"), strict=False))
     figure = Figure(figsize=(3.4 * len(shown), 2.9 * len(planes)), layout="constrained")
     axes = figure.subplots(len(planes), len(shown), squeeze=False)
     for row, plane in zip(axes, planes, strict=True):
         for ax, column in zip(row, shown, strict=True):
-            cells = place[place["plane"] == plane]
-            sns.regplot(
-                cells, x="area", y=column, ax=ax, scatter_kws={"s": 8, "alpha": 0.5},
-                line_kws={"color": "0.2"},
-            )  # fmt: skip
+            for weights, colour in colours.items():
+                cells = place[(place["plane"] == plane) & (place["weights"] == weights)]
+                sns.regplot(
+                    cells, x="area", y=column, ax=ax, color=colour, label=weights, ci=None,
+                    scatter_kws={"s": 6, "alpha": 0.3},
+                )  # fmt: skip
             ax.set(title=plane, xlabel="area of the cell, share of the crop")
+    axes[0, 0].legend(frameon=False, fontsize=8)
     return figure
 
 
