@@ -126,9 +126,13 @@ class _Work:
         job = replace(self.parts.job, conditions=missing)
         kept = kept_maps(self.results, self.parts, missing)
         facts = _facts(self.overrides)
+        halves = None
         if kept is not None:
             job = replace(job, part_rows=kept.part_rows)
             facts["scored_from"] = kept.told()
+        elif self.parts.settings["rerun"] != "all":
+            halves = store.Halves(self.results, job)
+            facts |= {"taken_from": halves.jobs} if halves.jobs else {}
         writer = store.Writer(
             self.results,
             job,
@@ -142,27 +146,40 @@ class _Work:
         try:
             if kept is not None:
                 rescoring.fill(writer, self.parts, kept, self.step)
-            if rest := writer.missing():
-                refused = self._refused({condition.method.key for condition in missing})
-                self.parts, self.tuning = _tuned(self.parts)
-                self.progress(f"network: {self.tuning}")
-                wanted = {condition.triple for condition in missing}
-                for start, stop in rest:
-                    part = compute(
-                        self.parts,
-                        range(start, stop),
-                        wanted=wanted,
-                        refused=refused,
-                        keep=self.parts.settings["keep"],
-                        **self._watched,
-                    )
-                    writer.write_part(start, stop, part)
+            self._fill(writer, halves)
         except BaseException as error:
             writer.fail(error, self._run())
             raise
         writer.succeed(self._run())
-        fresh |= {(job.id, start, stop) for start, stop in ranges}
+        if halves is None or not halves.jobs:  # what is taken over may have failed
+            fresh |= {(job.id, start, stop) for start, stop in ranges}
         return writer
+
+    def _fill(self, writer: store.Writer, halves: store.Halves | None) -> None:
+        """Compute and commit the parts that are not there, but for what ``halves`` hold of them."""
+        everything = {condition.triple for condition in writer.job.conditions}
+        left = {span: halves.left(*span) if halves else everything for span in writer.missing()}
+        refused: dict[Place, str] = {}
+        if methods := {method for wanted in left.values() for method, _, _ in wanted}:
+            refused = self._refused(methods)
+            self.parts, self.tuning = _tuned(self.parts)
+            self.progress(f"network: {self.tuning}")
+        self.total = self.computed + sum(span[1] - span[0] for span in left if left[span])
+        for (start, stop), wanted in left.items():
+            ids = self.parts.dataset.table["id"].iloc[start:stop].astype(str)
+            pieces = halves.pieces(start, stop, ids) if halves else []
+            if wanted:
+                part = compute(
+                    self.parts,
+                    range(start, stop),
+                    wanted=wanted,
+                    refused=refused,
+                    keep=self.parts.settings["keep"],
+                    **self._watched,
+                )
+                folder = store.JobFolder(writer.folder, writer.job, self.parts.labels, "", {})
+                pieces.append(store.Piece(folder, part, wanted))
+            writer.write_part(start, stop, part if wanted == everything else store.joined(pieces))
 
     def again(self, which: Which, fresh: set[tuple[str, int, int]]) -> None:
         """Compute again what is there, but for the parts ``fresh``."""

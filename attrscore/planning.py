@@ -88,11 +88,13 @@ def _each(names: Iterator[str]) -> tuple[str, ...]:
 
 
 def _cells_left(results: Path, job: store.Job) -> int:
+    halves = store.Halves(results, job)
     try:
         done = JobFolder.read(results / "jobs" / job.id).done()
     except StoreError:  # not begun
         done = set()
-    return sum(stop - start for start, stop in set(job.ranges) - done)
+    spans = set(job.ranges) - done
+    return sum(stop - start for start, stop in spans if halves.left(start, stop))
 
 
 def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, float, float, float]:

@@ -12,6 +12,7 @@ from attrscore.store.again import Part, overlaid, read_part
 from attrscore.store.compare import Comparison, compare
 from attrscore.store.crops import Crops, chosen_cells, stored_crops
 from attrscore.store.folders import JobFolder, folders_of, missing_conditions, serving
+from attrscore.store.halves import Halves, Piece, joined
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
 from attrscore.store.kept import read_crops, read_maps
 from attrscore.store.merge import collect
@@ -29,10 +30,12 @@ __all__ = [
     "Comparison",
     "Condition",
     "Crops",
+    "Halves",
     "Job",
     "JobFolder",
     "JobStatus",
     "Part",
+    "Piece",
     "Plugin",
     "Report",
     "StoreError",
@@ -44,6 +47,7 @@ __all__ = [
     "folders_of",
     "hardware",
     "identify",
+    "joined",
     "missing_conditions",
     "overlaid",
     "provenance_of",

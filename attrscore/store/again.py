@@ -17,7 +17,7 @@ from attrscore.store.maps import Array, MapKey, map_ids, map_targets, read_map
 from attrscore.store.outcomes import failed
 from attrscore.store.parts import columns_of, kinds_of, opened, owner, read_columns
 
-__all__ = ["Part", "overlaid", "read_part"]
+__all__ = ["Part", "overlaid", "read_part", "spread"]
 
 Triple = tuple[str, str, str]
 
@@ -132,13 +132,13 @@ def _maps_over(
     """Maps of the rows taken; NaN for cells that have none."""
     ids = _ids_over(old, new)
     at = {name: row for row, name in enumerate(ids)}
-    maps = {place: _spread(values, old.ids, at) for place, values in old.maps.items()}
+    maps = {place: spread(values, old.ids, at) for place, values in old.maps.items()}
     for place, values in new.maps.items():
         if place[:2] not in places:
             continue
         kept = maps.get(place)
         if kept is None or kept.shape[1:] != values.shape[1:]:
-            kept = _spread(values[:0], (), at)
+            kept = spread(values[:0], (), at)
         for row, name in enumerate(new.ids):
             if name in taken.get(place, ()):
                 kept[at[name]] = values[row]
@@ -146,11 +146,11 @@ def _maps_over(
     return maps
 
 
-def _spread(values: Array, ids: Sequence[str], at: Mapping[str, int]) -> Array:
-    """Maps at their cells' new places; NaN elsewhere."""
-    spread = np.full((len(at), *values.shape[1:]), np.nan, np.float32)
-    spread[[at[name] for name in ids]] = values
-    return spread
+def spread(values: Array, ids: Sequence[str], at: Mapping[str, int], /) -> Array:
+    """Maps of the cells ``ids`` at their new places; NaN elsewhere."""
+    placed = np.full((len(at), *values.shape[1:]), np.nan, np.float32)
+    placed[[at[name] for name in ids]] = values
+    return placed
 
 
 def _maps(file: h5py.File, rows: Array) -> dict[MapKey, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = [
     "JobFolder",
     "folders_of",
     "missing_conditions",
+    "open_conditions",
     "paths_in",
     "serving",
     "told_by",
@@ -150,6 +151,27 @@ def serving(
             yield JobFolder.read(path)
         except (StoreError, KeyError, TypeError, AttributeError):
             continue  # being made, damaged or newer: its work is not known to be done
+
+
+def open_conditions(folders: Iterable[Path], /) -> dict[Path, int]:
+    """Unfinished jobs -> how many of their conditions no other of these jobs has finished."""
+    done: set[tuple[str, str]] = set()
+    unfinished: dict[Path, set[tuple[str, str]]] = {}
+    for path in folders:
+        try:
+            identity = told_by(path)["identity"]
+            parts = len(part_ranges([part.name for part in paths_in(path)]))
+            base = {"rows": identity["rows"], **identity["base"]}
+            keep, whole = base.get("keep", "none"), -(-identity["rows"] // identity["part_rows"])
+            conditions = [canonical(each) for each in identity["conditions"]]
+        except (StoreError, KeyError, TypeError, AttributeError, ZeroDivisionError):
+            continue
+        if parts < whole:
+            unfinished[path] = {(canonical({**base, "keep": keep}), c) for c in conditions}
+        else:  # what is kept changes no number
+            bases = {canonical({**base, "keep": each}) for each in (keep, "none")}
+            done |= {(each, c) for each in bases for c in conditions}
+    return {path: len(asked - done) for path, asked in unfinished.items()}
 
 
 def _without(base: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
 from attrscore.store.commit import leftovers
-from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, told_by
+from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, open_conditions, told_by
 from attrscore.store.identity import SCHEMA, Range, newer
 from attrscore.store.outcomes import FAILURES, Failed, Tally, add_up, tally
 from attrscore.store.parts import columns_of, opened, part_ranges, read_columns
@@ -42,11 +42,15 @@ class JobStatus:
     reason: str = ""
     leftovers: int = 0
     """Temporary files that nobody will finish."""
+    elsewhere: int = 0
+    """Conditions of a job that did not finish, which other jobs have finished since."""
 
     @property
     def missing(self) -> int:
         """Conditions not finished and not failed."""
-        return 0 if self.parts_done == self.parts else self.conditions - self.failed
+        if self.parts_done == self.parts:
+            return 0
+        return max(0, self.conditions - self.failed - self.elsewhere)
 
     @property
     def done(self) -> int:
@@ -66,6 +70,7 @@ class JobStatus:
                 "failed": self.failed,
                 "missing": self.missing,
             },
+            "elsewhere": self.elsewhere,
             "parts": {"total": self.parts, "done": self.parts_done},
             "rows": dict(self.rows),
             "failures": [vars(each) for each in self.failures],
@@ -93,7 +98,21 @@ def status_of(folder: Location, /) -> list[JobStatus]:
         raise StoreError(f"{path} is no results folder: it holds neither {JOBS}/ nor {JOB}.")
     with os.scandir(inside) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
-    return [_of_job(inside / name) for name in names]
+    jobs = [_of_job(inside / name) for name in names]
+    return _served(jobs) if any(job.parts_done < job.parts for job in jobs) else jobs
+
+
+def _served(jobs: Sequence[JobStatus]) -> list[JobStatus]:
+    """Nothing is missing of an unfinished job whose conditions others have finished."""
+    left = open_conditions([job.path for job in jobs])
+    found = []
+    for job in jobs:
+        if job.path in left:
+            job = replace(job, elsewhere=job.conditions - left[job.path])
+            if not left[job.path]:
+                job = replace(job, failed=0, rows={}, failures=(), stopped="", reason="")
+        found.append(job)
+    return found
 
 
 def provenance_of(path: Location, /) -> dict[str, Any]:

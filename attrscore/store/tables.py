@@ -29,7 +29,7 @@ from attrscore.store.parts import (
 from attrscore.store.places import Found, Location, find
 from attrscore.store.rows import Source, differing_settings, gather
 
-__all__ = ["Place", "ordered", "read_part_table", "read_scores", "repeat", "split"]
+__all__ = ["Place", "ordered", "pooled", "read_part_table", "read_scores", "repeat", "split"]
 
 SHOWN = ("id", "model", "dataset", "method", "layer", "target")
 """What tells rows apart, together with the settings that differ."""
@@ -111,10 +111,7 @@ def _read_jobs(
     groups = gather(sources)
     tables = [group.table() for group in groups]
     lengths = [len(table) for table in tables]
-    columns = {
-        name: stack([table.get(name) for table in tables], lengths)
-        for name in dict.fromkeys(str(name) for table in tables for name in table)
-    }
+    columns = dict(pooled(tables).items())
     columns["model"] = repeat([group.sources[0].folder.model for group in groups], lengths)
     columns["dataset"] = repeat([group.sources[0].folder.dataset for group in groups], lengths)
     for name in differing_settings(groups):
@@ -122,6 +119,15 @@ def _read_jobs(
         kinds[name] = "option"
     scorers = {key for group in groups for key in group.scorers}
     return pd.DataFrame({name: columns[name] for name in ordered(kinds, scorers)}), kinds
+
+
+def pooled(tables: Sequence[pd.DataFrame], /) -> pd.DataFrame:
+    """Tables one under the other; what one of them lacks is missing there."""
+    lengths = [len(table) for table in tables]
+    names = dict.fromkeys(str(name) for table in tables for name in table)
+    return pd.DataFrame(
+        {name: stack([table.get(name) for table in tables], lengths) for name in names}
+    )
 
 
 def _read_parts(found: Found, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from attrscore.errors import StoreError, preview
 from attrscore.store.child import GIB, ChildError, Tell, run_in_child
 from attrscore.store.columns import CHUNK_BYTES, check, escape, hard_links, read_attribute
 from attrscore.store.commit import leftovers, remove_leftovers
-from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder
+from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, open_conditions
 from attrscore.store.parts import columns_of, job_of, opened, part_name, part_ranges, read_columns
 from attrscore.store.places import Location
 
@@ -87,8 +87,17 @@ def verify(path: Location, /, *, seconds: float = 60.0, memory: int = 2 * GIB) -
             skipped.append(at)
             report.problems.append(Problem(at, error.how, f"{at} could not be read: {error}."))
         todo = todo[len(finished) :] if skipped else []
-    report.problems.sort()
+    report.problems = sorted(_still(report.problems, folders))
     return report
+
+
+def _still(problems: list[Problem], folders: Sequence[Path]) -> list[Problem]:
+    """Without the parts that an unfinished job lacks where others have finished all it was for."""
+    lacking = {each.path for each in problems if each.kind == "missing"}
+    if lacking.isdisjoint(map(str, folders)):
+        return problems
+    served = {str(path) for path, left in open_conditions(folders).items() if not left}
+    return [each for each in problems if each.kind != "missing" or each.path not in served]
 
 
 def _folders(place: Path) -> list[Path]:
