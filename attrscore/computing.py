@@ -14,15 +14,19 @@ from attrscore.assembly import Parts
 from attrscore.attribution import Place, frames_of, sentence
 from attrscore.core import Batch, Dataset, Result, single_targets
 from attrscore.gather import to_frame
-from attrscore.memory import Room
+from attrscore.memory import Gauge, Room
 from attrscore.store.maps import MapKey
 
-__all__ = ["Lost", "compute", "joined_maps", "readable", "traces_of"]
+__all__ = ["Costs", "Lost", "add_costs", "compute", "joined_maps", "kept_crops", "readable", "traces_of"]
 
 Lost = dict[int, tuple[str, str]]
 """Row of the dataset that could not be read -> why, and where that was raised."""
 
 Triple = tuple[str, str, str]
+
+Costs = dict[Place, dict[str, float]]
+"""Method and layer -> seconds, and the most memory in MiB, the pass of the method included: where
+layers share one, its time is told at the first of them, its memory at each."""
 
 
 def compute(
@@ -34,14 +38,15 @@ def compute(
     keep: str = "none",
     advance: Callable[[int], None] = lambda _cells: None,
     on_step: Callable[[str, int, int], None] | None = None,
-    seconds: dict[str, float] | None = None,
+    costs: Costs | None = None,
     room: Room | None = None,
+    gauge: Gauge | None = None,
 ) -> store.Part:
     """The results of these rows of the dataset, for the triples ``wanted``.
 
     A cell that cannot be read gets rows with the status ``unreadable``. ``advance`` is told how
-    many cells each batch had, ``on_step`` what a slow method is at; ``seconds`` gains what each
-    method took, and ``room`` how many cells memory holds.
+    many cells each batch had, ``on_step`` what a slow method is at; ``costs`` gains what each
+    method took at each layer, as ``gauge`` tells, and ``room`` how many cells memory holds.
     """
     torch.manual_seed(parts.settings["seed"] + rows[0])  # the same numbers after a resume
     lost: Lost = {}
@@ -53,15 +58,14 @@ def compute(
 
     skip = {condition.triple for condition in parts.job.conditions} - set(wanted)
     options = {"keep": keep, "skip": skip, "refused": refused, "on_step": on_step, "room": room}
-    results = list(parts.results(counted(), **options))
-    if seconds is not None:
-        for result in results:
-            seconds[result.method] = seconds.get(result.method, 0.0) + result.seconds
+    results = list(parts.results(counted(), gauge=gauge, **options))
+    if costs is not None:
+        add_costs(costs, results)
     part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
-    return part if keep == "none" else replace(part, crops=_crops(parts, rows))
+    return part if keep == "none" else replace(part, crops=kept_crops(parts, rows))
 
 
-def _crops(parts: Parts, rows: Sequence[int]) -> store.Crops | None:
+def kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
     """Those of these rows whose crops are kept beside the maps; None where none is, or readable."""
     spec, ids = parts.dataset.spec, parts.dataset.table["id"]
     chosen = store.chosen_cells(list(ids), spec.channels, spec.size)
@@ -81,6 +85,15 @@ def _crops(parts: Parts, rows: Sequence[int]) -> store.Crops | None:
         spacing=read[0].spacing,
         classes=tuple(map(str, parts.dataset.classes)),
     )
+
+
+def add_costs(costs: Costs, results: Iterable[Result], /) -> None:
+    """Add what these results took."""
+    for result in results:
+        cost = costs.setdefault((result.method, result.layer), {"seconds": 0.0})
+        cost["seconds"] = round(cost["seconds"] + result.seconds, 6)
+        for name, value in result.peaks.items():
+            cost[name] = max(cost.get(name, 0), value)
 
 
 def part_of(

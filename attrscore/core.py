@@ -311,6 +311,8 @@ class Result:
     """Where the code raised, if it did: a line a frame."""
     seconds: float = 0.0
     """Wall time of the scores, and of the method on the first of its results."""
+    peaks: Mapping[str, int] = field(default_factory=dict)
+    """Memory at most, in MiB, of the method and the scores; only where a gauge was given."""
 
     def __len__(self) -> int:
         return len(self.columns["id"])

@@ -41,7 +41,7 @@ from attrscore.core import (
 from attrscore.errors import UnsupportedError, choose
 from attrscore.heat import Heat, HeatOptions, grids_of
 from attrscore.layers import LayoutOptions, Precision, device_of, in_precision, unwrap
-from attrscore.memory import Room, is_out_of_memory
+from attrscore.memory import Gauge, Room, higher, is_out_of_memory
 from attrscore.passes import Pass
 from attrscore.pool import check_pool
 from attrscore.registry import METHODS, SCORERS, TARGETS
@@ -81,6 +81,7 @@ def run(
     refused: Mapping[Place, str] | None = None,
     pool: Batch | None = None,
     room: Room | None = None,
+    gauge: Gauge | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Result]:
     """Attribute and score, one :class:`Result` a batch, target, method and layer.
@@ -100,7 +101,8 @@ def run(
     at layers that are not tried, with the reason (:func:`attrscore.preflight.preflight` finds
     them); their rows have the status ``unsupported``. ``pool`` holds other cells, for the plugins
     that take some (:func:`attrscore.pool.draw_pool`). ``on_step`` is told, by methods of many
-    passes, their name and how many steps of the batch are done, of how many.
+    passes, their name and how many steps of the batch are done, of how many. ``gauge`` is read for
+    each result (:attr:`attrscore.core.Result.peaks`).
 
     Where memory runs out, the batch is halved, then and for what follows, with a warning and the
     reason :data:`attrscore.core.SMALLER_BATCHES`; ``room`` carries what was learnt to later runs.
@@ -144,6 +146,7 @@ def run(
                 skipped=frozenset(skip),
                 refused=dict(refused or {}),
                 on_step=on_step,
+                gauge=gauge,
                 options={"output": output, "pool": pool, "autocast": precision == "autocast"},
             )
         yield from _in_room(work, batch, todo, room, asked=len(batch))
@@ -163,8 +166,13 @@ class _Work:
     skipped: frozenset[Triple]
     refused: Mapping[Place, str]
     on_step: Callable[[str, int, int], None] | None
+    gauge: Gauge | None
     options: Mapping[str, Any]
     """Of each pass."""
+
+    def peaks(self) -> dict[str, int]:
+        """Of memory, since it was last asked."""
+        return {} if self.gauge is None else self.gauge.read()
 
     def passes(self, batch: Batch, targets: Sequence[Target]) -> Iterator[Pass]:
         """A pass towards each target."""
@@ -262,6 +270,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
     if not any(wanted.values()):
         return []
     began = time.perf_counter()
+    work.peaks()
     base = rows.unknown(batch)
     maps: Maps = {}
     blank = None
@@ -274,6 +283,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
             raise
         failures = dict.fromkeys(wanted, failure_of(error))
     results = []
+    shared = work.peaks()
     for layer, asked in wanted.items():
         if not asked:
             continue
@@ -305,6 +315,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
                 maps=None if work.keep == "none" or signed is None else rows.numpy(signed),
                 traceback=trace,
                 seconds=time.perf_counter() - began,
+                peaks=higher(shared, work.peaks()),
             )
         )
         began = time.perf_counter()

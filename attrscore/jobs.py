@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +14,14 @@ import torch
 from attrscore import plots, rescoring, store
 from attrscore.assembly import Parts, build
 from attrscore.attribution import Place
-from attrscore.computing import compute, readable
+from attrscore.circumstances import facts, machine
+from attrscore.computing import Costs, compute, kept_crops, readable
 from attrscore.core import Dataset, single_targets
 from attrscore.errors import choose
 from attrscore.fitting import train_if_asked
 from attrscore.heat import Heat
 from attrscore.layers import device_of
-from attrscore.memory import Room
+from attrscore.memory import Gauge, Room
 from attrscore.preflight import SAMPLE, Finding, preflight, refusals
 from attrscore.readings import readings_of
 from attrscore.rerunning import Which, compute_again, to_do
@@ -107,10 +106,14 @@ class _Work:
     progress: Callable[[str], None]
     computed: int = 0
     """Cells computed."""
-    seconds: dict[str, float] = field(default_factory=dict)
+    costs: Costs = field(default_factory=dict)
     total: int = 0
     room: Room = field(default_factory=Room)
+    gauge: Gauge = field(init=False)
     tuning: str = "as given"
+
+    def __post_init__(self) -> None:
+        self.gauge = Gauge(device_of(self.parts.model))
 
     def step(self, cells: int) -> None:
         self.computed += cells
@@ -125,27 +128,27 @@ class _Work:
         """Compute and commit what is not there; ``fresh`` gains the parts made."""
         job = replace(self.parts.job, conditions=missing)
         kept = kept_maps(self.results, self.parts, missing)
-        facts = _facts(self.overrides)
+        origin = facts(self.overrides)
         halves = None
         if kept is not None:
             job = replace(job, part_rows=kept.part_rows)
-            facts["scored_from"] = kept.told()
+            origin["scored_from"] = kept.told()
         elif self.parts.settings["rerun"] != "all":
             halves = store.Halves(self.results, job)
-            facts |= {"taken_from": halves.jobs} if halves.jobs else {}
+            origin |= {"taken_from": halves.jobs} if halves.jobs else {}
         writer = store.Writer(
             self.results,
             job,
             labels=self.parts.labels,
             config=self.config,
-            provenance=facts,
+            provenance=origin,
             readings={key: readings_of(each) for key, each in self.parts.scorers.items()},
         )
         ranges = writer.missing()
         self.total = sum(stop - start for start, stop in ranges)
         try:
             if kept is not None:
-                rescoring.fill(writer, self.parts, kept, self.step)
+                rescoring.fill(writer, self.parts, kept, self.step, self.costs)
             self._fill(writer, halves)
         except BaseException as error:
             writer.fail(error, self._run())
@@ -179,7 +182,11 @@ class _Work:
                 )
                 folder = store.JobFolder(writer.folder, writer.job, self.parts.labels, "", {})
                 pieces.append(store.Piece(folder, part, wanted))
-            writer.write_part(start, stop, part if wanted == everything else store.joined(pieces))
+            if wanted != everything:
+                part = store.joined(pieces)
+                if self.parts.settings["keep"] != "none":
+                    part = replace(part, crops=kept_crops(self.parts, range(start, stop)))
+            writer.write_part(start, stop, part)
 
     def again(self, which: Which, fresh: set[tuple[str, int, int]]) -> None:
         """Compute again what is there, but for the parts ``fresh``."""
@@ -208,21 +215,26 @@ class _Work:
         return {
             "advance": self.step,
             "on_step": self.note,
-            "seconds": self.seconds,
+            "costs": self.costs,
             "room": self.room,
+            "gauge": self.gauge,
         }
 
     def _refused(self, methods: set[str]) -> dict[Place, str]:
         return refused_by_preflight(self.parts, methods, self.told)
 
     def _run(self) -> dict[str, Any]:
+        self.gauge.read()
         return {
             **self.clock.read(),
+            **self.gauge.most,
             "cells": self.computed,
             "tuning": self.tuning,
-            "seconds_by_method": {name: round(s, 3) for name, s in self.seconds.items()},
-            **_machine(self.parts),
-            **_facts(self.overrides),
+            "conditions": [
+                {"method": m, "layer": at, **cost} for (m, at), cost in self.costs.items()
+            ],
+            **machine(self.parts),
+            **facts(self.overrides),
         }
 
 
@@ -293,30 +305,3 @@ def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
     ]
     title = f"{parts.labels['model']}: where it looks, with {headline} above each map"
     return (plots.save(plots.overlays(examples, title=title), path),)
-
-
-def _facts(overrides: Sequence[str]) -> dict[str, Any]:
-    """What else the numbers of a run came from: the same on every machine and at any time."""
-    packages = ("attrscore", "captum", "h5py", "numpy", "torch")
-    return {
-        "overrides": list(overrides),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        "git": store.repository(),
-    }
-
-
-def _machine(parts: Parts) -> dict[str, Any]:
-    """Where a run happened."""
-    device = device_of(parts.model)
-    machine: dict[str, Any] = {"device": str(device), **store.hardware()}
-    if device.type == "cuda":
-        machine["gpu"] = torch.cuda.get_device_name(device)
-        machine["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
-    return {
-        **machine,
-        "platform": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "folder": str(Path.cwd()),
-        "skipped": dict(parts.dataset.skipped),
-    }

@@ -1,18 +1,23 @@
-"""What to do when memory runs out: go on with fewer cells at once."""
+"""How much memory work takes, and what to do when it runs out: go on with fewer cells at once."""
 
 from __future__ import annotations
 
 import gc
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from attrscore.core import Batch
 from attrscore.errors import AttrscoreWarning
+from attrscore.peaks import count_anew, peak
 
-__all__ = ["Room", "is_out_of_memory"]
+__all__ = ["Gauge", "Room", "higher", "is_out_of_memory"]
+
+MIB = 2**20
+
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
@@ -58,3 +63,28 @@ class Room:
             AttrscoreWarning,
             stacklevel=2,
         )
+
+
+class Gauge:
+    """The peak of memory from one reading to the next: of this process, and of its device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self.most: dict[str, int] = {}
+        """The highest readings so far."""
+        self.read()
+
+    def read(self) -> dict[str, int]:
+        """In MiB, since the last reading. On systems other than Linux, of the process so far."""
+        found = {"peak_memory_mib": peak() // MIB}
+        count_anew()
+        if self._device is not None:
+            found["peak_gpu_memory_mib"] = torch.cuda.max_memory_allocated(self._device) // MIB
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self.most = higher(self.most, found)
+        return found
+
+
+def higher(one: Mapping[str, int], other: Mapping[str, int], /) -> dict[str, int]:
+    """The higher of two readings, each of their numbers."""
+    return {name: max(one.get(name, 0), value) for name, value in other.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from attrscore import store
 from attrscore.assembly import Parts
 from attrscore.attribution import Place, declared
-from attrscore.computing import Lost, part_of, readable
+from attrscore.computing import Costs, Lost, add_costs, part_of, readable
 from attrscore.core import KEY_COLUMNS, Batch, Result, single_targets
 from attrscore.heat import Heat, grids_of
 from attrscore.layers import device_of
@@ -129,6 +130,7 @@ def _of_place(
     run: WithoutNetwork,
     scorers: Mapping[str, Any],
 ) -> Result:
+    began = time.perf_counter()
     batch = run.batch
     table = stored.table
     table = table[(table["method"] == place[0]) & (table["layer"] == place[1])].set_index("id")
@@ -168,11 +170,16 @@ def _of_place(
         target=str(parts.target),
         columns=columns | scores | carried,
         traceback=trace,
+        seconds=time.perf_counter() - began,
     )
 
 
 def fill(
-    writer: store.Writer, parts: Parts, kept: KeptMaps, advance: Callable[[int], None]
+    writer: store.Writer,
+    parts: Parts,
+    kept: KeptMaps,
+    advance: Callable[[int], None],
+    costs: Costs,
 ) -> None:
     """Score and commit the parts that are not there, up to one that needs the network after all."""
     scorers = {name: parts.scorers[name] for name in writer.job.scorers}
@@ -183,6 +190,7 @@ def fill(
             results = list(rescore(parts, kept, rows, scorers, lost=lost))
         except NeedsNetworkError:
             return
+        add_costs(costs, results)
         part = part_of(parts, rows, results, lost, kept.folders.keys())
         writer.write_part(start, stop, part)
         advance(stop - start)

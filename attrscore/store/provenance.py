@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import resource
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from attrscore.peaks import count_anew, peak
 
 __all__ = ["Clock", "hardware", "repository"]
 
@@ -44,15 +44,14 @@ class Clock:
     def __init__(self) -> None:
         self._began = time.monotonic()  # a wall clock may go back
         self.started = datetime.now(tz=UTC).isoformat(timespec="seconds")
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+        count_anew()
 
     def read(self) -> dict[str, Any]:
         """When it began, seconds since, and the peak in MiB."""
         return {
             "started": self.started,
             "seconds": round(time.monotonic() - self._began, 3),
-            "peak_memory_mib": _peak() // MIB,
+            "peak_memory_mib": peak() // MIB,
         }
 
 
@@ -69,15 +68,6 @@ def _memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
-
-
-def _peak() -> int:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _git(folder: Path | None, *arguments: str) -> str | None:

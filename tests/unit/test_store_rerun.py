@@ -270,7 +270,13 @@ def test_provenance_says_what_a_number_came_from(monkeypatch):
     assert {"started", "seconds", "peak_memory_mib", "cpu", "cores", "memory_mib", "device"} <= set(
         ran
     )
-    assert set(ran["seconds_by_method"]) == {"grad_cam", "fragile"}
+    assert {(each["method"], each["layer"]) for each in ran["conditions"]} == {
+        ("grad_cam", "features.3"),
+        ("fragile", "features.3"),
+    }
+    for each in ran["conditions"]:
+        assert 0 < each["seconds"] <= ran["seconds"]
+        assert 10 < each["peak_memory_mib"] <= ran["peak_memory_mib"]
     assert ran["peak_memory_mib"] > 10
     (part,) = parts()
     found = store.provenance_of(part)
