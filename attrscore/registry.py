@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from attrscore.errors import AttrscoreError, ConfigError, did_you_mean, preview
+from attrscore.sources import text_of
 
 __all__ = [
     "DATASETS",
@@ -238,12 +239,15 @@ class Registry:
     def origin(self, name: str, /) -> str:
         """Package and version of the code behind ``name``, for provenance and identity.
 
-        A plugin of this process has no version, so its source text stands in for one.
+        A plugin of this process has no version, so its source text stands in for one; where a
+        package is installed as editable, its text stands beside its version.
         """
         plugin = self.load(name)
         installed = self._installed().get(name)
         if installed and installed[0].dist is not None:
-            return f"{installed[0].dist.name} {installed[0].dist.version}"
+            told = f"{installed[0].dist.name} {installed[0].dist.version}"
+            edited = '"editable": true' in (installed[0].dist.read_text("direct_url.json") or "")
+            return f"{told}, {origin_of(plugin)}" if edited else told
         return origin_of(plugin)
 
     def _built_in(self) -> Mapping[str, Callable[..., Any]]:
@@ -262,13 +266,12 @@ class Registry:
 
 
 def origin_of(plugin: Callable[..., Any], /) -> str:
-    """Package and version of attrscore's own code; a hash of the source text of any other."""
+    """Package and version of attrscore's own code; of any other a hash of its text, with that of
+    what it calls (:func:`attrscore.sources.text_of`).
+    """  # noqa: D205  # one sentence
     if _package(plugin) == "attrscore":
         return f"attrscore {version('attrscore')}"
-    try:
-        source = inspect.getsource(plugin)
-    except (OSError, TypeError):
-        source = _origin(plugin)
+    source = text_of([plugin]) or _origin(plugin)
     return f"local {hashlib.blake2b(source.encode(), digest_size=8).hexdigest()}"
 
 

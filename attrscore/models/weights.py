@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from attrscore.core import InputSpec
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
+from attrscore.sources import is_plain, text_of
 
 __all__ = ["fingerprint", "initialise", "load_weights", "outputs", "save_weights"]
 
@@ -138,17 +139,25 @@ def save_weights(model: nn.Module, path: str | Path, /) -> None:
 def fingerprint(model: nn.Module, /) -> str:
     """Hex digest of what a network computes with: its modules' code and settings, every tensor.
 
-    The same on every device, and for a network before and after ``torch.compile``. Functions that
-    ``forward`` calls are not seen, nor the code of a class without source.
+    Code is that of its classes and of what they call by name, but for torch's own; settings are
+    plain attributes. The same on every device, and for a network before and after
+    ``torch.compile``.
     """
     model = getattr(model, "_orig_mod", model)
     digest = hashlib.blake2b(digest_size=16)
+    code: dict[Any, None] = {}
     for name, module in model.named_modules():
         kind = type(module)
         settings = re.sub(r" at 0x[0-9a-fA-F]+", "", module.extra_repr())
         digest.update(f"{name}|{kind.__module__}.{kind.__qualname__}|{settings}\n".encode())
-    for kind in sorted({type(m) for m in model.modules()}, key=lambda k: k.__qualname__):
-        digest.update(_source(kind).encode())
+        for option, value in sorted(_settings(module).items()):
+            if is_plain(value):
+                digest.update(f"{option}={value!r}\n".encode())
+            elif inspect.isroutine(value):
+                digest.update(f"{option}={getattr(value, '__qualname__', '')}\n".encode())
+                code[value] = None
+        code[kind] = None
+    digest.update(text_of(code).encode())
     for name, value in sorted(model.state_dict().items()):
         if not isinstance(value, Tensor):
             digest.update(f"{name}|{value!r}\n".encode())
@@ -159,14 +168,13 @@ def fingerprint(model: nn.Module, /) -> str:
     return digest.hexdigest()
 
 
-def _source(kind: type) -> str:
-    """The text of a class, for edits of ``forward`` change results; torch's own stands still."""
-    if kind.__module__.split(".")[0] == "torch":
-        return ""
-    try:
-        return inspect.getsource(kind)
-    except (OSError, TypeError):
-        return ""
+def _settings(module: nn.Module) -> dict[str, Any]:
+    """Attributes that may change what a module computes; of torch's own, those it was made with."""
+    kind = type(module)
+    names = {name for name in vars(module) if name[0] != "_" and name != "training"}
+    if kind.__module__.partition(".")[0] == "torch":
+        names &= inspect.signature(kind.__init__).parameters.keys()
+    return {name: vars(module)[name] for name in names}
 
 
 def _read(file: Path) -> dict[str, Tensor]:
