@@ -314,7 +314,10 @@ def _wanted(settings: Mapping[str, Any]) -> str | list[str]:
     """The layers asked for; relative depths stand in their place."""
     depths = settings["depth"]
     if depths is None:
-        return settings["layers"]  # type: ignore[no-any-return]  # as the configuration says
+        layers = settings["layers"]
+        if isinstance(layers, list):  # those of a Sequential are called 0, 1, ...
+            return [str(layer) for layer in layers]
+        return str(layers)
     listed = depths if isinstance(depths, Sequence) and not isinstance(depths, str) else [depths]
     return [f"depth={each}" for each in listed]
 

@@ -17,7 +17,16 @@ from attrscore.gather import to_frame
 from attrscore.memory import Gauge, Room
 from attrscore.store.maps import MapKey
 
-__all__ = ["Costs", "Lost", "add_costs", "compute", "joined_maps", "kept_crops", "readable", "traces_of"]
+__all__ = [
+    "Costs",
+    "Lost",
+    "add_costs",
+    "compute",
+    "joined_maps",
+    "kept_crops",
+    "readable",
+    "traces_of",
+]
 
 Lost = dict[int, tuple[str, str]]
 """Row of the dataset that could not be read -> why, and where that was raised."""
