@@ -23,7 +23,7 @@ def open_arrays(path: Path, /, *, allow_pickle: bool = False) -> Stored:
     :raises DataError: a pickle that is not allowed, or several arrays.
     """
     if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = list(file)
         if len(names) != 1:
             raise DataError(

@@ -17,36 +17,27 @@ name                shape                holds
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import h5py
 import numpy as np
-import pandas as pd
-import torch
 
-from attrscore.core import Batch, InputSpec
-from attrscore.datasets.crops import crop
-from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
-from attrscore.datasets.rows import chosen, to_batch
-from attrscore.errors import DataError, did_you_mean, preview
+from attrscore.core import Batch
+from attrscore.datasets.named import NamedArrays, Opened
+from attrscore.errors import DataError, preview
 from attrscore.registry import DATASETS
 
 __all__ = ["HDF5", "write_hdf5"]
 
-_BLOCK_BYTES = 16 * 2**20
-
 
 @DATASETS.register("hdf5")
 @dataclass(frozen=True, kw_only=True)
-class HDF5:
+class HDF5(NamedArrays):
     """Cells from one HDF5 file with the names that this module's table lists.
 
     Only the rows asked for are read. Object types and links to other files are refused: a file
@@ -59,145 +50,20 @@ class HDF5:
     image, in this order.
     """
 
-    path: str
-    others: Sequence[str] = ()
-    jitter: float | tuple[float, ...] = 0
-    jitter_unit: JitterUnit = "pixel"
-    jitter_seed: int = 0
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """Ids, labels and the ``meta`` columns."""
-        return self._contents[0]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """As named in the file; else the numbers up to the highest label."""
-        return self._contents[1]
-
-    @property
-    def spec(self) -> InputSpec:
-        """Of ``inputs``."""
-        return self._contents[2]
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Nothing: a file is whole or refused."""
-        return MappingProxyType({})
-
-    @property
-    def left_out(self) -> int:
-        """None: no setting excludes a cell."""
-        return 0
-
-    def read(self, rows: Sequence[int], /) -> Batch:
-        """These rows, in this order; a row may be asked for twice."""
-        wanted = chosen(rows, len(self.table))
-        # h5py selects increasing rows only
-        unique, back = np.unique(wanted, return_inverse=True)
-        with _open(self.path) as file:
-            inputs = _take(file["inputs"], unique)[back]
-            regions = {name: _take(file["regions"][name], unique)[back] for name in file["regions"]}
-            others = [_take(file[name], unique)[back] for name in self.others]
-        if any(self._most):
-            ids = self.table["id"].iloc[wanted].tolist()
-            moved = displacements(ids, self._most, seed=self.jitter_seed)
-            for values in (inputs, *regions.values()):
-                for place, start in enumerate(moved):
-                    values[place] = crop(values[place], start, self.spec.size)
-        batch = to_batch(
-            self.table.iloc[wanted],
-            _floating(inputs),
-            {name: _region(region) for name, region in regions.items()},
-            spacing=self._contents[3],
-            stains=self._contents[4],
-        )
-        further = (_floating(each) if each.dtype.kind == "f" else each for each in others)
-        return replace(batch, others=tuple(map(torch.from_numpy, further)))
-
-    def fingerprint(self) -> str:
-        """Digest of every array and attribute, read in blocks; not of how they are compressed."""
-        digest = hashlib.blake2b(digest_size=16)
-        table, classes, _, spacing, stains = self._contents
-        told = (classes, spacing, stains) if stains else (classes, spacing)
-        digest.update(repr(told).encode() + table.to_csv(index=False).encode())
-        with _open(self.path) as file:
-            regions = sorted(f"regions/{name}" for name in file["regions"])
-            for name in ["inputs", *regions, *self.others]:
-                data = file[name]
-                digest.update(f"{name} {data.dtype.str} {data.shape}".encode())
-                rows = max(1, _BLOCK_BYTES // max(1, data[:1].nbytes))
-                for start in range(0, len(data), rows):
-                    digest.update(np.ascontiguousarray(data[start : start + rows]).tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def _most(self) -> tuple[int, ...]:
-        """Pixels along each axis that a crop may be moved."""
-        space, spacing = self._contents[2].size, self._contents[3]
-        return check_jitter(self.jitter, self.jitter_unit, size=space, spacing=spacing)
-
-    @cached_property
-    def _contents(
-        self,
-    ) -> tuple[pd.DataFrame, tuple[str, ...], InputSpec, tuple[float, ...] | None, tuple[str, ...]]:
+    @contextmanager
+    def _opened(self) -> Iterator[Opened]:
         with _open(self.path) as file:
             _check_links(file, self.path)
-            shape = _dataset(file, "inputs", self.path).shape
-            if len(shape) not in (4, 5):
-                raise DataError(
-                    f"'inputs' of '{self.path}' has the shape {shape}; expected (N, C, Y, X) or "
-                    "(N, C, Z, Y, X)."
-                )
-            n, space = shape[0], shape[2:]
-            if n == 0:
-                raise DataError(f"'inputs' of '{self.path}' holds no cell; expected at least one.")
-            _dataset(file, "regions/cell", self.path)
-            for name in file["regions"]:
-                _expect(_dataset(file, f"regions/{name}", self.path), (n, *space), self.path)
-            for name in self.others:
-                further = _dataset(file, name, self.path)
-                _expect(further, (n, *further.shape[1:]), self.path)
-            columns: dict[str, Any] = {
-                "id": [str(value) for value in self._column(file, "ids", n)]
-                if "ids" in file
-                else [str(row) for row in range(n)],
-                "label": self._column(file, "label", n)
-                if "label" in file
-                else np.full(n, -1, np.int64),
+            names: list[str] = []
+            file.visititems(
+                lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+            )
+            told = {
+                name: file.attrs[name]
+                for name in ("classes", "spacing", "stains")
+                if name in file.attrs
             }
-            for name in file.get("meta", ()):
-                columns[name] = self._column(file, f"meta/{name}", n)
-            classes = tuple(_text(value) for value in file.attrs.get("classes", ()))
-            spacing = tuple(float(value) for value in file.attrs.get("spacing", ())) or None
-            stains = tuple(_text(value) for value in file.attrs.get("stains", ()))
-        labels = np.asarray(columns["label"])
-        if labels.dtype.kind not in "iu" or int(labels.min()) < -1:
-            raise DataError(
-                f"'label' of '{self.path}' must be whole numbers, -1 where unknown; given: "
-                f"{labels.dtype} from {labels.min()}."
-            )
-        classes = classes or tuple(str(number) for number in range(int(labels.max()) + 1))
-        if int(labels.max()) >= len(classes):
-            raise DataError(
-                f"'label' of '{self.path}' goes up to {labels.max()} but only {len(classes)} "
-                f"classes are named: {preview(classes)}."
-            )
-        if len(set(columns["id"])) < n:
-            raise DataError(f"'ids' of '{self.path}' holds names twice; expected each once.")
-        table = pd.DataFrame(columns).astype({"label": np.int64})
-        most = check_jitter(self.jitter, self.jitter_unit, size=space, spacing=spacing)
-        if any(most):
-            moved = displacements(table["id"].tolist(), most, seed=self.jitter_seed)
-            table = table.assign(**jitter_columns(moved))
-        return table, classes, InputSpec(shape[1], space, len(classes)), spacing, stains
-
-    def _column(self, file: h5py.File, name: str, n: int) -> np.ndarray[Any, Any]:
-        data = _dataset(file, name, self.path)
-        _expect(data, (n,), self.path)
-        if data.dtype.kind in "OS":
-            return np.array([_text(value) for value in data[()]], dtype=object)
-        return np.asarray(data[()])
+            yield Opened(names, lambda name: _dataset(file, name, self.path), told)
 
 
 def write_hdf5(
@@ -326,51 +192,13 @@ def _check_links(group: h5py.Group, path: str) -> None:
 
 
 def _dataset(file: h5py.File, name: str, path: str) -> h5py.Dataset:
-    known: list[str] = []
-    file.visititems(lambda key, item: known.append(key) if isinstance(item, h5py.Dataset) else None)
-    if name not in known:
-        raise DataError(f"'{path}' has no dataset '{name}'. {did_you_mean(name, known)}")
     data = file[name]
     if data.external or data.is_virtual:
         raise DataError(
             f"'{name}' of '{path}' keeps its data in other files; copy them into this one."
         )
-    kind = data.dtype.kind
-    text = kind in "SO" and h5py.check_string_dtype(data.dtype) is not None
-    column = name == "ids" or name.startswith("meta/")
-    if not (kind in "biuf" or (text and column)):
-        allowed = "numbers or text" if column else "numbers"
-        raise DataError(f"'{name}' of '{path}' is of the type {data.dtype}; expected {allowed}.")
-    return data
-
-
-def _expect(data: h5py.Dataset, shape: tuple[int, ...], path: str) -> None:
-    if data.shape != shape:
+    if data.dtype.kind == "O" and h5py.check_string_dtype(data.dtype) is None:
         raise DataError(
-            f"'{data.name.lstrip('/')}' of '{path}' has the shape {data.shape}; expected {shape}, "
-            "to fit 'inputs'."
+            f"'{name}' of '{path}' is of the type {data.dtype}; expected numbers or text."
         )
-
-
-def _take(data: h5py.Dataset, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if not rows.size:
-        return np.empty((0, *data.shape[1:]), data.dtype)
-    # one slice is many times faster than h5py's selection of points
-    if int(rows[-1]) - int(rows[0]) + 1 == rows.size:
-        return np.asarray(data[int(rows[0]) : int(rows[-1]) + 1])
-    return np.asarray(data[rows])
-
-
-def _floating(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.ascontiguousarray(values, np.float64 if values.dtype == np.float64 else np.float32)
-
-
-def _region(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Bool stays, 0 and 1 in integers become bool, fractions stay fractions."""
-    if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() <= 1:
-        return values.astype(bool)
-    return values if values.dtype.kind == "b" else values.astype(np.float32)
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return data

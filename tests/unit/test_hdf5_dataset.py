@@ -109,8 +109,8 @@ def test_fingerprint_follows_content_not_compression_or_path(path, tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("inputs", None, r"has no dataset 'inputs'\. Known: regions/cell"),
-        ("regions/cell", None, "has no dataset 'regions/cell'"),
+        ("inputs", None, r"has no array 'inputs'\. Known: regions/cell"),
+        ("regions/cell", None, "has no array 'regions/cell'"),
         ("inputs", np.zeros((3, 4, 5)), r"'inputs' .* expected \(N, C, Y, X\)"),
         ("inputs", np.zeros((0, 1, 4, 5)), "holds no cell"),
         ("inputs", np.zeros((3, 1, 4, 5), np.complex64), "of the type complex64; expected numb"),

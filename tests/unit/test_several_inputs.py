@@ -116,5 +116,5 @@ def test_further_inputs_from_a_file_reach_the_network(tmp_path, monkeypatch):
     ]
     assert main([*arguments, "dataset.others=[others/0]", "figures=none", "batch_size=3"]) == 0
     assert len(read_scores("results")) == 4
-    with pytest.raises(DataError, match="has no dataset 'dose'"):
+    with pytest.raises(DataError, match="has no array 'dose'"):
         HDF5(path="cells.h5", others=["dose"]).read([0])

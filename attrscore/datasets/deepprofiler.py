@@ -1,0 +1,304 @@
+"""Single cells as DeepProfiler exports them: a PNG a cell, its channels side by side.
+
+After ``export_single_cells`` and ``unfold_channels`` of cytomining/DeepProfiler: the file
+``{Plate}/{Well}/{Site}/{Target}@{X}x{Y}.png`` holds square tiles, one a channel; where outlines
+were given the last one is the cell's mask, 255 inside. ``sc-metadata.csv`` has a row a cell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from attrscore.core import Batch, InputSpec
+from attrscore.datasets.files import digest_of
+from attrscore.datasets.images import Image, open_image
+from attrscore.datasets.options import as_tuples, check_channels, check_limit, check_stains
+from attrscore.datasets.rows import chosen, to_batch
+from attrscore.datasets.tables import carried_columns, classes_of, need_columns, read_table
+from attrscore.errors import ConfigError, DataError, choose
+from attrscore.registry import DATASETS
+
+__all__ = ["DeepProfiler"]
+
+_NAME = re.compile(r"(?P<target>.*)@(?P<x>[-\d.]+)x(?P<y>[-\d.]+)\.png", re.IGNORECASE)
+_PLACES = {"Nuclei_Location_Center_X": "Metadata_x", "Nuclei_Location_Center_Y": "Metadata_y"}
+_OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_PLACES.values())
+
+
+@DATASETS.register("deepprofiler")
+@dataclass(frozen=True, kw_only=True)
+class DeepProfiler:
+    """Cells from a single-cell export of DeepProfiler, made with outlines so that it has masks.
+
+    ``path`` is the folder with ``sc-metadata.csv`` and ``{Plate}/{Well}/{Site}/*.png``; without
+    that table the files themselves say plate, well, site, target and place. ``label_column`` is
+    the class, by default DeepProfiler's number ``Target``. The table's ``Metadata_`` columns are
+    carried to the results, and those named in ``carry``, as ``Metadata_<name>``.
+
+    Pixels are divided by 255, as DeepProfiler does when it reads them. The export has stretched
+    each channel of each crop by itself, so brightness is not comparable between cells. Region:
+    cell; neighbours are not in the export. DeepProfiler takes as the mask whatever object lies at
+    the centre; where that is background, so is the mask.
+
+    A file that cannot be used is left out with its reason in ``skipped``, unless ``on_bad_file`` is
+    raise.
+    """
+
+    path: str
+    metadata: str | None = "sc-metadata.csv"
+    label_column: str | None = "Target"
+    carry: tuple[str, ...] = ()
+    channels: tuple[int, ...] | None = None
+    stains: tuple[str, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    limit: int | None = None
+    on_bad_file: Literal["skip", "raise"] = "skip"
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "carry", "channels", "stains", "spacing")
+        check_channels(self.channels)
+        check_stains(self.stains)
+        check_limit(self.limit)
+        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
+        if self.spacing is not None and len(self.spacing) != 2:
+            raise ConfigError(f"spacing={list(self.spacing)} must be 2 numbers, along Y and X.")
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a file that can be used, in the order of the metadata."""
+        return self._scanned[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The values of ``label_column``, sorted; none where it is None."""
+        return self._told[1]
+
+    @property
+    def spec(self) -> InputSpec:
+        """Of the first file; a file of another shape is left out."""
+        tiles, size = self._scanned[1]
+        channels = tiles - 1 if self.channels is None else len(self.channels)
+        return InputSpec(channels=channels, size=(size, size), classes=len(self.classes))
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """File name -> why it is left out."""
+        return self._scanned[2]
+
+    @property
+    def left_out(self) -> int:
+        """None: no setting excludes a cell."""
+        return 0
+
+    def read(self, rows: Sequence[int], /) -> Batch:
+        """These cells, in this order.
+
+        :raises DataError: a file that is damaged, or whose last tile is no mask.
+        """
+        rows = chosen(rows, len(self.table))
+        table = self.table.iloc[rows]
+        _, size = self._scanned[1]
+        inputs = np.empty((len(rows), self.spec.channels, size, size), np.float32)
+        cell = np.empty((len(rows), size, size), bool)
+        for place, name in enumerate(table["id"]):
+            tiles = _tiles(self._open(name))
+            cell[place] = _mask(tiles[-1], f"{name}.png")
+            pixels = tiles[:-1] if self.channels is None else tiles[list(self.channels)]
+            inputs[place] = pixels / np.float32(255)
+        regions = {"cell": cell}
+        return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.stains or ())
+
+    def fingerprint(self) -> str:
+        """Digest of the files' bytes, the table and the options."""
+        options = {"channels": self.channels, "spacing": self.spacing, "stains": self.stains}
+        told = json.dumps({**options, "classes": self.classes}, sort_keys=True)
+        digest = hashlib.blake2b(told.encode(), digest_size=16)
+        digest.update(self.table.to_csv(index=False).encode())
+        for name in self.table["id"]:
+            digest.update(digest_of(self._folder / f"{name}.png"))
+        return digest.hexdigest()
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.path).expanduser()
+
+    def _open(self, name: str) -> Image:
+        return open_image(self._folder / f"{name}.png")
+
+    @cached_property
+    def _told(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        """Of every file that there should be: its path in the folder, class, columns."""
+        if not self._folder.is_dir():
+            raise DataError(f"path='{self.path}' is no folder; give that of the exported cells.")
+        if self.metadata is None:
+            return self._listed()
+        where = self._folder / self.metadata
+        if not where.is_file():
+            raise DataError(
+                f"'{self.metadata}' is not in '{self.path}'; give the folder of the export, or "
+                "dataset.metadata=null to go by the names of the files."
+            )
+        given = read_table(where, option="metadata", text=("Image_Name",))
+        wanted = [("carry", column) for column in self.carry]
+        if self.label_column is not None:
+            wanted.append(("label_column", self.label_column))
+        if "Image_Name" not in given.columns:
+            raise DataError(
+                f"'{where.name}' has no column 'Image_Name', which names the file of each cell; it "
+                f"has: {', '.join(map(str, given.columns[:8]))}."
+            )
+        need_columns(given, wanted, name=where.name)
+        carried = carried_columns(given, self.carry, taken=(), name=where.name)
+        table = pd.DataFrame({"id": given["Image_Name"].fillna("").map(_without_ending)})
+        table["label"], classes = self._labels(given)
+        places = {old: new for old, new in _PLACES.items() if old in given.columns}
+        for old, new in {**places, **carried}.items():
+            table[new] = given[old]
+        return _with_sites(table), classes
+
+    def _labels(self, given: pd.DataFrame) -> tuple[NDArray[np.int64] | int, tuple[str, ...]]:
+        if self.label_column is None:
+            return -1, ()
+        numbers, classes = classes_of(given[self.label_column])
+        return numbers.astype(np.int64), classes
+
+    def _listed(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+        if self.carry or self.label_column not in (None, "Target"):
+            raise ConfigError(
+                "label_column and carry name columns of the metadata; state it with "
+                "dataset.metadata=sc-metadata.csv."
+            )
+        paths = sorted(path for path in self._folder.glob("*/*/*/*@*x*.png"))
+        found = [(path, match) for path in paths if (match := _NAME.fullmatch(path.name))]
+        if not found:
+            raise DataError(
+                f"'{self.path}' holds no file such as Plate/Well/Site/Target@XxY.png; give the "
+                "folder of a single-cell export of DeepProfiler."
+            )
+        table = pd.DataFrame(
+            {
+                "id": [path.relative_to(self._folder).as_posix()[:-4] for path, _ in found],
+                "Target": pd.to_numeric(pd.Series([m["target"] for _, m in found]), "coerce"),
+                "Metadata_x": [float(match["x"]) for _, match in found],
+                "Metadata_y": [float(match["y"]) for _, match in found],
+            }
+        )
+        label, classes = self._labels(table)
+        table["Target"] = label
+        return _with_sites(table.rename(columns={"Target": "label"})), classes
+
+    @cached_property
+    def _scanned(self) -> tuple[pd.DataFrame, tuple[int, int], Mapping[str, str]]:
+        """The table, tiles and their size, and what is skipped; opens every file's header."""
+        told, _ = self._told
+        skipped: dict[str, str] = {}
+        kept: list[int] = []
+        shape: tuple[int, int] | None = None
+        for row, name in enumerate(told["id"]):
+            if self.limit is not None and len(kept) >= self.limit:
+                break
+            try:
+                if row in self._again:
+                    raise DataError(  # noqa: TRY301  # handled like what the reader raises
+                        f"'{name}.png' has more than one row in '{self.metadata}'; the first is "
+                        "used."
+                    )
+                tiles = self._check(name, shape)
+            except DataError as error:
+                if self.on_bad_file == "raise":
+                    raise
+                key = f"{name}.png"
+                skipped[key if key not in skipped else f"{key}, row {row}"] = str(error)
+                continue
+            if shape is None:
+                # at once, not cell by cell: an export without outlines has no mask at all
+                _mask(_tiles(self._open(name))[-1], f"{name}.png")
+            shape = tiles
+            kept.append(row)
+        if shape is None:
+            reasons = " ".join(list(skipped.values())[:3])
+            raise DataError(f"No cell is left: {len(skipped)} files cannot be used. {reasons}")
+        channels = shape[0] - 1
+        if self.channels is not None and max(self.channels) >= channels:
+            raise ConfigError(
+                f"channels={list(self.channels)} asks for number {max(self.channels)}, and the "
+                f"crops have {channels}, from 0."
+            )
+        read = channels if self.channels is None else len(self.channels)
+        check_stains(self.stains, read)
+        table = told.iloc[kept].reset_index(drop=True)
+        return table, shape, MappingProxyType(skipped)
+
+    @cached_property
+    def _again(self) -> frozenset[int]:
+        """Rows whose file has an earlier row."""
+        return frozenset(np.flatnonzero(self._told[0]["id"].duplicated()).tolist())
+
+    def _check(self, name: str, expected: tuple[int, int] | None) -> tuple[int, int]:
+        """Tiles of a file and their size.
+
+        :raises DataError: it cannot be used.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DataError(f"'{name}.png' leads out of the folder of the export.")
+        if not (self._folder / f"{name}.png").is_file():
+            raise DataError(f"'{name}.png' is named by '{self.metadata}' and is not there.")
+        image = self._open(name)
+        height, width = image.shape[1:]
+        if image.dtype != np.uint8 or width % height or width < 2 * height:
+            raise DataError(
+                f"'{name}.png' holds {image.dtype} pixels of the shape {(height, width)}; expected "
+                "square tiles of 8 bits side by side, the channels and then the mask."
+            )
+        tiles = width // height, height
+        if expected is not None and tiles != expected:
+            raise DataError(
+                f"'{name}.png' has {tiles[0]} tiles of {tiles[1]} pixels but the files before it "
+                f"have {expected[0]} of {expected[1]}."
+            )
+        return tiles
+
+
+def _without_ending(name: str) -> str:
+    return name[:-4] if name.lower().endswith(".png") else name
+
+
+def _with_sites(table: pd.DataFrame) -> pd.DataFrame:
+    """Plate, well and site from the path, where the table does not have them."""
+    parts = table["id"].str.split("/")
+    for level, column in enumerate(("Metadata_Plate", "Metadata_Well", "Metadata_Site")):
+        if column not in table.columns:
+            table[column] = parts.map(
+                lambda names, level=level: names[level] if len(names) == 4 else None
+            )
+    return table
+
+
+def _tiles(image: Image) -> NDArray[np.uint8]:
+    """(tiles, Y, X) of pixels (Y, tiles * X)."""
+    pixels: NDArray[np.uint8] = image.read()[0]
+    height, width = pixels.shape
+    return pixels.reshape(height, width // height, height).transpose(1, 0, 2)
+
+
+def _mask(tile: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
+    if not np.isin(tile, (0, 255)).all():
+        raise DataError(
+            f"The last tile of '{name}' is no mask: it holds other values than 0 and 255. Export "
+            "the cells again with prepare.outlines in DeepProfiler's configuration, or cut them "
+            "from fields with label images (dataset=fields)."
+        )
+    mask: NDArray[np.bool_] = tile == 255
+    return mask
