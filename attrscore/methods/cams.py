@@ -126,7 +126,8 @@ def eigen_grad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     product = gradient * activation
     rows = product.flatten(2).mT  # (N, places, C)
     centred = rows - rows.mean(1, keepdim=True)
-    component = torch.linalg.svd(centred, full_matrices=False).Vh[:, :1].mT
+    finite = centred.isfinite().all(2).all(1)[:, None, None]  # LAPACK fails for the whole batch
+    component = torch.linalg.svd(centred.where(finite, 0.0), full_matrices=False).Vh[:, :1].mT
     projected = (centred @ component)[..., 0]
     agrees = (projected * centred.sum(2)).sum(1, keepdim=True)
     turned = torch.where(agrees < 0, -projected, projected)

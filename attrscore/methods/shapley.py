@@ -49,13 +49,16 @@ def shapley_values(shown: Tensor, weights: Tensor, values: Tensor, change: Tenso
     """Weighted least squares that sum to ``change`` exactly: (F,) float64.
 
     ``values`` (T,) are the scores of the trials less that of the baseline; ``change`` is that of
-    the whole input. With fewer trials than features, the solution of least norm.
+    the whole input. With fewer trials than features, the solution of least norm; NaN where a score
+    is not finite.
 
     >>> shown = torch.tensor([[True, False], [False, True]])
     >>> shapley_values(shown, torch.ones(2).double(), torch.tensor([1.0, 2.0]), torch.tensor(5.0))
     tensor([2., 3.], dtype=torch.float64)
     """
     features = shown.shape[1]
+    if not (values.isfinite().all() and change.isfinite()):  # LAPACK raises
+        return torch.full((features,), torch.nan, dtype=torch.float64)
     equal = change.double() / features
     # What is left sums to 0: it is solved for in a basis of that plane.
     corners = torch.eye(features, dtype=torch.float64)[:, : features - 1] - 1 / features

@@ -1,27 +1,25 @@
-"""What every registered method must hold, in 2D and 3D; a new plugin joins by existing."""
+"""What every registered method must hold, in 2D and 3D; a new plugin joins by existing.
+
+The checks are those of the conformance kit, which a stranger's plugin is asked too.
+"""
 
 from __future__ import annotations
 
 import copy
+from functools import partial
 
-import numpy as np
 import pytest
-import torch
-from nets import batch, net
+from nets import net
 
-from attrscore.attribution import explains_layers
-from attrscore.core import INPUT
-from attrscore.engine import run
-from attrscore.passes import Pass
 from attrscore.registry import METHODS
-from attrscore.targets import Predicted
+from attrscore.testing import checks
 
 # Options for those that cannot be built without, and further algorithms of Captum.
 NEED = {
     "captum:LayerConductance": {"algorithm": "LayerConductance"},
     "captum:Occlusion": {
         "algorithm": "Occlusion",
-        "options": {"sliding_window_shapes": [1, 3, 3], "strides": [1, 2, 2]},
+        "options": {"sliding_window_shapes": [1, 3, 3], "strides": [1, 3, 3]},
     },
     "captum:GradientShap": {
         "algorithm": "GradientShap",
@@ -44,14 +42,23 @@ NEED = {
     "lrp:gamma": {"rule": "gamma"},
 }
 ONLY_MODULES = ("lrp", "layer_lrp")
+NO_INPLACE = ("captum:DeepLift",)
 NAMES = [e.name for e in METHODS.entries() if e.alias_of is None and e.name != "captum"]
 ALL = list(dict.fromkeys((*NAMES, *NEED)))
+CASES = [
+    pytest.param(name, check, d, id=f"{name}-{check}-{d}")
+    for name in ALL
+    for check in checks("method")
+    for d in ((2,) if check.once else (2, 3))
+    # Captum's GradientShap draws its noise for the whole batch at once.
+    if (name, check.name) != ("captum:GradientShap", "a batch is its samples")
+]
 
 
 def build(name: str, dimensions: int):
     options = copy.deepcopy(NEED.get(name, {}))
     if dimensions == 3 and "sliding_window_shapes" in options.get("options", {}):
-        options["options"] = {"sliding_window_shapes": [1, 2, 3, 3], "strides": [1, 1, 2, 2]}
+        options["options"] = {"sliding_window_shapes": [1, 3, 3, 3], "strides": [1, 3, 3, 3]}
     return METHODS.build(name.partition(":")[0], **options)
 
 
@@ -59,88 +66,12 @@ def network(name: str, dimensions: int, **options):
     return net(dimensions, pooled=name.partition(":")[0] in ONLY_MODULES, **options)
 
 
-@pytest.fixture(params=ALL)
-def name(request) -> str:
-    return request.param
-
-
-@pytest.fixture(params=[2, 3])
-def dimensions(request) -> int:
-    return request.param
-
-
-def test_keys_are_layers_or_input_and_shapes_fit(name, dimensions):
-    model, data = network(name, dimensions), batch(dimensions)
-    layers = {"low": model.low, "high": model.high}
-    method = build(name, dimensions)
-    maps = method(Pass(model, data, Predicted(), layers))
-    assert list(maps) == (list(layers) if explains_layers(method) else [INPUT])
-    for signed in maps.values():
-        assert signed.ndim == data.inputs.ndim
-        assert len(signed) == len(data)
-        assert not signed.requires_grad
-
-
-def test_model_and_random_state_are_left_as_found(name, dimensions):
-    model, data = network(name, dimensions, inplace=name != "captum:DeepLift"), batch(dimensions)
-    model.train()
-    model.act1.eval()
-    model.low.weight.requires_grad_(False)
-    model.head.weight.grad = torch.ones_like(model.head.weight)
-    before = copy.deepcopy(model.state_dict())
-    flags = [module.training for module in model.modules()]
-    asked = [parameter.requires_grad for parameter in model.parameters()]
-    state, drawn = torch.get_rng_state(), np.random.get_state()[1].copy()
-
-    list(run(model, data, methods=build(name, dimensions), layers=["low", "high"]))
-
-    assert [module.training for module in model.modules()] == flags
-    assert [parameter.requires_grad for parameter in model.parameters()] == asked
-    assert torch.equal(torch.get_rng_state(), state)
-    assert (np.random.get_state()[1] == drawn).all()
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    for module in model.modules():
-        assert not module._forward_hooks
-        assert not module._forward_pre_hooks
-        assert not module._backward_hooks
-        assert getattr(module, "inplace", True) is not False or name == "captum:DeepLift"
-    assert model.low.weight.grad is None
-    assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
-
-
-# Captum's GradientShap draws its noise for the whole batch at once, so a sample alone gets another.
-@pytest.mark.parametrize("name", [n for n in ALL if n != "captum:GradientShap"])
-def test_a_batch_is_its_samples(name, dimensions):
-    model, data = network(name, dimensions), batch(dimensions)
-    method = build(name, dimensions)
-    options = {"methods": method, "layers": ["low", "high"], "keep": "native"}
-    whole = list(run(model, data, **options))
-    single = [run(model, data.rows(i, i + 1), **options) for i in range(len(data))]
-    for together, alone in zip(whole, zip(*single, strict=True), strict=True):
-        np.testing.assert_allclose(
-            together.maps, np.concatenate([r.maps for r in alone]), atol=1e-9
-        )
-        for column in together.columns:
-            if column.startswith("grad_camo"):
-                expected = np.concatenate([r.columns[column] for r in alone])
-                np.testing.assert_allclose(together.columns[column], expected, atol=1e-6)
-
-
-def test_the_same_again(name, dimensions):
-    model, data = network(name, dimensions), batch(dimensions)
-    method = build(name, dimensions)
-    options = {"methods": method, "layers": ["low", "high"], "keep": "native"}
-    first = [result.maps for result in run(model, data, **options)]
-    torch.rand(5)
-    second = [result.maps for result in run(model, data, **options)]
-    for one, two in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, two)
-
-
-def test_a_check_lets_pass_what_can_be_explained(name, dimensions):
-    model, data = network(name, dimensions), batch(dimensions)
-    method = build(name, dimensions)
-    if hasattr(method, "check"):
-        one = Pass(model, data.rows(0, 1), Predicted(), {"low": model.low, "high": model.high})
-        assert method.check(one) is None
-        assert not any(module._forward_hooks for module in model.modules())
+@pytest.mark.parametrize(("name", "check", "dimensions"), CASES)
+def test_contract(name, check, dimensions):
+    inplace = "left as found" in check.name and name not in NO_INPLACE
+    check(
+        build(name, dimensions),
+        name=name,
+        dimensions=dimensions,
+        network=partial(network, name, inplace=inplace),
+    )

@@ -1,56 +1,71 @@
-"""What every registered scorer must hold with a network, in 2D and 3D; plugins join by existing.
+"""What every registered scorer must hold, in 2D and 3D; a new plugin joins by existing.
 
-What holds for given maps is asked in test_every_scorer_of_given_maps.
+The contract is that of the conformance kit, which a stranger's plugin is asked too. What only our
+docstrings promise is asked here: chance, flips, and the best there is.
 """
 
 from __future__ import annotations
 
-import copy
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from nets import CHEAP, cells, net, pool
+from nets import CHEAP, cells, pool
 
-from attrscore.core import INPUT, SCORER_FAILED
-from attrscore.engine import run
+from attrscore.core import INPUT, Batch
 from attrscore.registry import SCORERS
+from attrscore.scorers.nulls import standing
+from attrscore.testing import Subject, checks, given_maps
+from attrscore.testing.given_maps import OF_THE_MASK, of_the_map, signed_maps
 
-NAMES = [entry.name for entry in SCORERS.entries() if entry.alias_of is None]
-# What the region or the crop alone says, whatever the map.
-OF_THE_MASK = (".chance", ".area", ".highest", ".lowest")
+# Further settings of those that behave otherwise with them.
+NEED = {
+    "iou:quantile": {"threshold": "quantile"},
+    "iou:fixed": {"threshold": "fixed"},
+    "dice:quantile": {"threshold": "quantile"},
+    "dice:fixed": {"threshold": "fixed"},
+    "pointing_game:tolerance": {"tolerance": 0.5},
+    "top_k:number": {"k": 7},
+    "channel_shares:all": {"regions": None, "stains": ["DNA", "AGP"]},
+    "grad_camo:nucleus": {"region": "nucleus"},
+    "distance:cytoplasm": {"region": "cytoplasm"},
+}
+NAMES = [e.name for e in SCORERS.entries() if e.alias_of is None]
 # These need a map of every stain.
 OF_THE_INPUT = {"channel_shares"}
+# Its random maps follow from the cell, and do not flip with the map.
+DRAWS = {"random_map"}
 
 
-def scored(model, data, name: str, **options) -> list[dict[str, np.ndarray]]:
-    """Columns of the scorer at each layer, and at the input; layers at which none works left out.
-
-    Every NaN of a row that is ok has a reason, and none of the rows has failed.
-    """
-    results = run(
-        model,
-        data,
-        methods=["grad_cam", "saliency"],
-        layers=["low", "high"],
-        scorers={name: SCORERS.build(name, **CHEAP.get(name, {}))},
-        pool=pool(data.inputs.ndim - 2),
-        **options,
-    )
-    found = []
-    for result in results:
-        own = {key: each for key, each in result.columns.items() if key.partition(".")[0] == name}
-        lost = np.logical_or.reduce([np.isnan(values) for values in own.values()])
-        reason = result.columns["reason"].astype(str)
-        assert ((reason != "") == (lost & (result.columns["status"] == "ok"))).all()
-        assert not np.char.startswith(reason, SCORER_FAILED).any()
-        if result.layer == INPUT or name not in OF_THE_INPUT:
-            found.append(own)
-    return found
+def build(name: str):
+    plain = name.partition(":")[0]
+    return SCORERS.build(plain, **CHEAP.get(plain, {}), **NEED.get(name, {}))
 
 
-@pytest.fixture(params=NAMES)
+def scored(name: str, signed, data: Batch, layer: str = INPUT, **options):
+    """Column -> (N,), and the whole row."""
+    subject = Subject(build(name), name, len(data.space))
+    return given_maps.scored(subject, signed, data, layer, **{"on_error": "record", **options})
+
+
+ALL = [*NAMES, *NEED]
+OF_MAPS = [name for name in ALL if of_the_map(build(name))]
+CASES = [
+    pytest.param(name, check, d, id=f"{name}-{check}-{d}")
+    for name in ALL
+    for check in checks("scorer")
+    for d in ((2,) if check.once else (2, 3))
+]
+
+
+@pytest.mark.parametrize(("name", "check", "dimensions"), CASES)
+def test_contract(name, check, dimensions):
+    check(build(name), name=name, dimensions=dimensions)
+
+
+@pytest.fixture(params=ALL)
 def name(request) -> str:
     return request.param
 
@@ -60,50 +75,103 @@ def dimensions(request) -> int:
     return request.param
 
 
-def test_a_batch_is_its_samples_in_any_order(name, dimensions):
-    model, data = net(dimensions), cells(dimensions)
-    whole = scored(model, data, name)
-    single = [scored(model, data.rows(i, i + 1), name) for i in (2, 0, 3, 1)]
-    for together, *alone in zip(whole, *single, strict=True):
-        for column, values in together.items():
-            expected = np.concatenate([each[column] for each in alone])
-            np.testing.assert_allclose(values[[2, 0, 3, 1]], expected, atol=1e-6, err_msg=column)
+def lost(columns) -> np.ndarray:
+    """Which cells have a NaN."""
+    return np.logical_or.reduce([np.isnan(values) for values in columns.values()])
 
 
-def test_the_network_and_the_random_state_are_left_as_found(name, dimensions):
-    model, data = net(dimensions), cells(dimensions)
-    model.train()
-    model.act1.eval()
-    model.head.weight.grad = torch.ones_like(model.head.weight)
-    before = copy.deepcopy(model.state_dict())
-    flags = [module.training for module in model.modules()]
-    state, drawn = torch.get_rng_state(), np.random.get_state()[1].copy()
-    first = scored(model, data, name)
-    assert [module.training for module in model.modules()] == flags
-    assert torch.equal(torch.get_rng_state(), state)
-    assert (np.random.get_state()[1] == drawn).all()
-    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert torch.equal(model.head.weight.grad, torch.ones_like(model.head.weight))
-    torch.rand(5)
-    for one, two in zip(first, scored(model, data, name), strict=True):
-        for column, values in one.items():
-            np.testing.assert_array_equal(values, two[column], err_msg=column)
+@pytest.mark.parametrize("layer", [INPUT, "high"])
+def test_what_is_undefined_or_refused_has_a_reason(name, dimensions, layer):
+    data = cells(dimensions)
+    bare = replace(data, regions={"cell": data.regions["cell"]}, spacing=None)
+    for given in (data, bare):
+        columns, row = scored(name, signed_maps(dimensions, layer), given, layer)
+        assert ((row["reason"] != "") == lost(columns)).all()
+        assert (row["status"] == "ok").all() or "nucleus" in row["reason"][0]
+        if name.partition(":")[0] in OF_THE_INPUT and layer != INPUT:
+            assert lost(columns).all()
+            assert all(reason.startswith("s cannot work here: ") for reason in row["reason"])
 
 
-def test_a_cell_that_is_not_finite_spoils_only_itself(name, dimensions):
-    model, data = net(dimensions), cells(dimensions)
-    spoilt = data.inputs.clone()
-    spoilt[1, ..., 0] = torch.nan
-    clean = scored(model, data, name)
-    dirty = scored(model, replace(data, inputs=spoilt), name)
-    for one, two in zip(clean, dirty, strict=True):
-        for column, values in one.items():
-            if not column.endswith(OF_THE_MASK):
-                assert np.isnan(two[column][1]), column
-            np.testing.assert_allclose(values[[0, 2, 3]], two[column][[0, 2, 3]], atol=1e-9)
+@pytest.mark.parametrize("name", [n for n in OF_MAPS if n not in DRAWS])
+@pytest.mark.parametrize("layer", [INPUT, "high"])
+def test_map_and_regions_flipped_together(name, dimensions, layer):
+    data, others, signed = cells(dimensions), pool(dimensions), signed_maps(dimensions, layer)
+    axes = tuple(range(1, dimensions + 1))
+    flipped, turned = (
+        replace(each, regions={key: region.flip(axes) for key, region in each.regions.items()})
+        for each in (data, others)
+    )
+    expected, _ = scored(name, signed, data, layer)
+    found, _ = scored(name, signed.flip([a + 1 for a in axes]), flipped, layer, pool=turned)
+    for key, values in expected.items():
+        np.testing.assert_allclose(found[key], values, atol=1e-6, err_msg=key)
 
 
-def test_embeddings_have_no_class(name, dimensions):
-    for columns in scored(net(dimensions), cells(dimensions), name, target="norm"):
-        assert any(np.isfinite(values).any() for values in columns.values())
+def by_chance(name: str, key: str, columns, data: Batch):
+    """What a flat map gives, as the docstring states it."""
+    name, _, setting = name.partition(":")
+    if key.endswith(OF_THE_MASK):
+        return columns[key]
+    if name in ("pointing_game", "relevance_rank", "top_k", "distance", "tolerance_curve"):
+        if key == "s.outside":
+            return columns[key]
+        chance = columns[f"{key}.chance"]
+        return np.where((name == "tolerance_curve") & (chance == 1), np.nan, chance)
+    if name in ("iou", "dice"):
+        if setting == "":
+            return np.nan  # a flat map has no Otsu threshold
+        return columns["s.chance"] if key == "s" else columns["s.selected"]
+    if name == "region_shares":
+        last = key.rpartition(".")[2]
+        return {"density": 1, "log_density_ratio": 0}.get(last, columns.get(f"{key}.area"))
+    if name == "channel_shares":
+        region = key.split(".")[2] if key.count(".") == 2 else None
+        if region is None:
+            return 1 / 2
+        others, _ = scored("region_shares", torch.ones_like(data.inputs), data)
+        return others[f"s.{region}.area"] / 2
+    area = data.regions["cell"].flatten(1).double().mean(1)
+    if name == "circular_shift":
+        return {"s": 0.5, "s.mean": area, "s.sd": 0, "s.z": np.nan}[key]
+    if name == "mask_swap":  # a flat map has the share f on any mask
+        others = pool(len(data.space)).regions["cell"].flatten(1).double().mean(1)
+        return standing(area, others.expand(len(area), -1))[key.partition(".")[2] or "score"]
+    if name == "random_map":  # f among the shares of random maps, which have their own mean
+        z = (area.numpy() - columns["s.mean"]) / columns["s.sd"]
+        return {**columns, "s.z": z}[key]
+    if name == "grad_camo":
+        return {"s": columns["s.chance"], "s.lift": 1, "s.above_chance": 0, "s.auc": 0.5}.get(
+            key, columns[key]
+        )
+    return {"auc": 0.5, "sparsity": 0, "entropy": 1, "effective_volume": 1}[name]
+
+
+@pytest.mark.parametrize("name", OF_MAPS)
+@pytest.mark.parametrize("layer", [INPUT, "high"])
+def test_flat_map_gives_the_stated_chance(name, dimensions, layer):
+    data = cells(dimensions)
+    columns, row = scored(name, torch.full_like(signed_maps(dimensions, layer), 0.3), data, layer)
+    if name.partition(":")[0] in OF_THE_INPUT and layer != INPUT:
+        return
+    assert ((row["reason"] != "") == lost(columns)).all()
+    for key, values in columns.items():
+        if key == "s.volume":
+            voxels = math.prod(data.space) * math.prod(data.spacing)
+            np.testing.assert_allclose(values, voxels)
+            continue
+        expected = np.broadcast_to(by_chance(name, key, columns, data), values.shape)
+        np.testing.assert_allclose(values, expected, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in OF_MAPS if n.partition(":")[0] in ("grad_camo", "relevance_rank", "auc")]
+)
+def test_heat_on_the_cell_alone_is_perfect(name, dimensions):
+    data = cells(dimensions)
+    region = "nucleus" if "nucleus" in name else "cell"
+    signed = data.regions[region].double()[:, None]
+    columns, _ = scored(name, signed, data)
+    np.testing.assert_allclose(columns["s"], 1, atol=1e-6)
+    outside, _ = scored(name, 1 - signed, data)
+    np.testing.assert_allclose(outside["s"], 0, atol=1e-6)

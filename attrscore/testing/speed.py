@@ -1,0 +1,79 @@
+"""How long a plugin takes beside one of ours: told, never judged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attrscore.core import Batch, single_targets
+from attrscore.engine import run
+
+__all__ = ["speed"]
+
+
+def speed(kind: str, plugin: Any, /) -> str:
+    """A sentence: on crops of 64 pixels for methods, scorers and targets, else of its own."""
+    if kind == "dataset":
+        rows = range(min(64, len(plugin.table)))
+        took = _seconds(lambda: plugin.read(rows))
+        return f"reads {len(rows) / took:.0f} cells a second"
+    from attrscore.registry import MODELS, SCORERS
+
+    data = _crops()
+    from attrscore.core import InputSpec
+
+    spec = InputSpec(3, data.space, 2)
+    ours = MODELS.build("tiny_cnn")(spec)
+    if kind == "model":
+        theirs = plugin(spec)
+        with torch.no_grad():
+            took, usual = (_seconds(lambda m=m: m(data.inputs)) for m in (theirs, ours))  # type: ignore[misc]  # bound at once
+        return f"{took / usual:.1f} times as long as tiny_cnn for a batch"
+    options: dict[str, Any] = {"layers": ["features.3"], "pool": data, "scorers": "grad_camo"}
+
+    def timed(**changed: Any) -> float:
+        return _seconds(lambda: list(run(ours, data, **{**options, **changed})))
+
+    if kind == "scorer":
+        none = {"nothing": _nothing}
+        base = timed(scorers=none)
+        took = timed(scorers={"it": plugin}) - base
+        usual = timed(scorers={"grad_camo": SCORERS.build("grad_camo")}) - base
+        return f"{max(took, 0) / max(usual, 1e-6):.1f} times as long as grad_camo for a map"
+    told = "grad_cam, both with grad_camo" if kind == "method" else "predicted"
+    took = timed(methods={"it": plugin}) if kind == "method" else timed(target=plugin)
+    usual = timed()
+    count = len(single_targets(plugin)) if kind == "target" else 1
+    return f"{took / usual / count:.1f} times as long as {told} for a batch"
+
+
+def _crops() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    cell = torch.zeros(8, 64, 64, dtype=torch.bool)
+    cell[:, 20:44, 20:40] = True
+    nucleus, neighbours = torch.zeros_like(cell), torch.zeros_like(cell)
+    nucleus[:, 28:36, 26:34], neighbours[:, :12, :12] = True, True
+    return Batch(
+        inputs=torch.rand((8, 3, 64, 64), generator=generator),
+        regions={"cell": cell, "nucleus": nucleus, "neighbours": neighbours},
+        label=torch.arange(8) % 2,
+        spacing=(0.5, 0.5),
+    )
+
+
+def _nothing(heat: Any, _run: Any, /) -> torch.Tensor:
+    return heat.native.new_zeros(len(heat.native))  # type: ignore[no-any-return]  # a tensor
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """The best of five, after one to warm up."""
+    work()
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - began)
+    return best
