@@ -194,9 +194,14 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 def _inspect(arguments: Sequence[str]) -> int:
-    """Show the layers of model=, and whether method= can explain it at layers=, by a dry run."""
+    """Show the layers of model=, and whether method= can explain it at layers=, by a dry run.
+
+    Where dataset= is all that is said, show what it holds, and draw crops with their masks.
+    """
     example = "model=monai_resnet dataset=phantom_3d 'method=[grad_cam,guided_grad_cam]'"
     settings = composed("inspect", arguments, _inspect.__doc__, example)
+    if verbs.about_dataset(arguments):
+        return verbs.inspect_dataset(settings)
     from attrscore import terminal
     from attrscore.assembly import dataset_of, network, plugin_of, plugins_of
     from attrscore.engine import batches_of

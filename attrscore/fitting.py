@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attrscore.assembly import dataset_of, network
+from attrscore.contents import tell_made_masks
 from attrscore.core import Dataset
 from attrscore.errors import ConfigError, choose
 from attrscore.models.weights import save_weights
@@ -28,6 +29,7 @@ def fit(
     cells = {**settings["dataset"], **(options.pop("dataset") or {})}
     settings = {**settings, "dataset": cells}
     dataset = dataset_of(settings)
+    tell_made_masks(dataset, progress)
     trained = train(
         network(settings, dataset), dataset, seed=settings["seed"], progress=progress, **options
     )

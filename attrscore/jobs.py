@@ -16,6 +16,7 @@ from attrscore.assembly import Parts, build
 from attrscore.attribution import Place
 from attrscore.circumstances import facts, machine
 from attrscore.computing import Costs, compute, kept_crops, readable
+from attrscore.contents import about, tell_made_masks
 from attrscore.core import Dataset, single_targets
 from attrscore.errors import choose
 from attrscore.fitting import train_if_asked
@@ -77,6 +78,7 @@ def run_job(
     train_if_asked(settings, progress)
     parts = build(settings)
     results = Path(settings["results"])
+    tell_made_masks(parts.dataset, progress)
     job = parts.job
     missing = store.missing_conditions(results, job)
     work = _Work(parts, results, config, overrides, clock, advance, told, progress)
@@ -128,7 +130,7 @@ class _Work:
         """Compute and commit what is not there; ``fresh`` gains the parts made."""
         job = replace(self.parts.job, conditions=missing)
         kept = kept_maps(self.results, self.parts, missing)
-        origin = facts(self.overrides)
+        origin = {**facts(self.overrides), **about(self.parts.dataset)}
         halves = None
         if kept is not None:
             job = replace(job, part_rows=kept.part_rows)

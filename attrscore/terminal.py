@@ -20,6 +20,7 @@ from attrscore.readings import reading_of
 from attrscore.undefined import reasons_told
 
 if TYPE_CHECKING:
+    from attrscore.contents import Contents
     from attrscore.core import Dataset
     from attrscore.planning import Plan
     from attrscore.preflight import Finding
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from attrscore.survey import Survey
 
 __all__ = [
+    "contents_table",
+    "counts_table",
     "finding_table",
     "headline",
     "layer_table",
@@ -275,6 +278,30 @@ def plugin_table(entries: Mapping[str, list[Entry]]) -> Table:
             if entry.alias_of is None:
                 also = [other.name for other in found if other.alias_of == entry.name]
                 table.add_row(kind, entry.name, entry.package, ", ".join(also))
+    return table
+
+
+def contents_table(found: Contents) -> Table:
+    """What a dataset says about itself, and its odd cells."""
+    table = Table(show_header=False)
+    for name, value in found.facts.items():
+        table.add_row(name, escape(value))
+    odd = ", ".join(f"{count} {name}" for name, count in found.flags.items())
+    if odd:
+        table.add_row("odd cells", odd)
+    return table
+
+
+def counts_table(found: Contents) -> Table:
+    """How many cells of each class there are, by plate and well."""
+    several = len(found.groups) > 1
+    table = Table(title="cells by class", title_justify="left", show_footer=several)
+    for name, column in found.groups.items():
+        number = column.dtype.kind in "iu"
+        total = str(column.sum()) if number else ""
+        table.add_column(escape(str(name)), total, justify="right" if number else "left")
+    for _, row in found.groups.iterrows():
+        table.add_row(*(escape(str(value)) for value in row))
     return table
 
 

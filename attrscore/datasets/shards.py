@@ -101,6 +101,12 @@ class Shard:
         """Of the whole dataset."""
         return self.whole.left_out
 
+    @property
+    def about(self) -> Mapping[str, str]:
+        """Of the whole dataset, if it says anything."""
+        told: Mapping[str, str] = getattr(self.whole, "about", {})
+        return told
+
     def read(self, rows: Sequence[int], /) -> Batch:
         """The cells of these rows of the shard."""
         return self.whole.read(self.rows[list(rows)].tolist())

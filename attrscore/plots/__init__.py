@@ -6,6 +6,7 @@ of Axes drawn without ``ax`` it is their ``.figure``.
 """
 
 from attrscore.plots.cells import Example, overlay, overlays
+from attrscore.plots.contact import contact_sheet
 from attrscore.plots.evidence import (
     agreement_matrix,
     evidence,
@@ -19,6 +20,7 @@ __all__ = [
     "Example",
     "Sheet",
     "agreement_matrix",
+    "contact_sheet",
     "distribution",
     "distributions",
     "evidence",

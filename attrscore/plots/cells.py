@@ -20,7 +20,7 @@ from attrscore.plots.sheet import Sheet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Example", "overlay", "overlays"]
+__all__ = ["Example", "draw_plane", "overlay", "overlays", "stretched"]
 
 _CHANNELS = {
     1: ("#ffffff",),
@@ -112,7 +112,7 @@ def overlay(
     if ax is None:
         ax = Sheet(inches=(3.2, 3.4)).subplots()
     (_, view), *_ = _views(example)
-    _draw(ax, _stretched(image), heat, regions, view)
+    draw_plane(ax, stretched(image), heat, regions, view)
     ax.set_title(title, fontsize=9)
     return ax
 
@@ -137,14 +137,14 @@ def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
     sheet = Sheet(inches=((1 + len(names)) * _PANEL_INCHES + 0.6, sum(heights) + 0.8))
     axes = sheet.subplots(len(rows), 1 + len(names), squeeze=False)
     for i, (example, plane, view) in enumerate(rows):
-        image = _stretched(example.image)
+        image = stretched(example.image)
         first = plane in ("", _PROJECTION)
         label = [textwrap.fill(example.caption or example.id, 22)] if first else []
         axes[i, 0].set_ylabel("\n".join([*label, *([plane] if plane else [])]), fontsize=8)
-        _draw(axes[i, 0], image, None, example.regions, view)
+        draw_plane(axes[i, 0], image, None, example.regions, view)
         for ax, name in zip(axes[i, 1:], names, strict=True):
             if name in example.heats:
-                _draw(ax, image, example.heats[name], example.regions, view)
+                draw_plane(ax, image, example.heats[name], example.regions, view)
             else:
                 _draw_nothing(ax)
             score = example.scores.get(name) if first else None
@@ -181,7 +181,7 @@ def _views(example: Example) -> Iterator[tuple[str, _View]]:
         yield f"z = {z}", partial(np.take, indices=z, axis=-3)
 
 
-def _stretched(image: _Array) -> _Array:
+def stretched(image: _Array) -> _Array:
     """(C, *S) to [0, 1], each channel between two of its percentiles; 0 where not finite."""
     out = np.zeros(image.shape)
     for c, channel in enumerate(image.astype(float)):
@@ -201,8 +201,14 @@ def _colours(image: _Array) -> _Array:
     return colours / max(1.0, float(brightest))
 
 
-def _draw(
-    ax: Axes, image: _Array, heat: _Array | None, regions: Mapping[str, _Array], view: _View
+def draw_plane(
+    ax: Axes,
+    image: _Array,
+    heat: _Array | None,
+    regions: Mapping[str, _Array],
+    view: _View,
+    *,
+    outlines: Mapping[str, Any] = _OUTLINES,
 ) -> None:
     """One plane; ``image`` is stretched, and heat is scaled by the whole map's maximum."""
     channels = view(image)
@@ -219,7 +225,7 @@ def _draw(
         else:
             share = view(heat) / top
             ax.imshow(share, cmap=_HEAT, vmin=0, vmax=1, interpolation="nearest")
-    for name, style in _OUTLINES.items():
+    for name, style in outlines.items():
         if name in regions:
             _outline(ax, view(regions[name]), style, name)
     height, width = channels.shape[1:]

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from attrscore.verbs.contents import about_dataset, inspect_dataset
 from attrscore.verbs.plugins import plugins
 from attrscore.verbs.report import report
 from attrscore.verbs.reproduce import reproduce
 from attrscore.verbs.results import collect, status, verify
 
-__all__ = ["collect", "plugins", "report", "reproduce", "status", "verify"]
+__all__ = [
+    "about_dataset",
+    "collect",
+    "inspect_dataset",
+    "plugins",
+    "report",
+    "reproduce",
+    "status",
+    "verify",
+]

@@ -156,11 +156,44 @@ def test_train_then_audit_tells_honest_from_cheating(capsys):
 
 
 def test_inspect_shows_grids_and_what_can_be_reached(capsys):
-    assert main(["inspect", "dataset=phantom_3d", "dataset.cells=4"]) == 0
+    assert main(["inspect", "model=tiny_cnn", "dataset=phantom_3d", "dataset.cells=4"]) == 0
     out = capsys.readouterr().out
     assert "features.6" in out
     assert "last_conv" in out
     assert "3 channels" in out
+
+
+def test_inspect_shows_what_a_dataset_holds_before_any_network_fits_it(capsys):
+    assert main(["inspect", "dataset=phantom", "dataset.size=[9,9]", "dataset.cells=24"]) == 0
+    out = capsys.readouterr().out
+    for told in ("24", "3 (DNA, ER, AGP)", "9 x 9 pixels", "cell, nucleus", "plate", "A01"):
+        assert told in out
+    assert "features" not in out
+    assert Path("results/figures/dataset-phantom.png").stat().st_size > 10_000
+    volumes = ["dataset=phantom_3d", "dataset.cells=3", "label.dataset=volumes"]
+    assert main(["inspect", *volumes]) == 0
+    assert Path("results/figures/dataset-volumes.png").exists()
+    assert main(["inspect", *volumes, "figures=none", "results=elsewhere"]) == 0
+    assert not Path("elsewhere").exists()
+
+
+def test_inspect_says_what_was_skipped_and_that_masks_were_made(capsys):
+    pytest.importorskip("skimage", reason="masks=otsu needs pip install 'attrscore[otsu]'")
+    image = np.random.default_rng(0).integers(0, 50, (48, 48)).astype(np.uint16)
+    image[10:20, 10:20] = image[30:40, 25:36] = 900
+    for name in ("a", "b"):
+        tifffile.imwrite(f"{name}.tif", image if name == "a" else image * 0)
+    cells = ["dataset=fields", "dataset.images='*.tif'", "dataset.masks=otsu", "dataset.axes=YX",
+             "dataset.crop=[16,16]"]  # fmt: skip
+    assert main(["inspect", *cells]) == 3
+    told = capsys.readouterr()
+    assert "made, not given" in told.out
+    assert "2 in 1 images" in told.out
+    assert "skipped: b.tif: 'b.tif' is the same everywhere" in told.err
+    assert main([*cells, "layers=features.3", "model.classes=2", "figures=none"]) == 3
+    assert "masks: made, not given" in capsys.readouterr().err
+    job = json.loads(next(Path("results/jobs").glob("*/job.json")).read_text(encoding="utf-8"))
+    assert job["provenance"]["data"]["masks"].startswith("made, not given")
 
 
 def test_plugins_are_listed_and_described(capsys):

@@ -31,7 +31,9 @@ def field(tmp_path):
 
 
 def test_otsu_finds_bright_discs_and_divides_those_that_touch(field):
-    pytest.importorskip("skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'")
+    pytest.importorskip(
+        "skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'"
+    )
     _, inside, options = field
     fields = Fields(**options, masks="otsu", segment_channels=[1], channels=[0])
     table = fields.table
@@ -50,7 +52,9 @@ def test_otsu_finds_bright_discs_and_divides_those_that_touch(field):
 
 
 def test_a_field_is_segmented_once_and_what_decides_stands_in_the_fingerprint(field, monkeypatch):
-    pytest.importorskip("skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'")
+    pytest.importorskip(
+        "skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'"
+    )
     calls = []
     plain = Otsu.__call__
     monkeypatch.setattr(
@@ -71,7 +75,9 @@ def test_a_field_is_segmented_once_and_what_decides_stands_in_the_fingerprint(fi
 
 
 def test_images_without_cells_are_skipped_with_a_reason(field, tmp_path):
-    pytest.importorskip("skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'")
+    pytest.importorskip(
+        "skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'"
+    )
     tifffile.imwrite(tmp_path / "blank.tif", np.full((2, 70, 80), 7, np.uint16),
                      photometric="minisblack")  # fmt: skip
     fields = Fields(**field[2], masks="otsu", segment_channels=[1])
@@ -83,7 +89,9 @@ def test_images_without_cells_are_skipped_with_a_reason(field, tmp_path):
 
 
 def test_anisotropic_voxels_are_told_apart_by_micrometres():
-    pytest.importorskip("skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'")
+    pytest.importorskip(
+        "skimage", reason="masks=otsu needs scikit-image: pip install 'attrscore[otsu]'"
+    )
     z, y, x = np.indices((14, 48, 48))
     near = [(2 * (z - 7)) ** 2 + (y - 24) ** 2 + (x - c) ** 2 <= 64 for c in (16, 30)]
     volume = 100.0 + 400 * (near[0] | near[1])
