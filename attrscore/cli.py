@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -268,26 +269,24 @@ def _plan(arguments: Sequence[str]) -> int:
     return code
 
 
-def _reproduce(arguments: Sequence[str]) -> int:
-    """As :func:`attrscore.verbs.reproduce`, which knows no OmegaConf."""
-
-    def settings_from(config: str) -> dict[str, Any]:
-        try:  # settings that were not known then have their defaults
-            return {**settings_of(configuration([])), **settings_of(OmegaConf.create(config))}  # type: ignore[arg-type]  # YAML of a mapping
-        except OmegaConfBaseException as error:
-            raise ConfigError(sentence(error, ())) from error
-
-    return verbs.reproduce(arguments, settings_from)
+def _settings_from(config: str) -> dict[str, Any]:
+    """Settings from the text of a configuration, for verbs that know no OmegaConf."""
+    try:  # settings that were not known then have their defaults
+        return {**settings_of(configuration([])), **settings_of(OmegaConf.create(config))}  # type: ignore[arg-type]  # YAML of a mapping
+    except OmegaConfBaseException as error:
+        raise ConfigError(sentence(error, ())) from error
 
 
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "collect": verbs.collect,
+    "export": partial(verbs.export, settings_of=_settings_from),
     "inspect": _inspect,
     "plan": _plan,
     "plugins": verbs.plugins,
     "report": verbs.report,
-    "reproduce": _reproduce,
+    "reproduce": partial(verbs.reproduce, settings_of=_settings_from),
     "status": verbs.status,
     "train": _train,
     "verify": verbs.verify,
+    "view": partial(verbs.view, settings_of=_settings_from),
 }

@@ -14,12 +14,12 @@ from attrscore.store.crops import Crops, chosen_cells, stored_crops
 from attrscore.store.folders import JobFolder, folders_of, missing_conditions, serving
 from attrscore.store.halves import Halves, Piece, joined
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
-from attrscore.store.kept import read_crops, read_maps
+from attrscore.store.kept import Kept, kept, read_crops, read_maps
 from attrscore.store.merge import collect
 from attrscore.store.outcomes import FAILURES, failed
 from attrscore.store.provenance import Clock, hardware, repository
 from attrscore.store.status import JobStatus, provenance_of, status_of
-from attrscore.store.tables import read_scores
+from attrscore.store.tables import Kinds, read_scores, table_and_kinds
 from attrscore.store.verify import Report, verify
 from attrscore.store.writer import Writer
 
@@ -34,6 +34,8 @@ __all__ = [
     "Job",
     "JobFolder",
     "JobStatus",
+    "Kept",
+    "Kinds",
     "Part",
     "Piece",
     "Plugin",
@@ -48,6 +50,7 @@ __all__ = [
     "hardware",
     "identify",
     "joined",
+    "kept",
     "missing_conditions",
     "overlaid",
     "provenance_of",
@@ -59,5 +62,6 @@ __all__ = [
     "serving",
     "status_of",
     "stored_crops",
+    "table_and_kinds",
     "verify",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,82 @@ import numpy as np
 
 from attrscore.errors import StoreError, did_you_mean, preview
 from attrscore.store.crops import Crops, crops_of
+from attrscore.store.folders import JobFolder
 from attrscore.store.identity import Plugin, canonical, flatten
 from attrscore.store.maps import map_group, map_ids, map_targets, read_map
 from attrscore.store.parts import opened
 from attrscore.store.places import Found, Location, find
 
-__all__ = ["read_crops", "read_maps"]
+__all__ = ["Kept", "kept", "read_crops", "read_maps"]
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """The maps that a job keeps of one method at one layer, towards one target."""
+
+    folder: JobFolder
+    method: Plugin
+    layer: str
+    target: str | None
+    """None in a job of one target."""
+    parts: tuple[Path, ...]
+
+    def read(self, ids: Sequence[str], /) -> Array:
+        """The maps of these cells, in this order: signed float32 (N, C, *s).
+
+        :raises StoreError: a cell whose map is not here.
+        """
+        absent = [each for each in ids if each not in self.rows]
+        if absent:
+            raise StoreError(f"No map of {' at '.join(self._place)} is kept for {preview(absent)}.")
+        maps: dict[str, Array] = {}
+        for part in dict.fromkeys(self.rows[each][0] for each in ids):
+            here = [each for each in ids if self.rows[each][0] == part]
+            with opened(part) as file:
+                group = map_group(file, *self._place)
+                if group is None:
+                    raise StoreError(f"{part} was changed while it was read; try again.")
+                numbers = np.array([self.rows[each][1] for each in here], dtype=int)
+                maps |= dict(zip(here, read_map(group, numbers), strict=True))
+        return np.stack([maps[each] for each in ids])
+
+    @cached_property
+    def rows(self) -> Mapping[str, tuple[Path, int]]:
+        """Id -> the part that holds its map, and the map's number there."""
+        found: dict[str, tuple[Path, int]] = {}
+        for part in self.parts:
+            with opened(part) as file:
+                if map_group(file, *self._place) is not None:
+                    for row, name in enumerate(map_ids(file)):
+                        found.setdefault(name, (part, row))
+        return found
+
+    @property
+    def _place(self) -> tuple[str, ...]:
+        return (self.method.key, self.layer, *([] if self.target is None else [self.target]))
+
+
+def kept(path: Location, /) -> list[Kept]:
+    """All maps that the jobs at a place keep, by job, method, layer and target.
+
+    :raises StoreError: nothing there, or nothing of ours.
+    """
+    listed: list[Kept] = []
+    for each in find([path])[0]:
+        parts = tuple(each.parts.values())
+        pairs = {(c.method.key, c.layer): c.method for c in each.folder.job.conditions}
+        for (key, layer), method in pairs.items():
+            targets: dict[str | None, None] = {}
+            for part in parts:
+                with opened(part) as file:
+                    group = map_group(file, key, layer)
+                    if group is not None:
+                        named: list[str | None] = [*map_targets(group)]
+                        targets |= dict.fromkeys(named or [None])
+            listed += [Kept(each.folder, method, layer, target, parts) for target in targets]
+    return listed
 
 
 def read_maps(

@@ -29,7 +29,17 @@ from attrscore.store.parts import (
 from attrscore.store.places import Found, Location, find
 from attrscore.store.rows import Source, differing_settings, gather
 
-__all__ = ["Place", "ordered", "pooled", "read_part_table", "read_scores", "repeat", "split"]
+__all__ = [
+    "Kinds",
+    "Place",
+    "ordered",
+    "pooled",
+    "read_part_table",
+    "read_scores",
+    "repeat",
+    "split",
+    "table_and_kinds",
+]
 
 SHOWN = ("id", "model", "dataset", "method", "layer", "target")
 """What tells rows apart, together with the settings that differ."""
@@ -51,10 +61,13 @@ def read_scores(*paths: Location, columns: Sequence[str] | None = None) -> pd.Da
 
     :raises StoreError: nothing there, not ours, damaged, newer, or a column that does not exist.
     """  # noqa: D205  # the keys must stand in one sentence
-    return _read(paths, columns)[0]
+    return table_and_kinds(*paths, columns=columns)[0]
 
 
-def _read(paths: Sequence[Location], columns: Sequence[str] | None) -> tuple[pd.DataFrame, Kinds]:
+def table_and_kinds(
+    *paths: Location, columns: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, Kinds]:
+    """As :func:`read_scores`, and what each column is."""
     if not paths:
         raise StoreError("Name a results folder or file to read: read_scores('results').")
     jobs, merged = find(paths)

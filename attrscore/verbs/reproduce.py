@@ -17,7 +17,7 @@ __all__ = ["reproduce"]
 OK, FAILED, INCOMPLETE = 0, 1, 3
 
 
-def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str, Any]], /) -> int:
+def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str, Any]]) -> int:
     """Run a job, or the rows of one of its files, again from its stored configuration; compare.
 
     ``settings_of`` makes settings of the text of a configuration. Nothing that exists is changed.
