@@ -92,8 +92,8 @@ def join(wide: Wide, profiles: pd.DataFrame, keys: dict[str, str], /) -> Joined:
         )
     left = _texts(profiles, list(keys.values()))
     right = _texts(wide.table, list(keys))
-    _check_unique(left, keys.values(), "rows of the profile table")
     _check_unique(right, keys, "cells with scores")
+    _check_unique(left, keys.values(), "rows of the profile table")
     found = right.reset_index().merge(
         left.reset_index(), on=list(range(len(keys))), suffixes=("_ours", "_theirs")
     )

@@ -67,6 +67,7 @@ def widened(
         if name not in known:
             raise ConfigError(f"The results have no score {name!r}. {did_you_mean(name, known)}")
     wanted = ["status", *(known if scores is None else scores)]
+    of_run = [name for name in _OF_A_RUN if name in results]  # files need not have them
     results = results.reset_index(drop=True)
     cells = results.groupby(["dataset", "id"], sort=False, observed=True).ngroup().to_numpy()
     first = results.loc[np.unique(cells, return_index=True)[1]].reset_index(drop=True)
@@ -95,7 +96,7 @@ def widened(
         columns.append(Column(name, score, method, layer, of))
 
     for of, rows in _groups(results, of_a_run):
-        for score in _OF_A_RUN:
+        for score in of_run:
             add(_said(of_a_run, of), (), score, rows.drop_duplicates(["dataset", "id"]))
     known_by = results[["method", *wanted]].groupby("method", observed=True).count() > 0
     for of, rows in _groups(results, [*telling, "method", "layer"]):

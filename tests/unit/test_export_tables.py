@@ -1,0 +1,305 @@
+"""Scores with a row a cell: names, joins onto profiles, and what the libraries themselves read."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from results import BASE, GRAD_CAM, GRAD_CAMO, IG, OTHER, fill, job
+
+from attrscore.cli import main
+from attrscore.errors import ConfigError, DataError, StoreError
+from attrscore.export.destination import new_file, new_folder
+from attrscore.export.profiles import join, keys_of, read_profiles
+from attrscore.export.wide import widened
+from attrscore.store import Condition, read_scores, table_and_kinds
+
+SCORE = "Metadata_attrscore_grad_cam_features.3_grad_camo"
+WELLS = {"Metadata_Well": [f"A0{n}" for n in range(5)], "Metadata_Site": [1, 2, 3, 4, 5]}
+
+# anndata and pycytominer ask pandas 3 for options that it deprecates.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*future.infer_string"),
+    pytest.mark.filterwarnings("ignore:.*mode.copy_on_write"),
+]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Five cells; grad_cam at two layers, integrated_gradients on the input."""
+    layers = [("features.3", GRAD_CAM), ("features.6", GRAD_CAM), ("input", IG)]
+    of = job(*(Condition(method, layer, GRAD_CAMO) for layer, method in layers))
+    folder = tmp_path / "my results µ"
+    writer = fill(folder, of, config="seed: 0")
+    assert not writer.missing()
+    return folder
+
+
+def wide_of(run, **options):
+    return widened(*table_and_kinds(run), **options)
+
+
+def profiles(tmp_path, **columns):
+    table = pd.DataFrame({"Metadata_cell": [f"cell{n}" for n in (3, 0, 1, 9)], **columns})
+    table["Cells_AreaShape_Area"] = [1.5, np.nan, 3.25, 4.0]
+    path = tmp_path / "profiles.csv"
+    table.to_csv(path, index=False)
+    return path, table
+
+
+def test_names_and_numbers_are_those_of_the_results(run):
+    wide = wide_of(run)
+    table = wide.table
+    assert table["Metadata_attrscore_id"].tolist() == [f"cell{n}" for n in range(5)]
+    assert table["Metadata_Plate"].tolist() == ["Ä1"] * 5
+    scores = read_scores(run)
+    for column in wide.columns:
+        if column.method:
+            told = scores[(scores["method"] == column.method) & (scores["layer"] == column.layer)]
+            expected = told.set_index("id")[column.score]
+            found = table.set_index("Metadata_attrscore_id")[column.name]
+            pd.testing.assert_series_equal(
+                found, expected, check_names=False, check_dtype=False, check_index_type=False
+            )
+            assert column.name == (
+                f"Metadata_attrscore_{column.method}_{column.layer}_{column.score}"
+            )
+    assert {c.score for c in wide.columns} >= {"status", "grad_camo", "grad_camo.chance"}
+    assert all(name.startswith("Metadata_") for name in table)
+
+
+def test_models_targets_and_settings_are_in_the_names_where_there_are_several(run):
+    one = Condition(GRAD_CAM, "features.3", GRAD_CAMO)
+    other = {**BASE, "model": {**BASE["model"], "weights": "def"}}
+    fill(run, job(one, base=other), labels={"model": "resnet", "dataset": "phantom"}, offset=5.0)
+    fill(run, job(one, base={**BASE, "heat": {"sign": "absolute"}}), offset=9.0)
+    table = wide_of(run, scores=["grad_camo"]).table
+    start = "Metadata_attrscore_"
+    assert table[f"{start}tiny_heat.sign=positive_grad_cam_features.3_grad_camo"][0] == 0.0
+    assert table[f"{start}tiny_heat.sign=absolute_grad_cam_features.3_grad_camo"][0] == 9.0
+    assert table[f"{start}resnet_heat.sign=positive_grad_cam_features.3_grad_camo"][0] == 5.0
+    assert table[f"{start}resnet_predicted"].tolist() == [1] * 5
+    assert not any(name.endswith("grad_camo.chance") for name in table)
+
+
+def test_cells_of_one_name_in_two_datasets_are_two_rows(run):
+    other = {**BASE, "dataset": {"name": "phantom", "fingerprint": "f1"}}
+    one = Condition(GRAD_CAM, "features.3", GRAD_CAMO)
+    fill(run, job(one, base=other), labels={"model": "tiny", "dataset": "other"}, offset=5.0)
+    table = wide_of(run).table
+    assert len(table) == 10
+    assert table["Metadata_attrscore_dataset"].value_counts().to_dict() == {
+        "phantom": 5,
+        "other": 5,
+    }
+    by_cell = table.set_index(["Metadata_attrscore_dataset", "Metadata_attrscore_id"])[SCORE]
+    assert by_cell["other", "cell2"] == 5.2
+    assert by_cell["phantom", "cell2"] == 0.2
+
+
+def test_a_score_that_only_another_method_has_makes_no_empty_column(run):
+    fill(run, job(Condition(IG, "input", OTHER)))
+    names = list(wide_of(run).table)
+    assert "Metadata_attrscore_integrated_gradients_input_other" in names
+    assert "Metadata_attrscore_grad_cam_features.3_other" not in names
+
+
+def test_an_unknown_score_is_suggested(run):
+    with pytest.raises(ConfigError, match="no score 'grad_cam'. Did you mean 'grad_camo'"):
+        wide_of(run, scores=["grad_cam"])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
+def test_the_table_reads_back_as_the_same_numbers(run, suffix, tmp_path):
+    path = tmp_path / f"s{suffix}"
+    assert main(["export", str(run), "--to", "csv", "-o", str(path)]) == 0
+    read = pd.read_parquet(path) if suffix == ".parquet" else pd.read_csv(path)
+    expected = wide_of(run).table
+    assert list(read) == list(expected)
+    pd.testing.assert_frame_equal(read, expected, check_dtype=False, check_exact=True)
+    if suffix == ".parquet":
+        told = json.loads(pq.read_schema(path).metadata[b"attrscore.export"])
+        (made,) = told["jobs"].values()
+        assert made["config"] == "seed: 0"
+        assert json.loads(made["identity"])["rows"] == 5
+
+
+def test_a_merged_file_is_exported_as_its_folder_is(run, tmp_path):
+    for suffix in (".h5", ".parquet"):
+        merged, out = tmp_path / f"merged{suffix}", tmp_path / f"out{suffix}.parquet"
+        assert main(["collect", str(run), "-o", str(merged), "--figures", "none"]) == 0
+        assert main(["export", str(merged), "--to", "parquet", "-o", str(out)]) == 0
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(out), wide_of(run).table, check_dtype=False, check_like=True
+        )
+        told = json.loads(pq.read_schema(out).metadata[b"attrscore.export"])
+        assert len(told["jobs"]) == 1
+
+
+def test_nothing_is_overwritten_unless_asked(run, capsys):
+    assert main(["export", str(run), "--to", "csv"]) == 0
+    path = run / "export" / "scores.csv"
+    path.write_text("mine")
+    assert main(["export", str(run), "--to", "csv"]) == 2
+    assert "exists; say --force" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert main(["export", str(run), "--to", "csv", "--force"]) == 0
+    assert path.read_text() != "mine"
+
+
+def test_what_fails_on_the_way_leaves_what_was_there(tmp_path):
+    (tmp_path / "a").write_text("old")
+    (tmp_path / "b").mkdir()
+
+    def fail(aside) -> None:
+        aside.mkdir() if aside.name.startswith(".b") else aside.write_text("half")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), new_file(tmp_path / "a") as aside:
+        fail(aside)
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "b") as aside:
+        fail(aside)
+    assert (tmp_path / "a").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    with new_folder(tmp_path / "b") as aside:
+        aside.mkdir()
+        (aside / "new").write_text("whole")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["new"]
+
+
+# Onto profiles
+
+
+def test_scores_join_profiles_by_their_keys_and_both_remainders_are_told(run, tmp_path, capsys):
+    path, table = profiles(tmp_path)
+    out = tmp_path / "out.parquet"
+    on = "Metadata_attrscore_id=Metadata_cell"
+    arguments = ["export", str(run), "--to", "parquet", "--profiles", str(path), "--on", on]
+    assert main([*arguments, "-o", str(out)]) == 3
+    assert "3 rows of" in (told := " ".join(capsys.readouterr().err.split()))
+    assert "1 have none, and 2 cells with scores are not in it and left out" in told
+    joined = pd.read_parquet(out)
+    assert joined["Metadata_cell"].tolist() == table["Metadata_cell"].tolist()
+    np.testing.assert_array_equal(joined["Cells_AreaShape_Area"], table["Cells_AreaShape_Area"])
+    np.testing.assert_array_equal(joined[SCORE], [0.3, 0.0, 0.1, np.nan])
+
+
+def test_keys_are_equal_as_numbers_or_text_and_leading_zeros_stay(run, tmp_path):
+    wide = wide_of(run)
+    wide.table["Metadata_Well"] = [f"0{n}" for n in range(5)]
+    wide.table["Metadata_Site"] = [1.0, 2.0, np.nan, 4.0, 5.0]
+    path = tmp_path / "p.csv"
+    path.write_text("Metadata_Well,Metadata_Site,Cells_a\n00,1,0.5\n01,2,1.5\n02,,2.5\n03,5,3.5\n")
+    read = read_profiles(path)
+    assert read["Metadata_Well"].tolist() == ["00", "01", "02", "03"]
+    joined = join(wide, read, keys_of("Metadata_Well,Metadata_Site", wide, read))
+    np.testing.assert_array_equal(joined.table[SCORE], [0.0, 0.1, np.nan, np.nan])
+    assert (joined.matched, joined.without_score, joined.without_profile) == (2, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("on", "error", "message"),
+    [
+        (None, ConfigError, "needs --on.*Both have: Metadata_Plate"),
+        ("Metadata_Wel", ConfigError, "The results have no column 'Metadata_Wel'"),
+        ("Metadata_Plate=Metadata_Plat", ConfigError, "no column 'Metadata_Plat'. Did you mean"),
+        ("Metadata_Plate", DataError, "5 cells with scores share the key Metadata_Plate=Ä1"),
+        ("Metadata_attrscore_id=Metadata_Plate", DataError, "4 rows of the profile table share"),
+        ("Metadata_attrscore_id=Metadata_number", DataError, "No row .* matches.* 0, here cell0"),
+    ],
+)
+def test_keys_that_cannot_be_used_are_told(run, tmp_path, on, error, message):
+    path, _ = profiles(tmp_path, Metadata_Plate=["Ä1"] * 4, Metadata_number=range(4))
+    wide, table = wide_of(run), read_profiles(path)
+    with pytest.raises(error, match=message):
+        join(wide, table, keys_of(on, wide, table))
+
+
+def test_profiles_that_cannot_be_used_are_told(run, tmp_path, capsys):
+    with pytest.raises(DataError, match="There is no profile table"):
+        read_profiles(tmp_path / "none.csv")
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    with pytest.raises(DataError, match="has no row"):
+        read_profiles(tmp_path / "empty.csv")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match=r"broken\.parquet cannot be read as a profile table"):
+        read_profiles(tmp_path / "broken.parquet")
+    path, _ = profiles(tmp_path)
+    wide = wide_of(run)
+    keys = {"Metadata_attrscore_id": "Metadata_cell"}
+    again = join(wide, read_profiles(path), keys).table
+    with pytest.raises(ConfigError, match="has attrscore's columns already"):
+        join(wide, again, keys)
+    for arguments, message in (
+        (["--to", "pycytominer"], "--to pycytominer needs --profiles"),
+        (["--to", "csv", "--on", "a"], "--on needs --profiles"),
+        (["--to", "csv", "--overlap", "max"], "--overlap belongs to images"),
+        (["--to", "tiff", "--scores", "grad_camo"], "--scores belongs to tables"),
+        (["--to", "tiff"], "No maps are kept here; compute them: run the same with keep=native"),
+        (["--to", "csv", "-o", "scores.xlsx"], "written as .csv, .csv.gz or .parquet"),
+        (["--to", "anndata", "-o", "scores.zip"], "AnnData is written as .h5ad"),
+    ):
+        assert main(["export", str(run), *arguments]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(StoreError, match="There is no file or folder"):
+        table_and_kinds(tmp_path / "nowhere")
+
+
+def test_pycytominer_itself_leaves_our_columns_alone(run, tmp_path):
+    pycytominer = pytest.importorskip("pycytominer", reason="pycytominer is not installed")
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame({"Metadata_cell": [f"cell{n}" for n in range(5)]})
+    for number in range(3):
+        table[f"Cells_Texture_{number}"] = generator.normal(size=5)
+    table["Cells_Constant"] = 1.0
+    table.to_parquet(tmp_path / "profiles.parquet")
+    on = "Metadata_attrscore_id=Metadata_cell"
+    arguments = ["--to", "pycytominer", "--profiles", str(tmp_path / "profiles.parquet")]
+    assert main(["export", str(run), *arguments, "--on", on]) == 0
+    from pycytominer.cyto_utils import infer_cp_features, load_profiles
+
+    loaded = load_profiles(str(run / "export" / "scores.csv.gz"))
+    assert infer_cp_features(loaded) == [f"Cells_Texture_{n}" for n in range(3)] + [
+        "Cells_Constant"
+    ]
+    assert SCORE in infer_cp_features(loaded, metadata=True)
+    selected = pycytominer.feature_select(loaded, operation=["variance_threshold"])
+    assert "Cells_Constant" not in selected
+    np.testing.assert_array_equal(selected[SCORE], np.arange(5) / 10)
+    normalized = pycytominer.normalize(selected, features="infer", method="standardize")
+    np.testing.assert_array_equal(normalized[SCORE], np.arange(5) / 10)
+
+
+# AnnData
+
+
+def test_anndata_reads_scores_layers_and_provenance(run, tmp_path):
+    anndata = pytest.importorskip("anndata", reason="anndata, an extra, is not installed")
+    assert main(["export", str(run), "--to", "anndata"]) == 0
+    read = anndata.read_h5ad(run / "export" / "scores.h5ad")
+    assert list(read.obs_names) == [f"cell{n}" for n in range(5)]
+    expected = wide_of(run).table
+    np.testing.assert_array_equal(read.obs[SCORE], expected[SCORE])
+    assert read.obs["Metadata_Plate"].astype(str).tolist() == ["Ä1"] * 5
+    across = read.obsm["attrscore_grad_cam_grad_camo"]
+    assert list(across) == ["features.3", "features.6"]
+    np.testing.assert_array_equal(across["features.3"], expected[SCORE])
+    assert "attrscore_integrated_gradients_grad_camo" not in read.obsm  # of one layer
+    (made,) = read.uns["attrscore"]["jobs"].values()
+    assert json.loads(made["identity"])["base"]["seed"] == 0
+
+
+def test_anndata_of_profiles_has_their_features(run, tmp_path):
+    anndata = pytest.importorskip("anndata", reason="anndata, an extra, is not installed")
+    path, table = profiles(tmp_path)
+    arguments = ["--to", "anndata", "--profiles", str(path)]
+    on = "Metadata_attrscore_id=Metadata_cell"
+    assert main(["export", str(run), *arguments, "--on", on]) == 3
+    read = anndata.read_h5ad(run / "export" / "scores.h5ad")
+    assert list(read.var_names) == ["Cells_AreaShape_Area"]
+    np.testing.assert_array_equal(read.X[:, 0], table["Cells_AreaShape_Area"])
+    assert list(read.obs_names) == ["0", "1", "2", "3"]  # one row has no id
+    np.testing.assert_array_equal(read.obs[SCORE], [0.3, 0.0, 0.1, np.nan])
