@@ -26,6 +26,7 @@ from attrscore.attribution import (
     layers_of,
     new_pass,
 )
+from attrscore.batching import Data, Items, batches_from
 from attrscore.core import (
     INPUT,
     SMALLER_BATCHES,
@@ -65,8 +66,9 @@ def batches_of(
 
 def run(
     model: nn.Module,
-    batches: Batch | Iterable[Batch],
+    batches: Data,
     *,
+    items: Items = None,
     methods: Any = "grad_cam",
     scorers: Any = "grad_camo",
     layers: str | Sequence[str] = "last_conv",
@@ -85,6 +87,9 @@ def run(
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[Result]:
     """Attribute and score, one :class:`Result` a batch, target, method and layer.
+
+    ``batches`` are batches, tuples (inputs, masks, labels), dictionaries, or a torch Dataset, and
+    ``items`` says how else they are made: see :func:`attrscore.batching.batches_from`.
 
     ``methods`` and ``scorers`` are registered names, plugin values, sequences of them, or mappings
     from the names they get in the results. ``layers`` are names, globs, rules (``last_conv``,
@@ -128,8 +133,8 @@ def run(
     todo = [(target, name) for target in single_targets(chosen_target) for name in chosen_methods]
     work: _Work | None = None
 
-    for batch in [batches] if isinstance(batches, Batch) else batches:
-        batch = batch.to(where)
+    for given in batches_from(batches, items=items):
+        batch = given.to(where)
         if pool is not None:
             check_pool(pool, batch)
         if work is None:

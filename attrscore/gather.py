@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from attrscore.batching import Data, Items, batches_from, how_many
 from attrscore.core import KEY_COLUMNS, Batch, Dataset, Result
 from attrscore.engine import batches_of, run
 from attrscore.errors import AttrscoreWarning, DataError
@@ -26,8 +27,9 @@ __all__ = ["evaluate", "to_frame"]
 
 def evaluate(
     model: nn.Module | Mapping[str, nn.Module],
-    data: Batch | Iterable[Batch] | Dataset,
+    data: Data | Dataset,
     *,
+    items: Items = None,
     batch_size: int = 32,
     dataset: str = "",
     progress: Literal["bar", "none"] = "bar",
@@ -36,8 +38,11 @@ def evaluate(
 ) -> pd.DataFrame:
     """Attribute and score, gathered into one table: a row a (id, model, method, layer, target).
 
-    ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a batch,
-    an iterable of batches, or a dataset, which is read ``batch_size`` cells at a time. ``pool``
+    ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a
+    dataset of attrscore or of torch, which is read ``batch_size`` cells at a time, or a batch, or
+    an iterable of batches such as a DataLoader. A batch may also be a tuple (inputs, masks of the
+    cells, labels) or a dictionary with the keys inputs, cell, label, ids; ``items`` says which
+    item is what where it is otherwise (:func:`attrscore.batching.batches_from`). ``pool``
     holds the other cells that some scorers need: a batch, or how many are drawn of a dataset (seed
     0). The other options are those of :func:`attrscore.engine.run`. The columns are the keys, then
     the scores, then what the batches carry; ``status`` says which rows count. How scores are to be
@@ -46,29 +51,29 @@ def evaluate(
     :raises AttrscoreError: as :func:`attrscore.engine.run`.
     """
     networks = model if isinstance(model, Mapping) else {_name_of(model): model}
-    source: Sequence[Batch] | Iterable[Batch]
-    total: int | None = None
-    if isinstance(data, Batch):
-        source = [data]
-    elif hasattr(data, "read") and hasattr(data, "table"):
-        source, total = (), -(-len(data.table) // batch_size)
+    is_ours = hasattr(data, "read") and hasattr(data, "table")
+    ours = cast("Dataset", data) if is_ours else None
+    source: Iterable[Batch] = ()
+    if ours is not None:
+        total: int | None = -(-len(ours.table) // batch_size)
     else:
-        source = data if len(networks) == 1 else list(data)
-    if isinstance(source, Sequence) and source:
-        total = len(source)
+        other = cast("Data", data)
+        total = how_many(other, batch_size=batch_size)
+        given = batches_from(other, items=items, batch_size=batch_size)
+        source = given if len(networks) == 1 else list(given)
     for registry, kind in ((METHODS, "methods"), (SCORERS, "scorers")):
         if kind in options:  # resolved here to ask them; the engine takes them as they are
             options[kind] = registry.resolve(options[kind])
     others = pool if isinstance(pool, Batch) else None
     plugins = [*options.get("methods", {}).values(), *options.get("scorers", {}).values()]
-    if source == () and isinstance(pool, int) and any(map(needs_pool, plugins)):
-        others = draw_pool(data, pool)  # type: ignore[arg-type]  # as below
+    if ours is not None and isinstance(pool, int) and any(map(needs_pool, plugins)):
+        others = draw_pool(ours, pool)
     console = Console(stderr=True)
     shows = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     hide = progress == "none" or not shows
     frames = []
     for name, network in networks.items():
-        each = batches_of(data, batch_size=batch_size) if source == () else source  # type: ignore[arg-type]  # a Dataset by its attributes
+        each = source if ours is None else batches_of(ours, batch_size=batch_size)
         shown = track(each, name, total, console=console, disable=hide, transient=True)
         frames.append(
             to_frame(run(network, shown, pool=others, **options), model=name, dataset=dataset)
