@@ -62,7 +62,15 @@ def check(given: Fields, /) -> None:
     )
     _require(
         given.labels is not None or (given.label_column is None and not given.carry),
-        "label_column and carry name columns of a CSV; state it with labels=path.csv",
+        "label_column and carry name columns of a table; state it with labels=path.csv",
+    )
+    _require(
+        given.image_table is not None or given.image_file is None,
+        f"image_file='{given.image_file}' is a column of image_table; state that too",
+    )
+    _require(
+        given.labels is not None or given.image_table is None,
+        "image_table says which image a row of labels is about; state labels=path.csv",
     )
     _require(
         len({given.images, given.masks, given.nuclei}) == 3,
@@ -97,7 +105,8 @@ def _check_normalising(given: Fields) -> None:
     )
     _require(
         given.controls is None or given.labels is not None,
-        f"controls='{given.controls}' is about the columns of a CSV; state it with labels=path.csv",
+        f"controls='{given.controls}' is about the columns of a table; state it with "
+        "labels=path.csv",
     )
 
 

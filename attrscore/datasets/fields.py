@@ -77,10 +77,12 @@ class Fields:
     ``controls``, an expression as of ``where`` on the columns of ``labels``, the numbers are those
     of the control fields on the same ``plate``.
 
-    ``labels`` is a CSV with a row a cell, found by the columns ``image_key`` (file name or stem)
-    and ``object_key`` (number in the label image). ``label_column`` becomes the class, -1 where
-    missing. Its ``Metadata_`` columns are carried to the results, and those named in ``carry``, as
-    ``Metadata_<name>``.
+    ``labels`` is a table (CSV or Parquet) with a row a cell, found by the columns ``image_key``
+    (file name or stem) and ``object_key`` (number in the label image). CellProfiler's name the
+    image in a second one: ``image_table``, with a row an image, which shares the columns
+    ``image_key`` (``ImageNumber``, or a list such as ``Metadata_Plate``, ``Metadata_Well``) and has
+    its name in ``image_file``. ``label_column`` becomes the class, -1 where missing. ``Metadata_``
+    columns are carried to the results, and those named in ``carry``, as ``Metadata_<name>``.
 
     **Regions**: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where
     the nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm;
@@ -116,8 +118,10 @@ class Fields:
     segment_model: str = "cpsam_v2"
     labels: str | None = None
     label_column: str | None = None
-    image_key: str = "image"
+    image_key: str | tuple[str, ...] = "image"
     object_key: str = "label"
+    image_table: str | None = None
+    image_file: str | None = None
     carry: tuple[str, ...] = ()
     where: str | None = None
     min_area: int = 0
@@ -141,6 +145,8 @@ class Fields:
         object.__setattr__(self, "ranges", pairs(self.ranges))
         if hasattr(self.resample, "__iter__") and not isinstance(self.resample, str):
             object.__setattr__(self, "resample", as_tuple("resample", self.resample))
+        if not isinstance(self.image_key, str):
+            object.__setattr__(self, "image_key", as_tuple("image_key", self.image_key))
         if self.axes is not None:
             object.__setattr__(self, "axes", check_axes(self.axes))
         check(self)
@@ -350,6 +356,8 @@ class Fields:
             label_column=self.label_column,
             carry=self.carry,
             taken=OWN_COLUMNS,
+            image_table=self.image_table,
+            image_file=self.image_file,
         )
 
     @cached_property
