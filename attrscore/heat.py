@@ -342,7 +342,7 @@ class Heat:
             ("no_positive_mass", self.mass() == 0),
             ("full_region", area >= 1),
             ("empty_region", area <= 0),
-            ("nonfinite", ~self.native.isfinite().flatten(1).all(1)),
+            ("nonfinite", ~self._finite),
         ):
             codes[where] = STATUSES.index(status)
         return [STATUSES[code] for code in codes.tolist()]
@@ -361,4 +361,8 @@ class Heat:
 
     @functools.cached_property
     def _void(self) -> Tensor:
-        return (self.mass() == 0) | ~self.native.isfinite().flatten(1).all(1)
+        return (self.mass() == 0) | ~self._finite
+
+    @functools.cached_property
+    def _finite(self) -> Tensor:
+        return self.native.isfinite().flatten(1).all(1)

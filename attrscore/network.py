@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attrscore.core import Target
 from attrscore.errors import ConfigError, UnsupportedError, did_you_mean, preview
-from attrscore.layers import call, uncompiled
+from attrscore.layers import call, parts_of, uncompiled
 
 __all__ = ["Explained", "as_found", "check_output", "wide"]
 
@@ -34,11 +34,11 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
             "Attributions need gradients, and torch.inference_mode() forbids them; "
             "call attrscore outside of it (torch.no_grad() is no obstacle)."
         )
-    modules = list(model.modules())
-    parameters = list(model.parameters())
+    modules = parts_of(model)
+    parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     training = [module.training for module in modules]
     frozen = [(p.requires_grad, p.grad) for p in parameters]
-    hooks = [{name: set(getattr(m, name)) for name in _HOOKS} for m in modules]
+    hooks = [[set(getattr(module, name)) or () for name in _HOOKS] for module in modules]
     devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
     drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # Captum draws from it
     with torch.random.fork_rng(devices=devices):
@@ -54,7 +54,7 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
             for module, flag, known in zip(modules, training, hooks, strict=True):
                 if module.training != flag:  # setting an attribute of a module is slow
                     module.training = flag
-                for name, keys in known.items():
+                for name, keys in zip(_HOOKS, known, strict=True):
                     registered = getattr(module, name)
                     for key in [key for key in registered if key not in keys]:
                         del registered[key]

@@ -13,6 +13,7 @@ from attrscore.layers.wrappers import (
     device_of,
     dtype_of,
     in_precision,
+    parts_of,
     uncompiled,
     unwrap,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "hidden_state",
     "in_precision",
     "main_path",
+    "parts_of",
     "select_layers",
     "trace",
     "uncompiled",

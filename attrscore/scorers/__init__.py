@@ -29,7 +29,7 @@ from attrscore.scorers.distance import Distance, mean_distance
 from attrscore.scorers.effective_volume import EffectiveVolume, effective_number
 from attrscore.scorers.entropy import Entropy, shannon_entropy
 from attrscore.scorers.faithfulness import area_under
-from attrscore.scorers.grad_camo import GradCAMO, mask_ratio, roc_auc
+from attrscore.scorers.grad_camo import GradCAMO, mask_ratio
 from attrscore.scorers.hottest import hottest_share
 from attrscore.scorers.infidelity import Infidelity
 from attrscore.scorers.insertion import Insertion
@@ -40,6 +40,7 @@ from attrscore.scorers.nulls import standing
 from attrscore.scorers.overlap import otsu
 from attrscore.scorers.pointing_game import PointingGame
 from attrscore.scorers.random_map import RandomMap
+from attrscore.scorers.ranks import roc_auc
 from attrscore.scorers.region_shares import RegionShares, log_density_ratio
 from attrscore.scorers.regions import distance_to
 from attrscore.scorers.relevance_rank import RelevanceRank

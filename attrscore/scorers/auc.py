@@ -12,7 +12,7 @@ from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.readings import Declared
 from attrscore.registry import SCORERS
-from attrscore.scorers.grad_camo import roc_auc
+from attrscore.scorers.ranks import roc_auc
 from attrscore.scorers.regions import find_region
 
 __all__ = ["AUC"]

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +20,11 @@ from attrscore.heat import Heat, unresolvable
 from attrscore.passes import Pass
 from attrscore.readings import Declared
 from attrscore.registry import SCORERS
+from attrscore.scorers.ranks import roc_auc
 
-__all__ = ["GradCAMO", "mask_ratio", "roc_auc"]
+__all__ = ["GradCAMO", "mask_ratio"]
 
 UNRESOLVED = "the grid cannot score above chance in the region {region!r}."
-LEVELS = 2**16
-"""Steps between 0 and the hottest voxel that ``roc_auc`` tells apart."""
 
 
 def mask_ratio(heat: Tensor, mask: Tensor, /) -> Tensor:
@@ -51,44 +49,6 @@ def mask_ratio(heat: Tensor, mask: Tensor, /) -> Tensor:
     area = weights.mean(1)
     ratio = (values * weights).sum(1) / values.sum(1)
     return torch.where((area > 0) & (area < 1), ratio, torch.nan)
-
-
-def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
-    """Chance that a voxel on the mask is hotter than one off it, ties counted half.
-
-    Non-negative (N, *S) and mask (N, *S), taken as true above 0.5 -> (N,) float64; 0.5 for a flat
-    map whatever the area; NaN where either side is empty or a value is not finite. Heat is rounded
-    to 65536ths of the hottest voxel, and equal levels are ties: counting levels takes a tenth of
-    the time of sorting. The Mann-Whitney statistic (Hanley, McNeil, Radiology 1982) otherwise.
-
-    >>> roc_auc(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, False, False, False]]))
-    tensor([1.], dtype=torch.float64)
-    """
-    hot = heat if heat.dtype == torch.float64 else heat.float()
-    values = hot.detach().flatten(1).cpu().numpy()
-    on = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1).cpu().numpy()
-    # A map at a time, so that what lies between stays in the processor's cache.
-    aucs = [_auc_of_one(each, where) for each, where in zip(values, on, strict=True)]
-    return torch.tensor(aucs, dtype=torch.float64, device=heat.device)
-
-
-def _auc_of_one(values: np.ndarray, on: np.ndarray) -> float:
-    """The AUC of one map (V,) against its mask (V,) bool."""
-    count = np.count_nonzero(on)
-    pairs = count * (on.size - count)
-    hottest = values.max()
-    if not pairs or not np.isfinite(hottest) or not np.isfinite(values.min()):
-        return np.nan
-    levels = values / (hottest if hottest > 0 else 1)
-    levels *= LEVELS
-    levels = np.rint(levels, out=levels).astype(np.intp)
-    counts = np.bincount(levels)
-    # Twice the number of voxels cooler than each level, those as hot counted half.
-    cooler = counts.cumsum()
-    cooler *= 2
-    cooler -= counts
-    wins = int(cooler[levels[on]].sum()) - count * count  # less those against voxels on the mask
-    return wins / (2 * pairs)
 
 
 @SCORERS.register(

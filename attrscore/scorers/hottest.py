@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attrscore.heat import Heat
-from attrscore.scorers.grad_camo import LEVELS
+from attrscore.scorers.ranks import LEVELS
 
 __all__ = ["heat_levels", "hottest_share"]
 
@@ -42,7 +42,7 @@ def hottest_share(heat: Tensor, mask: Tensor, k: Tensor | int, /) -> Tensor:
 
 
 def heat_levels(heat: Heat, /) -> Tensor:
-    """The resized heat in whole steps of a millionth of its hottest voxel, (N, *S) int32.
+    """The resized heat in whole 65536ths of its hottest voxel, (N, *S) int32.
 
     Resizing rounds, and what differs by less is a tie, as for ``roc_auc``. 0 where the heat has no
     mass or is not finite. Computed once for each heat.

@@ -14,8 +14,8 @@ from attrscore.errors import ConfigError, choose
 from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.readings import Declared
-from attrscore.scorers.grad_camo import LEVELS
 from attrscore.scorers.hottest import heat_levels, hottest_share
+from attrscore.scorers.ranks import LEVELS
 from attrscore.scorers.regions import clear_region
 
 __all__ = ["Overlap", "otsu"]

@@ -1,0 +1,88 @@
+"""ROC-AUC of heat against a mask: by ranks, which see every voxel of the resized map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attrscore.errors import DataError
+
+__all__ = ["LEVELS", "roc_auc"]
+
+LEVELS = 2**16
+"""Steps of heat between 0 and the hottest voxel, where heat is counted by levels."""
+
+_HALF, _KEPT = np.uint32(2**5), np.uint32(2**31 - 2**6)
+"""Half a step of, and what is kept by, rounding the bits of a float32 to 17 of its fraction."""
+
+
+def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
+    """Chance that a voxel on the mask is hotter than one off it, ties counted half.
+
+    Non-negative (N, *S) and mask (N, *S), taken as true above 0.5 -> (N,) float64; 0.5 for a flat
+    map whatever the area; NaN where either side is empty or a value is not finite. Resizing rounds,
+    so that heat within about 4e-6 of itself is a tie; in crops of more than 65536 voxels, where
+    counting is faster than sorting, roots are rounded to 65536ths of that of the hottest voxel.
+    The Mann-Whitney statistic (Hanley, McNeil, Radiology 1982) otherwise.
+
+    >>> roc_auc(torch.tensor([[3.0, 1.0, 2.0, 0.0]]), torch.tensor([[True, False, False, False]]))
+    tensor([1.], dtype=torch.float64)
+
+    :raises DataError: negative heat.
+    """
+    values = (heat if heat.dtype == torch.float64 else heat.float()).detach().flatten(1).cpu()
+    on = (mask if mask.dtype == torch.bool else mask > 0.5).flatten(1).cpu().numpy()
+    hottest = values.amax(1).numpy()  # ten times as fast as aminmax()
+    if bool((values.amin(1) < 0).any()):
+        raise DataError("heat must not be negative; settle the sign first: heat.clamp(min=0).")
+    # A map at a time, so that what lies between stays in the processor's cache.
+    each = zip(values.numpy(), on, hottest, strict=True)
+    return torch.tensor([_auc_of_one(*one) for one in each], dtype=torch.float64).to(heat.device)
+
+
+def _auc_of_one(values: NDArray[Any], on: NDArray[np.bool_], hottest: np.floating[Any]) -> float:
+    """The AUC of one map (V,) against its mask (V,)."""
+    count = np.count_nonzero(on)
+    pairs = count * (on.size - count)
+    if not pairs or not np.isfinite(hottest):
+        return np.nan
+    scaled = (values / (hottest if hottest > 0 else 1)).astype(np.float32, copy=False)
+    wins = _by_sorting if on.size <= LEVELS else _by_counting
+    return wins(scaled, on, count) / pairs
+
+
+def _by_sorting(scaled: NDArray[np.float32], on: NDArray[np.bool_], count: int) -> float:
+    """Pairs in which the voxel on the mask is hotter, ties counted half; ``scaled`` to 1 at most.
+
+    Bits of non-negative floats are ordered as the floats are, so that a voxel and its side of the
+    mask sort as one whole number.
+    """
+    keys = scaled.view(np.uint32)
+    keys += _HALF
+    keys &= _KEPT
+    keys |= on
+    keys.sort()
+    (places,) = (keys & 1).astype(bool).nonzero()
+    mine = keys[places]
+    wins = int(places.sum()) - count * (count - 1) // 2
+    # So a tie is a win. Of each key that both sides have, the voxels off the mask come first.
+    first = keys[places - 1] == mine - 1
+    starts, tied = places[first], mine[first]
+    off = starts - keys.searchsorted(tied - 1)
+    ties = int(off @ (keys.searchsorted(tied, side="right") - starts))
+    return wins - ties / 2
+
+
+def _by_counting(scaled: NDArray[np.float32], on: NDArray[np.bool_], count: int) -> float:
+    """As :func:`_by_sorting`, by the number of voxels at each level of the root of heat."""
+    roots = np.sqrt(scaled, out=scaled)  # equal steps of heat would make one level of faint heat
+    roots *= LEVELS
+    levels = np.rint(roots, out=roots).astype(np.int32)
+    counts = torch.bincount(torch.from_numpy(levels), minlength=LEVELS + 1)
+    # Twice the number of voxels cooler than each level, those as hot counted half.
+    cooler = counts.cumsum(0).mul_(2).sub_(counts).numpy()
+    return (int(cooler[levels[on]].sum()) - count * count) / 2  # less pairs within the mask
