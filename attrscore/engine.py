@@ -40,7 +40,8 @@ from attrscore.core import (
     single_targets,
 )
 from attrscore.errors import UnsupportedError, choose
-from attrscore.heat import Heat, HeatOptions, grids_of
+from attrscore.grids import grids_of
+from attrscore.heat import Heat, HeatOptions
 from attrscore.layers import LayoutOptions, Precision, device_of, in_precision, unwrap
 from attrscore.memory import Gauge, Room, higher, is_out_of_memory
 from attrscore.passes import Pass

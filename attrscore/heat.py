@@ -1,48 +1,29 @@
 """Heat: what remains of a map when channels are joined and the sign is settled.
 
-Resizing to the input, U, is linear, so the mass of the resized heat in a region M is
-sum(M * U a) = sum((U^T M) * a): the region is pulled down once to the layer's grid and every
-map on that grid is scored there, without a full-size map. The same pulled-down region gives the
-exact interval of scores that the grid allows.
+Its mass in a region is taken on the layer's own grid (see :mod:`attrscore.grids`).
 """
 
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from attrscore.core import STATUSES, Batch, Method, Status
+from attrscore.core import STATUSES, Method, Status
 from attrscore.errors import DataError, choose
+from attrscore.grids import Grids, Known, Resize, unresolvable
 
-__all__ = [
-    "Grid",
-    "Grids",
-    "Heat",
-    "HeatOptions",
-    "area_fraction",
-    "grids_of",
-    "join_channels",
-    "take_sign",
-    "unresolvable",
-]
+__all__ = ["Heat", "HeatOptions", "join_channels", "take_sign"]
 
 Value = TypeVar("Value")
 
 Channels = Literal["sum", "absolute", "max"]
 Sign = Literal["positive", "absolute", "negative"]
-Resize = Literal["linear", "nearest"]
 MinMax = Literal["never", "each_map"]
-
-
-RESOLVABLE = 1.01
-"""A grid resolves a region where some map on it scores at least this many times chance."""
 
 
 @dataclass(frozen=True)
@@ -100,155 +81,6 @@ def stretch(native: Tensor, /) -> Tensor:
     return torch.where(span == 0, 0.0, (flat - low) / span).reshape(native.shape)
 
 
-def area_fraction(region: Tensor, /) -> Tensor:
-    """The share f of the crop that a region covers: (N, *S) -> (N,) float64."""
-    return region.flatten(1).mean(1, dtype=torch.float64)
-
-
-def unresolvable(highest: Tensor, area: Tensor, /) -> Tensor:
-    """Whether no map on a grid can score more than about chance: (N,), (N,) -> (N,) bool.
-
-    ``highest`` is the attainable score and ``area`` the area fraction of the region. Scores there
-    say nothing about the network.
-    """
-    return highest < RESOLVABLE * area
-
-
-@functools.lru_cache(maxsize=256)
-def _axis_matrix(
-    long: int, short: int, resize: Resize, dtype: torch.dtype, device: torch.device
-) -> Tensor | None:
-    """One axis of U, (long, short), or None where it is the identity.
-
-    Taken from torch's own interpolation of the unit vectors, in float64.
-    """
-    if long == short:
-        return None
-    units = torch.eye(short, dtype=torch.float64)[None]
-    matrix = F.interpolate(units, size=long, mode=resize)[0].T.contiguous()
-    return matrix.to(device, dtype)
-
-
-class _Known(Generic[Value]):
-    """What was computed from a region, once for each.
-
-    The region itself is kept beside it, so that its id() stays its own.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[int, tuple[Tensor, Value]] = {}
-
-    def get(self, region: Tensor, compute: Callable[[Tensor], Value]) -> Value:
-        kept = self._kept.get(id(region))
-        if kept is None:
-            kept = self._kept[id(region)] = (region, compute(region))
-        return kept[1]
-
-
-class Grid:
-    """The linear map U from a layer's grid *s to the input's *S, and its adjoint."""
-
-    def __init__(self, space: tuple[int, ...], native: tuple[int, ...], resize: Resize, /) -> None:
-        if len(space) != len(native):
-            raise DataError(
-                f"A map on the grid {native} does not fit inputs of {len(space)} axes {space}."
-            )
-        self.space, self.native, self.resize = space, native, resize
-        self._pulled: _Known[Tensor] = _Known()
-        self._attainable: _Known[tuple[Tensor, Tensor]] = _Known()
-
-    def pull(self, region: Tensor, /) -> Tensor:
-        """U^T M, (N, *S) -> (N, *s) float64; computed once for each region.
-
-        The region itself where the grid is the input's.
-        """
-        if self.space == self.native:
-            return region
-        return self._pulled.get(region, self._adjoint)
-
-    def weights(self, like: Tensor, /) -> Tensor:
-        """U^T 1, (1, *s): how many voxels each place of the grid stands for."""
-        return self.pull(_ones(self.space, like.device))
-
-    def attainable(self, region: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Lowest and highest score of any non-negative map on this grid, (N,) float64 each.
-
-        They are the extremes of m_k = (U^T M)_k / (U^T 1)_k; a map that is hot at one place of the
-        grid reaches them. Computed once for each region.
-        """
-        return self._attainable.get(region, self._extremes)
-
-    def push(self, native: Tensor, /) -> Tensor:
-        """U a: (N, *s) -> (N, *S), in the type of ``native``; NaN for a map that is not finite."""
-        pushed = native
-        for axis, (long, short) in enumerate(zip(self.space, self.native, strict=True), start=1):
-            matrix = _axis_matrix(long, short, self.resize, native.dtype, native.device)
-            if matrix is not None:
-                pushed = _along(axis, matrix, pushed)
-        return pushed
-
-    def _adjoint(self, region: Tensor) -> Tensor:
-        pulled = region.to(torch.float64)
-        for axis, (long, short) in enumerate(zip(self.space, self.native, strict=True), start=1):
-            matrix = _axis_matrix(long, short, self.resize, torch.float64, region.device)
-            if matrix is not None:
-                pulled = _along(axis, matrix.T, pulled)
-        return pulled
-
-    def _extremes(self, region: Tensor) -> tuple[Tensor, Tensor]:
-        weights = self.weights(region)
-        seen = weights > 0  # shrinking by nearest leaves places that no voxel reads
-        share = self.pull(region) / weights
-        low = torch.where(seen, share, torch.inf).flatten(1).amin(1)
-        high = torch.where(seen, share, -torch.inf).flatten(1).amax(1)
-        return low, high
-
-
-def _along(axis: int, matrix: Tensor, values: Tensor) -> Tensor:
-    """``matrix`` (new, old) applied to one axis of ``values``.
-
-    A product with a small matrix; several times faster than torch's interpolation.
-    """
-    before, after = values.shape[:axis], values.shape[axis + 1 :]
-    # As the left factor it needs no transposed copy of the values.
-    moved = matrix @ values.flatten(axis + 1) if after else values @ matrix.T
-    return moved.reshape(*before, len(matrix), *after)
-
-
-@functools.lru_cache(maxsize=16)
-def _ones(space: tuple[int, ...], device: torch.device) -> Tensor:
-    return torch.ones((1, *space), dtype=torch.float64, device=device)
-
-
-class Grids:
-    """The grids of one batch: regions are pulled down once for each, whatever is scored on it."""
-
-    def __init__(self, space: tuple[int, ...], resize: Resize, /) -> None:
-        self.space, self.resize = space, resize
-        self._grids: dict[tuple[int, ...], Grid] = {}
-        self._areas: _Known[Tensor] = _Known()
-
-    def area(self, region: Tensor, /) -> Tensor:
-        """The share of the crop that a region covers, (N,); computed once for each region."""
-        return self._areas.get(region, area_fraction)
-
-    def __getitem__(self, native: tuple[int, ...]) -> Grid:
-        if native not in self._grids:
-            self._grids[native] = Grid(self.space, native, self.resize)
-        return self._grids[native]
-
-
-_GRIDS: weakref.WeakKeyDictionary[Batch, dict[Resize, Grids]] = weakref.WeakKeyDictionary()
-
-
-def grids_of(batch: Batch, resize: Resize = "linear", /) -> Grids:
-    """The grids of ``batch``: one object as long as it lives, for every model and target."""
-    known = _GRIDS.setdefault(batch, {})
-    if resize not in known:
-        known[resize] = Grids(batch.space, resize)
-    return known[resize]
-
-
 class Heat:
     """Non-negative heat of one method at one layer.
 
@@ -282,7 +114,7 @@ class Heat:
         self.native = stretch(native) if self.options.minmax == "each_map" else native
         self.grids = grids or Grids(self.space, self.options.resize)
         self.grid = self.grids[tuple(self.native.shape[1:])]
-        self._undefined: _Known[Tensor] = _Known()
+        self._undefined: Known[Tensor] = Known()
         self._once: dict[Hashable, Any] = {}
 
     def __len__(self) -> int:

@@ -24,7 +24,8 @@ from attrscore.attribution import (
 )
 from attrscore.core import INPUT, Batch, Maps, Method, Target, single_targets
 from attrscore.errors import preview
-from attrscore.heat import Grid, HeatOptions, area_fraction, unresolvable
+from attrscore.grids import Grid, area_fraction, unresolvable
+from attrscore.heat import HeatOptions
 from attrscore.layers import LayoutOptions, Precision, call, device_of, in_precision, unwrap
 from attrscore.memory import is_out_of_memory
 from attrscore.methods.graphs import kind_of, nodes

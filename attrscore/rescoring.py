@@ -17,7 +17,8 @@ from attrscore.assembly import Parts
 from attrscore.attribution import Place, declared
 from attrscore.computing import Costs, Lost, add_costs, part_of, readable
 from attrscore.core import KEY_COLUMNS, Batch, Result, single_targets
-from attrscore.heat import Heat, grids_of
+from attrscore.grids import grids_of
+from attrscore.heat import Heat
 from attrscore.layers import device_of
 from attrscore.rows import score
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from attrscore.core import Batch
-from attrscore.heat import Grid, area_fraction, unresolvable
+from attrscore.grids import Grid, area_fraction, unresolvable
 from attrscore.layers import LAYER_RULES, device_of, trace, unwrap
 from attrscore.network import as_found
 

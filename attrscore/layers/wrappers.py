@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from attrscore.errors import UnsupportedError, choose
 
-__all__ = ["Precision", "call", "device_of", "dtype_of", "in_precision", "parts_of", "uncompiled", "unwrap"]
+__all__ = [
+    "Precision",
+    "call",
+    "device_of",
+    "dtype_of",
+    "in_precision",
+    "parts_of",
+    "uncompiled",
+    "unwrap",
+]
 
 Precision = Literal["float32", "bfloat16", "float16", "autocast"]
 

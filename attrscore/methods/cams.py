@@ -35,6 +35,9 @@ __all__ = [
     "xgrad_cam",
 ]
 
+PIECE = 4 * 2**20
+"""Bytes of activations from which a map is made at once on a CPU."""
+
 
 def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") -> Tensor:
     """Activations weighted by the spatial mean of their gradients.
@@ -48,8 +51,7 @@ def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") 
     tensor([[[[0.5000, 2.0000]]]])
     """
     weights = gradient.mean(_space(gradient), keepdim=True)
-    weighted = weights * activation
-    return weighted.sum(1, keepdim=True) if channels == "sum" else weighted
+    return _weighted(activation, weights) if channels == "sum" else weights * activation
 
 
 def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -75,7 +77,7 @@ def layer_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     >>> layer_cam(activation, gradient)
     tensor([[[[1., 6.]]]])
     """
-    return (gradient.relu() * activation).sum(1, keepdim=True)
+    return gradient.relu().mul_(activation).sum(1, keepdim=True)
 
 
 def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -92,7 +94,7 @@ def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     total = activation.sum(_space(activation), keepdim=True)
     weighted = (gradient * activation).sum(_space(activation), keepdim=True)
     weights = torch.where(total == 0, 0.0, weighted / torch.where(total == 0, 1.0, total))
-    return (weights * activation).sum(1, keepdim=True)
+    return _weighted(activation, weights)
 
 
 def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -107,10 +109,12 @@ def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
     tensor([[[[0.1667, 0.5000]]]])
     """
     # Divided by g^2, which underflows for small gradients: alpha = 1 / (2 + g sum(A)) where g > 0.
-    below = 2 + gradient * activation.sum(_space(activation), keepdim=True)
-    below.masked_fill_(below == 0, torch.inf)
-    weights = (gradient.relu() / below).sum(_space(gradient), keepdim=True)
-    return (weights * activation).sum(1, keepdim=True)
+    below = (gradient * activation.sum(_space(activation), keepdim=True)).add_(2)
+    weights = gradient.relu().div_(below).sum(_space(gradient), keepdim=True)
+    if not bool(weights.isfinite().all()):  # asking every place is slow, and it is rarely 0
+        below.masked_fill_(below == 0, torch.inf)
+        weights = gradient.relu().div_(below).sum(_space(gradient), keepdim=True)
+    return _weighted(activation, weights)
 
 
 def eigen_grad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -138,6 +142,15 @@ def _space(values: Tensor) -> tuple[int, ...]:
     return tuple(range(2, values.ndim))
 
 
+def _weighted(activation: Tensor, weights: Tensor) -> Tensor:
+    """The sum over channels of activations times weights, one a channel, as a product of matrices.
+
+    It makes no copy of the activations.
+    """
+    found = torch.bmm(weights.flatten(1)[:, None], activation.flatten(2))
+    return found.reshape(len(activation), 1, *activation.shape[2:])
+
+
 class _LayerByLayer:
     """A map of each layer from its activation and gradient alone."""
 
@@ -146,9 +159,18 @@ class _LayerByLayer:
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
         return {
-            name: type(self).formula(run.activations[name], gradient)
+            name: self._in_pieces(run.activations[name], gradient)
             for name, gradient in run.gradients.items()
         }
+
+    def _in_pieces(self, activation: Tensor, gradient: Tensor) -> Tensor:
+        """Some cells at a time, so that what lies between stays near the processor."""
+        formula = type(self).formula
+        if activation.device.type != "cpu":
+            return formula(activation, gradient)
+        cells = max(1, PIECE // activation[0].nbytes)
+        pieces = zip(*(torch.split(each, cells) for each in (activation, gradient)), strict=True)
+        return torch.cat([formula(*piece) for piece in pieces])
 
 
 @METHODS.register("grad_cam")
@@ -265,8 +287,7 @@ class RandomCAM:
         weights = torch.stack(
             [self._weights(cell, layer, activation.shape[1]) for cell in run.batch.ids]
         ).to(activation)
-        shape = (*weights.shape, *[1] * (activation.ndim - 2))
-        return (weights.view(shape) * activation).sum(1, keepdim=True)
+        return _weighted(activation, weights)
 
     def _weights(self, cell: str, layer: str, channels: int) -> Tensor:
         digest = hashlib.blake2b(f"{self.seed}/{layer}/{cell}".encode(), digest_size=7).digest()

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from attrscore.core import Reasoned
 from attrscore.errors import ConfigError, DataError, did_you_mean
-from attrscore.heat import Heat, unresolvable
+from attrscore.grids import unresolvable
+from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.readings import Declared
 from attrscore.registry import SCORERS

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from attrscore.errors import DataError, choose, did_you_mean
-from attrscore.heat import Heat, area_fraction
+from attrscore.grids import area_fraction
+from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.readings import Declared
 from attrscore.registry import SCORERS

@@ -46,7 +46,7 @@ def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
 
 def _auc_of_one(values: NDArray[Any], on: NDArray[np.bool_], hottest: np.floating[Any]) -> float:
     """The AUC of one map (V,) against its mask (V,)."""
-    count = np.count_nonzero(on)
+    count = int(np.count_nonzero(on))
     pairs = count * (on.size - count)
     if not pairs or not np.isfinite(hottest):
         return np.nan

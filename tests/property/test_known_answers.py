@@ -13,7 +13,9 @@ from nets import batch
 from scipy.stats import mannwhitneyu
 
 from attrscore.core import Batch
-from attrscore.heat import Heat, HeatOptions, area_fraction
+from attrscore.errors import DataError
+from attrscore.grids import area_fraction
+from attrscore.heat import Heat, HeatOptions
 from attrscore.passes import Pass
 from attrscore.scorers import (
     Distance,
@@ -136,16 +138,26 @@ def test_auc_is_the_mann_whitney_statistic(seed, dtype):
         assert float(auc) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (32, 32), (128, 128)])
-def test_auc_of_smooth_maps_is_as_good_as_by_ranks(grid):
+@pytest.mark.parametrize("power", [1, 5])  # at 5 most heat is far below the hottest voxel's
+@pytest.mark.parametrize(
+    ("grid", "space"),
+    [((4, 4), (128, 128)), ((32, 32), (128, 128)), ((128, 128),) * 2, ((4, 6, 6), (32, 48, 48))],
+)
+def test_auc_of_smooth_maps_is_as_good_as_by_ranks(grid, space, power):
     generator = torch.Generator().manual_seed(0)
-    native = torch.randn((4, 1, *grid), generator=generator)
-    heat = Heat(native, (128, 128)).full()
-    mask = torch.rand((4, 128, 128), generator=generator) < 0.1 + 0.3 * (heat > heat.mean())
+    native = torch.randn((4, 1, *grid), generator=generator).clamp(min=0) ** power
+    heat = Heat(native, space).full()
+    mask = torch.rand((4, *space), generator=generator) < 0.1 + 0.3 * (heat > heat.mean())
     for auc, values, on in zip(roc_auc(heat, mask), heat, mask, strict=True):
         statistic = mannwhitneyu(values[on], values[~on]).statistic
         expected = statistic / (int(on.sum()) * int((~on).sum()))
         assert float(auc) == pytest.approx(expected, abs=2e-5)
+
+
+def test_negative_heat_has_no_auc():
+    mask = torch.tensor([[True, False]])
+    with pytest.raises(DataError, match="settle the sign first"):
+        roc_auc(torch.tensor([[-1.0, 1.0]]), mask)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

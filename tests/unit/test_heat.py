@@ -9,7 +9,8 @@ from nets import batch, net
 
 from attrscore.engine import run
 from attrscore.errors import ConfigError, DataError
-from attrscore.heat import Grid, Grids, Heat, HeatOptions, grids_of, join_channels, take_sign
+from attrscore.grids import Grid, Grids, grids_of
+from attrscore.heat import Heat, HeatOptions, join_channels, take_sign
 
 SIGNED = torch.tensor([[[[2.0, -4.0]], [[-1.0, 1.0]]]])
 
@@ -109,3 +110,28 @@ def test_pushing_is_torch_interpolation(resize, native, space):
     mode = {2: "bilinear", 3: "trilinear"}[len(space)] if resize == "linear" else "nearest"
     expected = F.interpolate(values[:, None], size=space, mode=mode)[:, 0]
     torch.testing.assert_close(Grid(space, native, resize).push(values), expected)
+
+
+@pytest.mark.parametrize(
+    ("native", "space"),
+    [((64, 64), (128, 128)), ((4, 4), (128, 128)), ((7, 5), (40, 96)), ((1, 3, 3), (32, 96, 96))],
+)
+def test_clear_regions_are_pulled_down_as_exactly_as_soft_ones(native, space):
+    generator = torch.Generator().manual_seed(0)
+    clear = torch.rand((2, *space), generator=generator) < 0.3
+    grid = Grids(space, "linear")[native]
+    expected = grid.pull(clear.double())  # float64 on every axis
+    torch.testing.assert_close(grid.pull(clear), expected, rtol=1e-15, atol=0)
+    torch.testing.assert_close(
+        grid.weights(clear), grid.pull(torch.ones((1, *space), dtype=torch.float64))
+    )
+
+
+def test_fewer_digits_in_products_of_float32_change_no_region():
+    region = torch.rand((2, 24, 24), generator=torch.Generator().manual_seed(0)) < 0.3
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert Grids((24, 24), "linear").numbers(region).dtype == torch.float64
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert Grids((24, 24), "linear").numbers(region).dtype == torch.float32

@@ -12,7 +12,8 @@ from scipy import stats
 
 from attrscore import SCORERS, evaluate
 from attrscore.errors import AttrscoreWarning, ConfigError
-from attrscore.heat import Heat, area_fraction
+from attrscore.grids import area_fraction
+from attrscore.heat import Heat
 from attrscore.passes import Pass
 from attrscore.scorers import shifted_shares, standing
 from attrscore.scorers.grad_camo import mask_ratio
