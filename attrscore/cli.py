@@ -29,6 +29,7 @@ from attrscore.composition import (
     composed,
     configuration,
     help_asked,
+    options_from,
     register_installed,
     say,
     sentence,
@@ -277,12 +278,17 @@ def _settings_from(config: str) -> dict[str, Any]:
         raise ConfigError(sentence(error, ())) from error
 
 
+def _plugins(arguments: Sequence[str]) -> int:
+    """As :func:`attrscore.verbs.plugins`, which knows no OmegaConf."""
+    return verbs.plugins(arguments, options_from)
+
+
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "collect": verbs.collect,
     "export": partial(verbs.export, settings_of=_settings_from),
     "inspect": _inspect,
     "plan": _plan,
-    "plugins": verbs.plugins,
+    "plugins": _plugins,
     "report": verbs.report,
     "reproduce": partial(verbs.reproduce, settings_of=_settings_from),
     "status": verbs.status,

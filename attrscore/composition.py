@@ -18,16 +18,18 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from attrscore.errors import AttrscoreError, ConfigError, LayerError, did_you_mean
 from attrscore.outcomes import FAILED, OK, USAGE
-from attrscore.registry import MODEL_OPTIONS, REGISTRIES, conf_dir
+from attrscore.registry import MODEL_OPTIONS, REGISTRIES, Registry, conf_dir
 
 __all__ = [
     "PrivateSweep",
     "composed",
     "configuration",
     "help_asked",
+    "options_from",
     "register_installed",
     "say",
     "sentence",
@@ -71,6 +73,21 @@ def composed(
     return settings_of(configuration(arguments))
 
 
+def options_from(arguments: Sequence[str]) -> dict[str, Any]:
+    """What ``name=value`` arguments give, values as YAML has them.
+
+    :raises ConfigError: an argument without ``=``, or a value that cannot be read.
+    """
+    for argument in arguments:
+        if not re.match(r"\w+=", argument):
+            raise ConfigError(f"{argument!r} is no option; expected name=value.")
+    try:
+        plain = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)), resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"{' '.join(arguments)!r} cannot be read: {error}") from error
+    return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+
+
 def help_asked(verb: str, arguments: Sequence[str], summary: str | None, example: str) -> None:
     """Print the help of a verb that takes Hydra overrides, and stop, where it is asked for."""
     if any(argument in ("-h", "--help") for argument in arguments):
@@ -91,25 +108,49 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
 
 
 def register_installed(arguments: Sequence[str]) -> None:
-    """Give installed plugins that bring no YAML a node in Hydra's ConfigStore.
+    """Give installed plugins a node in Hydra's ConfigStore.
 
-    Only those that the command line names are imported, for their options.
+    Its options are those of the YAML that the package brings; without one, those plugins that the
+    command line names are imported to ask them.
     """
     line = " ".join(arguments)
     for kind, registry in REGISTRIES.items():
         for name in registry.installed():
             if (conf_dir() / kind / f"{name}.yaml").exists():
                 continue
-            options: dict[str, Any] = {}
-            if re.search(rf"\b{re.escape(name)}\b", line):
-                for option, default in registry.options(name).items():
-                    options[option] = "???" if default is inspect.Parameter.empty else default
+            options = _options_of(registry, name, line)
             if kind == "model":
-                options |= MODEL_OPTIONS
+                options = {**MODEL_OPTIONS, **options}
             if kind == "dataset":
-                options["shard"] = None
+                options = {"shard": None, **options}
             node = {name: options} if kind in _SEVERAL else {"name": name, **options}
             ConfigStore.instance().store(group=kind, name=name, node=node)
+
+
+def _options_of(registry: Registry, name: str, line: str) -> dict[str, Any]:
+    """The options of an installed plugin: of its YAML, else of itself where it is named.
+
+    One that is broken matters only where its kind and its name are asked for together.
+    """
+    path = registry.yaml(name)
+    if path is not None:
+        try:
+            node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        except (OmegaConfBaseException, YAMLError, OSError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        whole: dict[str, Any] = dict(node)  # type: ignore[arg-type]  # YAML of a mapping
+        own = whole.get(name) if registry.kind in _SEVERAL else whole
+        return {option: value for option, value in (own or {}).items() if option != "name"}
+    if not re.search(rf"\b{re.escape(name)}\b", line):
+        return {}
+    try:
+        options = registry.options(name)
+    except ConfigError:
+        if re.search(rf"\b{registry.kind}\b\S*\b{re.escape(name)}\b", line):
+            raise
+        return {}
+    empty = inspect.Parameter.empty
+    return {option: "???" if value is empty else value for option, value in options.items()}
 
 
 def say(error: BaseException, arguments: Sequence[str]) -> int:

@@ -11,13 +11,21 @@ import functools
 import hashlib
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrscore.errors import AttrscoreError, ConfigError, did_you_mean, preview
+from attrscore.errors import (
+    AttrscoreError,
+    AttrscoreWarning,
+    ConfigError,
+    did_you_mean,
+    preview,
+)
+from attrscore.installed import Installed, installed
 from attrscore.sources import text_of
 
 __all__ = [
@@ -47,6 +55,8 @@ class Entry:
     package: str
     """Where it comes from: ``attrscore``, another distribution, or ``this process``."""
     alias_of: str | None = None
+    problem: str = ""
+    """Why it cannot be used, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +112,29 @@ class Registry:
         return keep
 
     def entries(self) -> list[Entry]:
-        """Every name and the package it is from, without importing installed plugins."""
+        """Every name that can be used and its package, without importing installed plugins."""
         found = {
             name: Entry(name, _package(plugin), self._aliases.get(name))
             for name, plugin in self._built_in().items()
         }
-        for name, points in self._installed().items():
-            if len(points) > 1 or name in found:
-                continue  # a clash: load() says so; the others keep working
-            found[name] = Entry(name, _distribution(points[0]))
+        for name, points in self._installed.items():
+            if len(points) == 1 and name not in found:
+                found[name] = Entry(name, points[0].package)
         return sorted(found.values(), key=lambda entry: entry.name)
+
+    def told(self) -> list[Entry]:
+        """As :meth:`entries`, with every installed plugin imported and what is wrong with it."""
+        found = [entry for entry in self.entries() if entry.name not in self._installed]
+        found += [entry for entry in self.entries() if entry.name in self._built_in()]
+        for name, points in self._installed.items():
+            problem = self._shadowing(name)
+            if not problem:
+                try:
+                    self.load(name)
+                except ConfigError as error:
+                    problem = str(error)
+            found += [Entry(name, point.package, problem=problem) for point in points]
+        return sorted(dict.fromkeys(found), key=lambda entry: entry.name)
 
     def names(self) -> list[str]:
         """Every registered name, aliases included, sorted."""
@@ -119,20 +142,33 @@ class Registry:
 
     def installed(self) -> list[str]:
         """Names that installed packages give, without importing anything."""
-        return sorted(self._installed())
+        return sorted(self._installed)
+
+    def yaml(self, name: str, /) -> Path | None:
+        """The file with the options of ``name`` and what they mean, where there is one."""
+        ours = conf_dir() / self.kind / f"{name}.yaml"
+        if ours.is_file():
+            return ours
+        points = self._installed.get(name, [])
+        return points[0].yaml() if len(points) == 1 else None
 
     def __contains__(self, name: object) -> bool:
-        return name in self._built_in() or name in self._installed()
+        return name in self._built_in() or name in self._installed
 
     def load(self, name: str, /) -> Callable[..., Any]:
         """The class or function behind ``name``.
 
-        :raises ConfigError: unknown (with a suggestion), claimed by two packages, or broken on
-            import (named with its distribution).
+        A package that claims the name of one of ours does not get it, and a warning names it.
+
+        :raises ConfigError: unknown (with a suggestion), claimed by two packages, broken on import
+            or built for a newer interface (named with its distribution).
         """
-        local, installed = self._built_in().get(name), self._installed().get(name, [])
+        local, points = self._built_in().get(name), self._installed.get(name, [])
+        if shadowing := self._shadowing(name):
+            warnings.warn(shadowing, AttrscoreWarning, stacklevel=2)
+            points = []
         claims = [_package(local)] if local is not None else []
-        claims += [_distribution(point) for point in installed]
+        claims += [point.package for point in points]
         if not claims:
             raise ConfigError(
                 f"No {self.kind} is called {name!r}. {did_you_mean(name, self.names())}"
@@ -142,21 +178,18 @@ class Registry:
                 f"{self.kind} '{name}' is claimed by {' and '.join(claims)}; "
                 "uninstall one or ask its author to rename the entry point."
             )
-        if local is not None:
-            return local
-        try:
-            plugin = installed[0].load()
-        except Exception as error:
-            raise ConfigError(
-                f"{self.kind} '{name}' of the package {claims[0]} cannot be imported: "
-                f"{type(error).__name__}: {error}. The other plugins still work."
-            ) from error
-        if not callable(plugin):
-            raise ConfigError(
-                f"{self.kind} '{name}' of the package {claims[0]} is a "
-                f"{type(plugin).__name__}; expected a class or a function."
-            )
-        return plugin  # type: ignore[no-any-return]  # callable, checked above
+        return points[0].load() if local is None else local
+
+    def _shadowing(self, name: str) -> str:
+        """What to say where installed packages claim the name of one of ours; else nothing."""
+        local, points = self._built_in().get(name), self._installed.get(name, [])
+        if local is None or not points or _package(local) != "attrscore":
+            return ""
+        packages = " and ".join(point.package for point in points)
+        return (
+            f"{self.kind} '{name}' is attrscore's own; that of the package {packages} is left out. "
+            "Ask its author to rename the entry point."
+        )
 
     def options(self, name: str, /) -> dict[str, Any]:
         """The options of ``name`` with their defaults (``inspect.Parameter.empty`` if required)."""
@@ -243,26 +276,18 @@ class Registry:
         package is installed as editable, its text stands beside its version.
         """
         plugin = self.load(name)
-        installed = self._installed().get(name)
-        if installed and installed[0].dist is not None:
-            told = f"{installed[0].dist.name} {installed[0].dist.version}"
-            edited = '"editable": true' in (installed[0].dist.read_text("direct_url.json") or "")
-            return f"{told}, {origin_of(plugin)}" if edited else told
-        return origin_of(plugin)
+        points = self._installed.get(name)
+        if not points or name in self._built_in():
+            return origin_of(plugin)
+        return f"{points[0].origin}, {origin_of(plugin)}" if points[0].edited else points[0].origin
 
     def _built_in(self) -> Mapping[str, Callable[..., Any]]:
         importlib.import_module(self._home)
         return self._local
 
     @functools.cached_property
-    def _entry_points(self) -> dict[str, list[EntryPoint]]:
-        points: dict[str, list[EntryPoint]] = {}
-        for point in entry_points(group=self.group):
-            points.setdefault(point.name, []).append(point)
-        return points
-
-    def _installed(self) -> dict[str, list[EntryPoint]]:
-        return self._entry_points
+    def _installed(self) -> dict[str, list[Installed]]:
+        return installed(self.kind, self.group)
 
 
 def origin_of(plugin: Callable[..., Any], /) -> str:
@@ -297,10 +322,6 @@ def _origin(plugin: Callable[..., Any]) -> str:
 
 def _package(plugin: Callable[..., Any]) -> str:
     return "attrscore" if plugin.__module__.split(".")[0] == "attrscore" else "this process"
-
-
-def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else point.value
 
 
 METHODS = Registry("method", "attrscore.methods")

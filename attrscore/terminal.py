@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from attrscore.registry import Entry
     from attrscore.store import Comparison, JobStatus, Report
     from attrscore.survey import Survey
+    from attrscore.testing import Outcome
 
 __all__ = [
     "contents_table",
@@ -38,6 +39,7 @@ __all__ = [
     "plugin_table",
     "progress",
     "say_comparison",
+    "say_conformance",
     "say_error",
     "say_findings",
     "say_provenance",
@@ -272,12 +274,15 @@ def _by_reason(findings: Sequence[Finding]) -> dict[tuple[str, str, str], list[s
 
 def plugin_table(entries: Mapping[str, list[Entry]]) -> Table:
     """What is registered, a row a plugin."""
-    table = Table("kind", "name", "package", "also called")
+    broken = any(entry.problem for found in entries.values() for entry in found)
+    table = Table("kind", "name", "package", "also called", *([""] if broken else []))
     for kind, found in entries.items():
         for entry in found:
             if entry.alias_of is None:
                 also = [other.name for other in found if other.alias_of == entry.name]
-                table.add_row(kind, entry.name, entry.package, ", ".join(also))
+                state = "left out" if entry.problem else ""
+                told = (kind, entry.name, entry.package, ", ".join(also))
+                table.add_row(*told, *([state] if broken else []))
     return table
 
 
@@ -303,6 +308,19 @@ def counts_table(found: Contents) -> Table:
     for _, row in found.groups.iterrows():
         table.add_row(*(escape(str(value)) for value in row))
     return table
+
+
+def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome], speed: str) -> None:
+    """What holds, what is refused, what is broken, and how fast it is."""
+    out = stdout()
+    for each in outcomes:
+        at = f" in {each.dimensions}D" if each.dimensions else ""
+        line = each.told if each.state == "broken" else f"{each.check}{at}"
+        line += f": {each.told}" if each.state == "refused" else ""
+        out.print(f"{each.state:8} {escape(line)}", soft_wrap=True, highlight=False)
+    broken = sum(each.state == "broken" for each in outcomes)
+    told = f"{broken} of {len(outcomes)} checks are broken" if broken else "conforms"
+    out.print(f"{kind} {name}: {told}{f'; {speed}' if speed else ''}.", soft_wrap=True)
 
 
 def layer_table(found: Survey) -> Table:

@@ -31,7 +31,7 @@ def speed(kind: str, plugin: Any, /) -> str:
         theirs = plugin(spec)
         with torch.no_grad():
             took, usual = (_seconds(lambda m=m: m(data.inputs)) for m in (theirs, ours))  # type: ignore[misc]  # bound at once
-        return f"{took / usual:.1f} times as long as tiny_cnn for a batch"
+        return f"{took / usual:.2g} times as long as tiny_cnn for a batch"
     options: dict[str, Any] = {"layers": ["features.3"], "pool": data, "scorers": "grad_camo"}
 
     def timed(**changed: Any) -> float:
@@ -42,12 +42,12 @@ def speed(kind: str, plugin: Any, /) -> str:
         base = timed(scorers=none)
         took = timed(scorers={"it": plugin}) - base
         usual = timed(scorers={"grad_camo": SCORERS.build("grad_camo")}) - base
-        return f"{max(took, 0) / max(usual, 1e-6):.1f} times as long as grad_camo for a map"
+        return f"{max(took, 0) / max(usual, 1e-6):.2g} times as long as grad_camo for a map"
     told = "grad_cam, both with grad_camo" if kind == "method" else "predicted"
     took = timed(methods={"it": plugin}) if kind == "method" else timed(target=plugin)
     usual = timed()
     count = len(single_targets(plugin)) if kind == "target" else 1
-    return f"{took / usual / count:.1f} times as long as {told} for a batch"
+    return f"{took / usual / count:.2g} times as long as {told} for a batch"
 
 
 def _crops() -> Batch:

@@ -1,4 +1,4 @@
-"""A user's environment: our wheel and a stranger's plugin package, run from an empty folder.
+"""A user's environment: our wheel and strangers' plugin packages, run from an empty folder.
 
 The new environment sees the installed dependencies of this one through a .pth file, which does not
 carry this checkout's editable install along; attrscore itself comes from the wheel alone.
@@ -6,36 +6,49 @@ carry this checkout's editable install along; attrscore itself comes from the wh
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from attrscore.scaffold import new_plugin
+
 CHECKOUT = Path(__file__).parents[2]
 
-STRANGER = {
+BROKEN = {
     "pyproject.toml": """
 [build-system]
 requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [project]
-name = "nucleus-share"
+name = "broken-plugins"
 version = "0.3"
 
 [project.entry-points."attrscore.scorers"]
-nucleus_share = "nucleus_share:nucleus_share"
-broken_scorer = "nucleus_share_that_is_not_there:scorer"
+nucleus_share = "broken_plugins:nucleus_share"
+broken_scorer = "module_that_is_not_there:scorer"
+auc = "broken_plugins:nucleus_share"
+from_the_future = "broken_plugins:from_the_future"
+my-scorer = "broken_plugins:nucleus_share"
 """,
-    "nucleus_share.py": """
+    "broken_plugins.py": """
 def nucleus_share(heat, run, /, *, region: str = "nucleus"):
     return heat.mass(run.batch.regions[region]) / heat.mass()
+
+
+def from_the_future(heat, run, /):
+    return heat.mass()
+
+
+from_the_future.attrscore_interface = 99
 """,
 }
+KINDS = ("scorer", "method", "target", "model", "dataset")
 
 
 def run(*command: object, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
@@ -51,12 +64,13 @@ def run(*command: object, cwd: Path, ok: bool = True) -> subprocess.CompletedPro
 def python(tmp_path_factory) -> Path:
     """The interpreter of an environment with our wheel and the stranger's."""
     folder = tmp_path_factory.mktemp("wheel")
-    stranger = folder / "stranger"
-    stranger.mkdir()
-    for name, text in STRANGER.items():
-        (stranger / name).write_text(text)
+    broken = folder / "broken"
+    broken.mkdir()
+    for name, text in BROKEN.items():
+        (broken / name).write_text(text)
+    new = [new_plugin(kind, f"my_{kind}", folder)[0].parent for kind in KINDS]
     wheels = folder / "wheels"
-    for source in (CHECKOUT, stranger):
+    for source in (CHECKOUT, broken, *new):
         pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation"]
         run(*pip, "--wheel-dir", wheels, source, cwd=folder)
     run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
@@ -66,7 +80,7 @@ def python(tmp_path_factory) -> Path:
         python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder
     )
     pth = Path(purelib.stdout.strip()) / "dependencies.pth"
-    pth.write_text(sysconfig.get_path("purelib") + "\n")
+    pth.write_text("\n".join(path for path in sys.path if path.endswith("site-packages")) + "\n")
     return python
 
 
@@ -97,15 +111,46 @@ def test_the_wheel_sweeps_from_an_empty_folder_with_a_strangers_scorer(python, t
     assert (defined["nucleus_share"] <= defined["grad_camo"] + 1e-9).all()
 
 
+def test_new_plugins_of_all_kinds_work_from_their_wheels(python, tmp_path):
+    attrscore = python.parent / "attrscore"
+    told = run(attrscore, "plugins", "my_dataset", cwd=tmp_path).stdout
+    assert "dataset my_dataset (my-dataset 0.1.0)" in told
+    assert "size = 32   # pixels along Y and X" in told
+    mine = [f"{kind}=my_{kind}" for kind in ("target", "model", "dataset")]
+    run(
+        attrscore,
+        "-m",
+        *mine,
+        "method=my_method",
+        "method.my_method.power=1,0",
+        "scorer=my_scorer",
+        "model.randomize=none,all",
+        "figures=none",
+        cwd=tmp_path,
+    )
+    shown = run(attrscore, "report", "results", "--json", "--score", "my_scorer", cwd=tmp_path)
+    found = json.loads(shown.stdout)
+    assert found["reading"]["says"] == "share of heat on the region"
+    assert len(found["summary"]) == 4
+    assert {row["method.power"] for row in found["summary"]} == {0, 1}
+
+
 def test_a_broken_plugin_breaks_only_itself(python, tmp_path):
     attrscore = python.parent / "attrscore"
-    listed = run(attrscore, "plugins", cwd=tmp_path).stdout
-    assert "nucleus-share" in listed
-    assert "broken_scorer" in listed
+    listed = run(attrscore, "plugins", "--json", cwd=tmp_path)
+    told = {
+        (e["name"], e["package"]): e["problem"] for e in json.loads(listed.stdout) if e["problem"]
+    }
+    for name, words in {
+        "auc": "attrscore's own; that of the package broken-plugins is left out",
+        "broken_scorer": "of the package broken-plugins cannot be imported: ModuleNotFoundError",
+        "from_the_future": "was built for interface 99 of attrscore",
+        "my-scorer": "letters, digits and underscores alone",
+    }.items():
+        assert words in told.pop((name, "broken-plugins"))
+    assert not told
     failed = run(attrscore, *SMALL, "scorer=broken_scorer", cwd=tmp_path, ok=False)
-    assert "'broken_scorer' of the package nucleus-share cannot be imported" in " ".join(
-        failed.stderr.split()
-    )
+    assert "'broken_scorer' of the package broken-plugins cannot be imported" in failed.stderr
     misspelt = run(
         attrscore, *SMALL, "scorer=nucleus_share", "scorer.nucleus_share.regoin=cell",
         cwd=tmp_path, ok=False,

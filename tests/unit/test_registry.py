@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
+from types import ModuleType
 
 import pytest
 
-from attrscore.errors import ConfigError
+from attrscore.errors import AttrscoreWarning, ConfigError
+from attrscore.installed import INTERFACE, Installed
 from attrscore.registry import METHODS, REGISTRIES, SCORERS, Configured, Registry
 
 
@@ -56,8 +59,14 @@ def test_two_plugins_of_one_name(registry):
 
 
 def install(monkeypatch, registry, **points: str) -> None:
-    found = {name: [EntryPoint(name, value, registry.group)] for name, value in points.items()}
-    monkeypatch.setitem(registry.__dict__, "_entry_points", found)
+    found = {
+        name: [
+            Installed(registry.kind, EntryPoint(name, value, registry.group))
+            for value in values.split()
+        ]
+        for name, values in points.items()
+    }
+    monkeypatch.setitem(registry.__dict__, "_installed", found)
 
 
 def test_installed_plugins_are_listed_without_import_and_break_alone(monkeypatch, registry):
@@ -73,6 +82,56 @@ def test_an_installed_plugin_cannot_shadow_or_clash(monkeypatch, registry):
     registry.register("same")(nucleus_share)
     with pytest.raises(ConfigError, match="claimed by this process and math:sqrt"):
         registry.load("same")
+
+
+def test_two_packages_of_one_name_are_both_named(monkeypatch, registry):
+    install(monkeypatch, registry, same="math:sqrt cmath:sqrt", fine="math:exp")
+    with pytest.raises(ConfigError, match="claimed by math:sqrt and cmath:sqrt; uninstall one"):
+        registry.load("same")
+    assert registry.names() == ["fine"]
+    told = {(entry.name, entry.package): entry.problem for entry in registry.told()}
+    assert told["fine", "math:exp"] == ""
+    assert "claimed by" in told["same", "cmath:sqrt"]
+
+
+def test_one_of_ours_is_not_shadowed(monkeypatch):
+    install(monkeypatch, SCORERS, auc="math:sqrt")
+    with pytest.warns(AttrscoreWarning, match="'auc' is attrscore's own; that of the package math"):
+        assert SCORERS.load("auc").__module__ == "attrscore.scorers.auc"
+    told = [entry for entry in SCORERS.told() if entry.name == "auc"]
+    assert [(entry.package, bool(entry.problem)) for entry in told] == [
+        ("attrscore", False),
+        ("math:sqrt", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        (INTERFACE + 1, f"built for interface {INTERFACE + 1} of attrscore, and this one, "),
+        ("2", "attrscore_interface = '2'; expected a whole number"),
+        (INTERFACE, ""),
+    ],
+)
+@pytest.mark.parametrize("where", ["function", "module"])
+def test_a_newer_interface_is_named(monkeypatch, registry, stated, words, where):
+    module = ModuleType("strangers")
+    module.scorer = lambda heat, run: heat
+    module.scorer.__module__ = "strangers"
+    place = module.scorer if where == "function" else module
+    place.attrscore_interface = stated
+    monkeypatch.setitem(sys.modules, "strangers", module)
+    install(monkeypatch, registry, strange="strangers:scorer")
+    (entry,) = registry.told()
+    assert words in entry.problem
+    assert bool(words) == bool(entry.problem)
+
+
+def test_a_name_that_settings_cannot_hold_and_what_is_no_plugin(monkeypatch, registry):
+    install(monkeypatch, registry, **{"my-scorer": "math:sqrt", "number": "math:pi"})
+    dash, number = registry.told()
+    assert "letters, digits and underscores alone" in dash.problem
+    assert "is a float; expected a class or a function" in number.problem
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
