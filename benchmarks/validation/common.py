@@ -57,7 +57,11 @@ QUICK = Scale(
     epochs=6,
     planes=("2D",),
     strengths=(0.5, 1.0),
-    only=("method=[grad_cam,hires_cam]", "layers=[features.3,features.7]"),
+    only=(
+        "method=[grad_cam,hires_cam]",
+        "~method.integrated_gradients",
+        "layers=[features.3,features.7]",
+    ),
 )
 
 SIZES = {"2D": ("phantom", "[64,64]"), "3D": ("phantom_3d", "[8,32,32]")}
