@@ -10,6 +10,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
+from attrscore.stats.concordance import map_matrix
 from attrscore.stats.conditions import label, telling
 from attrscore.stats.reporting import SHOWN
 from attrscore.stats.summary import CORRECTED
@@ -46,7 +47,7 @@ def parts(found: Report, /) -> Iterator[Table | str]:
         else:
             yield f"agreement of {len(matrix)} conditions of {escape(model)}: see --json"
     if len(found.maps):
-        yield _maps(found.maps)
+        yield from _maps(found.maps)
     if len(found.adjusted):
         yield _adjusted(found)
 
@@ -190,16 +191,23 @@ def _matrix(model: str, matrix: pd.DataFrame) -> Table:
     return table
 
 
-def _maps(rows: pd.DataFrame) -> Table:
-    keys = ["model", "layer", "first", "second"]
-    heads = ["rank", "overlap", "overlap by chance"]
-    names = [head.replace(" by ", "_") for head in heads]
-    title = "maps of the same cells: rank correlation, and overlap of the hottest tenth"
-    table = _table(title, keys, [*heads, "cells"])
-    for _, row in rows.iterrows():
-        told = [_number(row[name]) for name in names]
-        table.add_row(*_names(row, keys), *told, str(row["cells"]))
-    return table
+def _maps(rows: pd.DataFrame) -> Iterator[Table]:
+    """A matrix of methods for each model and layer; those with too many are left to --json."""
+    for (model, layer), pairs in rows.groupby(["model", "layer"], sort=False):
+        ranks, overlaps = (map_matrix(pairs, value) for value in ("rank", "overlap"))
+        if len(ranks) > _MOST:
+            continue
+        title = (
+            f"maps of {pairs['cells'].min()} cells or more: rank correlation, and overlap of the "
+            f"hottest tenth ({pairs['overlap_chance'].iloc[0]:.3f} by chance): {model} {layer}"
+        )
+        numbers = [str(i + 1) for i in range(len(ranks))]
+        table = _table(title, ["", "method"], numbers)
+        pairs_of = zip(ranks.to_numpy(), overlaps.to_numpy(), strict=True)
+        for number, name, both in zip(numbers, ranks, pairs_of, strict=True):
+            told = [f"{_number(rank)} {_number(top)}" for rank, top in zip(*both, strict=True)]
+            table.add_row(number, escape(str(name)), *told)
+        yield table
 
 
 def _adjusted(found: Report) -> Table:

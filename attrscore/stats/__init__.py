@@ -10,7 +10,7 @@ from __future__ import annotations
 from attrscore.stats.adjustment import adjusted
 from attrscore.stats.bootstrap import Estimate, Resampling, bootstrap
 from attrscore.stats.clusters import CLUSTERS, Clusters
-from attrscore.stats.concordance import agreement, map_agreement
+from attrscore.stats.concordance import agreement, map_agreement, map_matrix
 from attrscore.stats.curves import threshold_curve
 from attrscore.stats.gaps import undefined
 from attrscore.stats.judgement import Evidence, Verdict, verdict, verdicts
@@ -33,6 +33,7 @@ __all__ = [
     "bootstrap",
     "compare",
     "map_agreement",
+    "map_matrix",
     "paired",
     "report",
     "resolvable",

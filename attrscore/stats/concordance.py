@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations, combinations_with_replacement
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from attrscore.errors import ConfigError, DataError
+from attrscore.errors import ConfigError, DataError, choose
 from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import by_condition, label, once
 
-__all__ = ["agreement", "map_agreement"]
+__all__ = ["agreement", "map_agreement", "map_matrix"]
 
 Array = np.ndarray[Any, Any]
 
@@ -92,6 +92,23 @@ def map_agreement(
             }
         )
     return pd.DataFrame(rows)
+
+
+def map_matrix(pairs: pd.DataFrame, value: Literal["rank", "overlap"] = "rank", /) -> pd.DataFrame:
+    """A column of :func:`map_agreement` as a square matrix of methods; 1 on the diagonal.
+
+    >>> pairs = pd.DataFrame({"first": ["a"], "second": ["b"], "rank": [0.5], "overlap": [0.2]})
+    >>> map_matrix(pairs, "overlap").to_numpy().tolist()
+    [[1.0, 0.2], [0.2, 1.0]]
+
+    :raises ConfigError: a value that is neither.
+    """
+    choose(value, ("rank", "overlap"), option="value")
+    names = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
+    matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    for a, b, found in zip(pairs["first"], pairs["second"], pairs[value], strict=True):
+        matrix.loc[a, b] = matrix.loc[b, a] = found
+    return matrix
 
 
 def _heat(array: Array) -> Array:
