@@ -18,6 +18,9 @@ __all__ = ["adjusted"]
 
 Array = np.ndarray[Any, Any]
 
+DENSITY = ("Metadata_neighbours", "region_shares.neighbours.area")
+"""Columns that say how crowded a crop is; the first that is there."""
+
 
 def adjusted(
     table: pd.DataFrame,
@@ -39,10 +42,13 @@ def adjusted(
     narrow.
 
     ``covariates`` are columns; None takes those that are there of the area fraction
-    ``<score>.chance``, the number of neighbours ``Metadata_neighbours`` and ``confidence``. One
-    that is constant, or that the groups determine, is left out. Cells that lack one of the values
-    are left out too. Columns: the group, ``cells``, ``mean`` (as it is), ``adjusted``, ``low`` and
-    ``high`` (NaN with one unit), ``units``, ``covariates`` (those used), ``note``.
+    ``<score>.chance``, the density and ``confidence``. The density is the number of neighbours
+    ``Metadata_neighbours``, else their area fraction, which the scorer ``region_shares`` gives. A
+    covariate that is constant, or that the groups determine, is left out. Cells that lack one of
+    the values are left out too.
+
+    Columns: the group, ``cells``, ``mean`` (as it is), ``adjusted``, ``low`` and ``high`` (NaN with
+    one unit), ``units``, ``covariates`` (those used), ``note``.
 
     >>> rows = pd.DataFrame({"g": list("aabb"), "x": [1., 2, 3, 4], "x.chance": [1., 2, 3, 4],
     ...                      "Metadata_Well": list("ABCD")})
@@ -53,11 +59,9 @@ def adjusted(
     """
     if group not in table:
         raise ConfigError(f"There is no column '{group}'. {did_you_mean(group, table)}")
-    wanted = (
-        [f"{score}.chance", "Metadata_neighbours", "confidence"]
-        if covariates is None
-        else list(covariates)
-    )
+    density = [name for name in DENSITY if name in table][:1]
+    usual = [f"{score}.chance", *density, "confidence"]
+    wanted = usual if covariates is None else list(covariates)
     names = [name for name in wanted if covariates is not None or name in table]
     values = numbers(table, score)
     # A covariate that no cell has would leave no cell.

@@ -252,6 +252,12 @@ def test_adjustment_leaves_out_what_it_cannot_tell_apart():
     np.testing.assert_allclose(found["adjusted"], found["mean"])
     gone = adjusted(two.assign(confidence=np.nan), group="model")
     assert set(gone["covariates"]) == {"grad_camo.chance"}
+    crowded = np.random.default_rng(3).uniform(size=len(two))
+    dense = two.assign(**{"region_shares.neighbours.area": crowded})
+    used = "grad_camo.chance, region_shares.neighbours.area, confidence"
+    assert set(adjusted(dense, group="model")["covariates"]) == {used}
+    counted = adjusted(dense.assign(Metadata_neighbours=crowded), group="model")
+    assert set(counted["covariates"]) == {"grad_camo.chance, Metadata_neighbours, confidence"}
     one_well = adjusted(two.assign(Metadata_Well="A"), group="model")
     assert one_well["adjusted"].notna().all()
     assert one_well["low"].isna().all()
