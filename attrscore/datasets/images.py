@@ -32,7 +32,7 @@ from attrscore.datasets.files import SUFFIXES, in_zarr, shown
 from attrscore.datasets.stored import Stored
 from attrscore.errors import AttrscoreError, ConfigError, DataError
 
-__all__ = ["Image", "Labels", "open_image", "open_labels"]
+__all__ = ["Image", "Labels", "open_image", "open_labels", "stacked"]
 
 T = TypeVar("T")
 
@@ -160,6 +160,42 @@ def open_image(
             "numbers."
         )
     return _laid_out(path, stored, order)
+
+
+def stacked(images: Sequence[Image], /, *, stains: tuple[str, ...] = ()) -> Image:
+    """Images of one channel each, as one image whose channels they are; nothing is decoded yet.
+
+    :raises DataError: another shape, or more than one channel in a file.
+    """
+    first = images[0]
+    for image in images:
+        if image.shape[0] != 1 or (image.space, image.shape) != (first.space, first.shape):
+            raise DataError(
+                f"'{shown(image.path)}' has the shape {image.shape} and '{shown(first.path)}' "
+                f"{first.shape}; expected one channel a file, and one shape for all of a field."
+            )
+    spacing = dict(zip(first.space, first.spacing or (), strict=False))
+    return _laid_out(
+        first.path, Stored(_Channels(images), f"C{first.space}", spacing, stains), f"C{first.space}"
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Channels:
+    """Pixels (C, *S) of which each channel is a file."""
+
+    images: Sequence[Image]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.images), *self.images[0].shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.result_type(*(image.dtype for image in self.images))
+
+    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
+        return np.concatenate([image.read(window[1:]) for image in self.images[window[0]]])
 
 
 def open_labels(
