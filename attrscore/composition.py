@@ -108,14 +108,14 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
 
 
 def register_installed(arguments: Sequence[str]) -> None:
-    """Give installed plugins a node in Hydra's ConfigStore.
+    """Give plugins that are not ours a node in Hydra's ConfigStore.
 
     Its options are those of the YAML that the package brings; without one, those plugins that the
     command line names are imported to ask them.
     """
     line = " ".join(arguments)
     for kind, registry in REGISTRIES.items():
-        for name in registry.installed():
+        for name in registry.strangers():
             if (conf_dir() / kind / f"{name}.yaml").exists():
                 continue
             options = _options_of(registry, name, line)

@@ -144,6 +144,11 @@ class Registry:
         """Names that installed packages give, without importing anything."""
         return sorted(self._installed)
 
+    def strangers(self) -> list[str]:
+        """Names that installed packages or this process give, without importing anything."""
+        here = [name for name, plugin in self._local.items() if _package(plugin) != "attrscore"]
+        return sorted({*self._installed, *here})
+
     def yaml(self, name: str, /) -> Path | None:
         """The file with the options of ``name`` and what they mean, where there is one."""
         ours = conf_dir() / self.kind / f"{name}.yaml"
