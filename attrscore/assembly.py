@@ -29,6 +29,7 @@ from attrscore.layers import LayoutOptions, device_of, in_precision
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint
 from attrscore.pool import draw_pool, needs_pool
+from attrscore.reading import Reader
 from attrscore.references import resolved
 from attrscore.registry import (
     DATASETS,
@@ -78,6 +79,11 @@ class Parts:
                 {**self.settings, "dataset": {**self.settings["dataset"], "shard": None}}
             )
         return draw_pool(whole, self.settings["pool"], seed=self.settings["seed"])
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads the dataset, ahead where ``readers`` says so."""
+        return Reader(self.dataset, self.settings["readers"])
 
     @property
     def options(self) -> dict[str, Any]:
@@ -196,6 +202,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
     target = plugin_of(TARGETS, settings)
     heat = HeatOptions(**settings["heat"])
     dataset = dataset_of(settings)
+    Reader(dataset, settings["readers"])  # a wrong number is told before anything is written
     unlabelled = int((dataset.table["label"] < 0).sum())
     if settings["target"]["name"] == "label" and unlabelled:
         raise DataError(

@@ -11,25 +11,21 @@ import torch
 
 from attrscore import store
 from attrscore.assembly import Parts
-from attrscore.attribution import Place, frames_of, sentence
-from attrscore.core import Batch, Dataset, Result, single_targets
+from attrscore.attribution import Place
+from attrscore.core import Batch, Result, single_targets
 from attrscore.gather import to_frame
 from attrscore.memory import Gauge, Room
+from attrscore.reading import Lost, readable
 from attrscore.store.maps import MapKey
 
 __all__ = [
     "Costs",
-    "Lost",
     "add_costs",
     "compute",
     "joined_maps",
     "kept_crops",
-    "readable",
     "traces_of",
 ]
-
-Lost = dict[int, tuple[str, str]]
-"""Row of the dataset that could not be read -> why, and where that was raised."""
 
 Triple = tuple[str, str, str]
 
@@ -61,7 +57,7 @@ def compute(
     lost: Lost = {}
 
     def counted() -> Iterator[Batch]:
-        for batch in readable(parts.dataset, rows, parts.settings["batch_size"], lost):
+        for batch in parts.reader.batches(rows, parts.settings["batch_size"], lost):
             yield batch
             advance(len(batch))
 
@@ -128,31 +124,6 @@ def part_of(
     ids = [i for r in results if (r.method, r.layer, r.target) == first for i in r.columns["id"]]
     told = pd.concat(traces, ignore_index=True)
     return store.Part(table.reset_index(drop=True), joined_maps(results), ids, told)
-
-
-def readable(dataset: Dataset, rows: Sequence[int], size: int, lost: Lost) -> Iterator[Batch]:
-    """Batches of these rows; where one cannot be read, of those of its rows that can."""
-    for first in range(0, len(rows), size):
-        some = rows[first : first + size]
-        try:
-            batch = dataset.read(some)
-        except Exception as error:  # a file that is gone costs its own cells alone
-            good = [row for row in some if _can_read(dataset, row, lost)]
-            if not good:
-                continue
-            if len(good) == len(some):
-                raise error  # noqa: TRY201  # each alone, but not together: a bug of the dataset
-            batch = dataset.read(good)
-        yield batch
-
-
-def _can_read(dataset: Dataset, row: int, lost: Lost) -> bool:
-    try:
-        dataset.read([row])
-    except Exception as error:  # noqa: BLE001  # becomes a row
-        lost[row] = sentence(error), frames_of(error)
-        return False
-    return True
 
 
 def _of_lost(

@@ -38,8 +38,8 @@ _DECIDING = ("captum", "cellpose", "monai", "scikit-image", "torch")
 """Packages whose numbers a job's own can be."""
 
 _NO_NUMBERS = (
-    *("batch_size", "device", "figures", "label", "rerun", "results", "show", "threads", "train"),
-    "tune",
+    *("batch_size", "device", "figures", "label", "readers", "rerun", "results", "show"),
+    *("threads", "train", "tune"),
 )
 
 

@@ -15,7 +15,7 @@ from attrscore import plots, rescoring, store
 from attrscore.assembly import Parts, build
 from attrscore.attribution import Place
 from attrscore.circumstances import facts, machine
-from attrscore.computing import Costs, compute, kept_crops, readable
+from attrscore.computing import Costs, compute, kept_crops
 from attrscore.contents import about, tell_made_masks
 from attrscore.core import Dataset, single_targets
 from attrscore.errors import choose
@@ -24,6 +24,7 @@ from attrscore.heat import Heat
 from attrscore.layers import device_of
 from attrscore.memory import Gauge, Room
 from attrscore.preflight import SAMPLE, Finding, preflight, refusals
+from attrscore.reading import readable
 from attrscore.readings import readings_of
 from attrscore.rerunning import Which, compute_again, to_do
 from attrscore.rescoring import kept_maps
@@ -84,12 +85,15 @@ def run_job(
     work = _Work(parts, results, config, overrides, clock, advance, told, progress)
     figures: tuple[Path, ...] = ()
     fresh: set[tuple[str, int, int]] = set()
-    if missing:
-        writer = work.fill(missing, fresh)
-        if settings["figures"] == "all":
-            figures = _draw(work.parts, results / "figures" / f"cells-{writer.job.id}.png")
-    if settings["rerun"] != "missing":
-        work.again(settings["rerun"], fresh)
+    try:
+        if missing:
+            writer = work.fill(missing, fresh)
+            if settings["figures"] == "all":
+                figures = _draw(work.parts, results / "figures" / f"cells-{writer.job.id}.png")
+        if settings["rerun"] != "missing":
+            work.again(settings["rerun"], fresh)
+    finally:
+        work.parts.reader.close()
     scores = store.read_scores(*store.folders_of(results, job))
     return Outcome(results, work.computed, scores, parts.dataset, job, figures)
 

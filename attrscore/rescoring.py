@@ -15,11 +15,12 @@ import torch
 from attrscore import store
 from attrscore.assembly import Parts
 from attrscore.attribution import Place, declared
-from attrscore.computing import Costs, Lost, add_costs, part_of, readable
+from attrscore.computing import Costs, add_costs, part_of
 from attrscore.core import KEY_COLUMNS, Batch, Result, single_targets
 from attrscore.grids import grids_of
 from attrscore.heat import Heat
 from attrscore.layers import device_of
+from attrscore.reading import Lost
 from attrscore.rows import score
 
 __all__ = ["TOLERANCE", "KeptMaps", "WithoutNetwork", "kept_maps", "rescore"]
@@ -116,7 +117,7 @@ def rescore(
     }
     where = device_of(parts.model)
     unread: Lost = {} if lost is None else lost
-    for batch in readable(parts.dataset, rows, parts.settings["batch_size"], unread):
+    for batch in parts.reader.batches(rows, parts.settings["batch_size"], unread):
         run = WithoutNetwork(batch.to(where))
         for place, folder in kept.folders.items():
             yield _of_place(parts, place, stored[folder.job.id], run, scorers)

@@ -203,37 +203,36 @@ class Fields:
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """Crops of these rows; of each field only what they need is decoded."""
-        rows = chosen(rows, len(self.table))
-        table = self.table.iloc[rows]
         found = self._scanned
+        rows = chosen(rows, len(found.table))
+        table = {name: column[rows] for name, column in self._columns.items()}
         size = found.geometry.size
         inputs = np.empty((len(rows), found.channels, *size), np.float32)
         regions = {name: np.empty((len(rows), *size), bool) for name in self._regions}
-        images = table["Metadata_image"].tolist()
-        numbers = table["Metadata_object"].tolist()
-        first = self._first(table)
         for place in sorted(range(len(rows)), key=lambda place: rows[place]):
+            name = table["Metadata_image"][place]
             inputs[place], mine = cut(
-                self._reader.open(images[place]),
-                self._normaliser(images[place], self._reader.open),
-                numbers[place],
-                first[place],
+                self._reader.open(name),
+                self._normaliser(name, self._reader.open),
+                table["Metadata_object"][place],
+                found.first[rows[place]],
                 geometry=found.geometry,
                 boundary=self._boundary,
                 outside=self.outside,
             )
-            for name, region in mine.items():
-                regions[name][place] = region
+            for region, pixels in mine.items():
+                regions[region][place] = pixels
         return to_batch(table, inputs, regions, spacing=found.geometry.spacing, stains=found.stains)
 
     def places(self, rows: Sequence[int], /) -> Places:
         """Where the crops of these rows lie in their fields."""
-        table = self.table.iloc[chosen(rows, len(self.table))]
+        rows = chosen(rows, len(self.table))
+        table = self.table.iloc[rows]
         ratio = self._ratios(table)
         return Places(
             field=tuple(table["Metadata_image"]),
             number=table["Metadata_object"].to_numpy(dtype=np.int64),
-            first=self._first(table) * ratio,
+            first=self._scanned.first[rows] * ratio,
             extent=np.array(self.spec.size) * ratio,
         )
 
@@ -305,21 +304,21 @@ class Fields:
 
     def _ratios(self, table: pd.DataFrame) -> NDArray[np.float64]:
         """Pixels of its field that a pixel of each crop spans, (n, axes)."""
-        known: dict[str, tuple[float, ...]] = {}
-        for name in table["Metadata_image"].unique():
-            geometry = self._scanned.geometry
-            known[name] = geometry.ratio(
-                self._reader.open(name).spacing if geometry.resampled else None
-            )
+        geometry = self._scanned.geometry
+        if not geometry.resampled:
+            return np.ones((len(table), len(self.crop)))
+        known = {
+            name: geometry.ratio(self._reader.open(name).spacing)
+            for name in table["Metadata_image"].unique()
+        }
         return np.array([known[name] for name in table["Metadata_image"]]).reshape(
             len(table), len(self.crop)
         )
 
-    def _first(self, table: pd.DataFrame) -> NDArray[np.int64]:
-        """The first pixel of each crop on the grid of crops, (n, axes); see Geometry."""
-        axes = "zyx"[-len(self.crop) :]
-        centroid = table[[f"Metadata_centroid_{axis}" for axis in axes]].to_numpy(dtype=float)
-        return self._scanned.geometry.first(table["id"].tolist(), centroid, self._ratios(table))
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """Of the table, by which rows are taken much faster than from it."""
+        return {str(name): self.table[name].to_numpy() for name in self.table}
 
     @cached_property
     def _boundary(self) -> Boundary | None:

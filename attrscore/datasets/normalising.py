@@ -42,14 +42,21 @@ class Levels:
 
     def apply(self, values: NDArray[Any], /) -> NDArray[np.float32]:
         """A window (C, *S) of a field, normalised. A channel without contrast becomes 0."""
-        column = (-1, *(1,) * (values.ndim - 1))
-        scale = np.where(self.spread == 0, 1.0, self.spread)
         if self.rule == "none":
             return values.astype(np.float32)
-        moved = (values.astype(np.float64) - self.low.reshape(column)) / scale.reshape(column)
+        # whole steps first: exact in float32 for whole numbers of 16 bits, so that nothing is lost
+        # where a bright channel has little contrast
+        narrow = values.dtype.itemsize <= 2 or values.dtype == np.float32
+        work = np.float32 if narrow else np.float64
+        column = (-1, *(1,) * (values.ndim - 1))
+        steps, factor = np.rint(self.low), 1 / np.where(self.spread == 0, 1.0, self.spread)
+        moved = np.subtract(values, steps.astype(work).reshape(column), dtype=work)
+        moved *= factor.astype(work).reshape(column)
+        moved += ((steps - self.low) * factor).astype(work).reshape(column)
         if self.rule in ("percentile", "fixed"):
             moved.clip(0, 1, out=moved)
-        return moved.astype(np.float32)
+        normalised: NDArray[np.float32] = moved.astype(np.float32, copy=False)
+        return normalised
 
 
 def levels_of(

@@ -28,7 +28,7 @@ def chosen(rows: Sequence[int], total: int, /) -> list[int]:
 
 
 def to_batch(
-    table: pd.DataFrame,
+    table: pd.DataFrame | Mapping[str, np.ndarray[Any, Any]],
     inputs: np.ndarray[Any, Any],
     regions: Mapping[str, np.ndarray[Any, Any]],
     *,
@@ -37,15 +37,16 @@ def to_batch(
 ) -> Batch:
     """A batch of ``inputs`` (N, C, *S) and ``regions`` (N, *S), with N rows of a table beside it.
 
-    All columns but ``id`` and ``label`` are carried.
+    The table may also be given as its columns. All columns but ``id`` and ``label`` are carried.
     """
+    columns: Mapping[str, Any] = {str(name): table[name] for name in table}  # type: ignore[index]  # either
     return Batch(
         inputs=torch.from_numpy(inputs),
         regions={name: torch.from_numpy(region) for name, region in regions.items()},
-        label=torch.tensor(table["label"].to_numpy(dtype=np.int64, copy=True)),
-        ids=tuple(table["id"]),
+        label=torch.tensor(np.array(columns["label"], np.int64)),
+        ids=tuple(columns["id"]),
         meta={
-            str(name): table[name].tolist() for name in table.columns if name not in ("id", "label")
+            name: values.tolist() for name, values in columns.items() if name not in ("id", "label")
         },
         spacing=spacing,
         stains=stains,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from attrscore.errors import ConfigError, DataError, EmptyShardError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from attrscore.datasets.annotations import Annotations
     from attrscore.datasets.decoding import Field, FieldReader
@@ -66,6 +68,8 @@ class Scan:
     channels: int
     stains: tuple[str, ...]
     geometry: Geometry
+    first: NDArray[np.int64]
+    """(n, axes) where each crop begins, on the grid of crops; beyond the field if it hangs over."""
     skipped: Mapping[str, str]
     """File name -> why it is left out."""
     small: int
@@ -87,6 +91,7 @@ def scan(
     if skipped and wanted.raises:
         raise DataError(_sentence(next(iter(skipped.values()))))
     parts: list[pd.DataFrame] = []
+    begins: list[NDArray[np.int64]] = []
     first: Field | None = None
     geometry: Geometry | None = None
     cells = small = unwanted = 0
@@ -109,13 +114,15 @@ def scan(
             continue
         first, geometry = first or field, geometry or mine
         facts.add(field)
-        rows = _rows(name, found, field, geometry, wanted.tiny)
-        large = rows[rows["Metadata_area"] >= wanted.min_area].reset_index(drop=True)
-        kept = _chosen(annotations.join(large), annotations.classes, wanted)
-        small += len(rows) - len(large)
-        unwanted += len(large) - len(kept)
-        parts.append(kept)
-        cells += len(kept)
+        rows, begin = _rows(name, found, field, geometry, wanted.tiny)
+        large = found.area >= wanted.min_area
+        joined = annotations.join(rows[large].reset_index(drop=True))
+        held = _held(joined, annotations.classes, wanted)
+        small += int((~large).sum())
+        unwanted += int((~held).sum())
+        parts.append(joined[held])
+        begins.append(begin[large][held])
+        cells += int(held.sum())
     if not cells or first is None or geometry is None:
         reasons = " ".join(list(skipped.values())[:3])
         kind = DataError if reader.keep is None else EmptyShardError
@@ -132,6 +139,7 @@ def scan(
         len(first.channels),
         first.stains,
         geometry,
+        np.concatenate(begins)[: wanted.limit],
         skipped,
         small,
         unwanted,
@@ -204,7 +212,10 @@ def _sized(spacing: tuple[float, ...] | None) -> str:
     return "unknown size" if spacing is None else " x ".join(f"{n:g}" for n in spacing) + " µm"
 
 
-def _rows(name: str, found: Objects, field: Field, geometry: Geometry, tiny: float) -> pd.DataFrame:
+def _rows(
+    name: str, found: Objects, field: Field, geometry: Geometry, tiny: float
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """A row an object, and where its crop begins."""
     ids = [f"{name}:{number}" for number in found.number]
     ratio = geometry.ratio(field.spacing)
     first = geometry.first(ids, found.centroid, np.array(ratio))
@@ -216,7 +227,7 @@ def _rows(name: str, found: Objects, field: Field, geometry: Geometry, tiny: flo
     if "nucleus" in field.masks:
         areas = areas_within(found.number, field.labels(), field.labels(of="nucleus"))
         inner["Metadata_nucleus_area"] = areas
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "id": ids,
             "Metadata_image": name,
@@ -231,13 +242,15 @@ def _rows(name: str, found: Objects, field: Field, geometry: Geometry, tiny: flo
             **(jitter_columns(geometry.moved(ids)) if any(geometry.most) else {}),
         }
     )
+    return table, first
 
 
-def _chosen(table: pd.DataFrame, classes: tuple[str, ...], wanted: Wanted) -> pd.DataFrame:
+def _held(
+    table: pd.DataFrame, classes: tuple[str, ...], wanted: Wanted
+) -> np.ndarray[Any, np.dtype[np.bool_]]:
     if wanted.where is None or table.empty:
-        return table
-    held = wanted.where(_with_class(table, classes, wanted.label_column))
-    return table[held].reset_index(drop=True)
+        return np.ones(len(table), bool)
+    return wanted.where(_with_class(table, classes, wanted.label_column))
 
 
 def _with_class(table: pd.DataFrame, classes: tuple[str, ...], column: str | None) -> pd.DataFrame:

@@ -25,6 +25,18 @@ _AT_ONCE = 64
 """Cells in memory while the content of a shard is digested."""
 
 
+@dataclass(frozen=True)
+class _Belongs:
+    """A value, and no closure, so that datasets which keep one can be sent to other processes."""
+
+    number: int
+    total: int
+
+    def __call__(self, name: str, /) -> bool:
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.total == self.number
+
+
 def holds(shard: str, /) -> Callable[[str], bool]:
     """Which names belong to shard ``k/n``, k from 0.
 
@@ -40,12 +52,7 @@ def holds(shard: str, /) -> Callable[[str], bool]:
             f"dataset.shard={shard} must be k/n with k from 0 to n - 1; all of two shards: "
             "-m dataset.shard=0/2,1/2."
         )
-
-    def belongs(name: str) -> bool:
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-        return int.from_bytes(digest, "big") % total == number
-
-    return belongs
+    return _Belongs(number, total)
 
 
 def shard_of(dataset: Dataset, shard: str, /) -> Dataset:

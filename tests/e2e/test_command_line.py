@@ -163,6 +163,16 @@ def test_inspect_shows_grids_and_what_can_be_reached(capsys):
     assert "3 channels" in out
 
 
+def test_processes_that_read_ahead_change_no_number():
+    drawn = ["method=[random_cam,smooth_grad]", "method.smooth_grad.samples=2"]
+    tables = []
+    for name, readers in (("here", 0), ("ahead", 2)):
+        assert main([*SMALL, *drawn, f"readers={readers}", f"results={name}"]) == 0
+        tables.append(attrscore.read_scores(name))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    assert main([*SMALL, "readers=-2", "results=wrong"]) == 2
+
+
 def test_inspect_shows_what_a_dataset_holds_before_any_network_fits_it(capsys):
     assert main(["inspect", "dataset=phantom", "dataset.size=[9,9]", "dataset.cells=24"]) == 0
     out = capsys.readouterr().out
