@@ -6,7 +6,7 @@ BASE   := $(VENV)/base-ready
 DEV    := $(VENV)/dev-ready
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint browser clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "attrscore needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.12 demo" % v[:2])'
@@ -25,6 +25,7 @@ demo: $(BASE)
 	$(BIN)/attrscore train +experiment=demo_train dataset.carrier=background train.output=demo/background.safetensors
 	$(BIN)/attrscore +experiment=demo
 	$(BIN)/attrscore collect demo/results --output demo/results.h5
+	$(BIN)/attrscore report demo/results --output demo/report
 
 lint: $(DEV)
 	$(BIN)/ruff check .
@@ -32,7 +33,13 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(DEV) lint
+# For the tests of the report's page, which are skipped where there is no Chromium.
+browser:
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	  || { apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } >/dev/null 2>&1 \
+	  || echo "no Chromium could be installed: the tests of the report's page are skipped"
+
+test: $(DEV) lint browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 clean:

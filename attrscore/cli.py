@@ -156,6 +156,7 @@ def _show(outcome: Outcome | Finished, settings: Mapping[str, Any], *, sweep: bo
     for path in figures:
         out.print(f"figure: {path}", soft_wrap=True)
     out.print(f"table:  attrscore collect {outcome.folder}", soft_wrap=True)
+    out.print(f"report: attrscore report {outcome.folder} -o report", soft_wrap=True)
     skipped = terminal.say_skipped(outcome.dataset)
     failed = terminal.say_undefined(outcome.scores)
     return INCOMPLETE if skipped or failed else OK

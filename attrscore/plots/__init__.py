@@ -13,20 +13,28 @@ from attrscore.plots.evidence import (
     score_against_area,
     threshold_curves,
 )
+from attrscore.plots.kinds import KINDS, figure
 from attrscore.plots.scores import distribution, distributions
 from attrscore.plots.sheet import Sheet, save
+from attrscore.plots.summaries import bands, differences, plate_map, score_table
 
 __all__ = [
+    "KINDS",
     "Example",
     "Sheet",
     "agreement_matrix",
+    "bands",
     "contact_sheet",
+    "differences",
     "distribution",
     "distributions",
     "evidence",
+    "figure",
     "overlay",
     "overlays",
+    "plate_map",
     "save",
     "score_against_area",
+    "score_table",
     "threshold_curves",
 ]

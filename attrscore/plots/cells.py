@@ -35,7 +35,7 @@ _SLICES = 5
 _PROJECTION = "max projection"
 _PANEL_INCHES = 1.75
 # Colour tells apart, opacity hides: nothing at 0, so that the image shows where the map is silent.
-_HEAT = ListedColormap(
+HEAT = ListedColormap(
     [
         (*colour, 0.9 * share**0.6)
         for share, colour in zip(
@@ -155,7 +155,7 @@ def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
                 ax.set_title(f"{heading}\n{ax.get_title()}".rstrip(), fontsize=9)
     if names:
         bar = sheet.colorbar(
-            ScalarMappable(cmap=_HEAT), ax=axes, location="bottom", shrink=0.35, aspect=30, pad=0.01
+            ScalarMappable(cmap=HEAT), ax=axes, location="bottom", shrink=0.35, aspect=30, pad=0.01
         )
         bar.set_ticks([0, 1], labels=["0", "each map's own maximum"])
         bar.outline.set_visible(False)
@@ -193,7 +193,7 @@ def stretched(image: _Array) -> _Array:
     return out
 
 
-def _colours(image: _Array) -> _Array:
+def colours_of(image: _Array) -> _Array:
     """(C, 3) to add up a stretched image (C, *S) in, so dark that hardly any pixel overflows."""
     palette = _CHANNELS.get(len(image)) or sns.color_palette("husl", len(image))
     colours = np.array([to_rgb(colour) for colour in palette])
@@ -213,7 +213,7 @@ def draw_plane(
     """One plane; ``image`` is stretched, and heat is scaled by the whole map's maximum."""
     channels = view(image)
     if heat is None:
-        coloured = np.tensordot(channels, _colours(image), axes=(0, 0)).clip(0, 1)
+        coloured = np.tensordot(channels, colours_of(image), axes=(0, 0)).clip(0, 1)
         ax.imshow(coloured, interpolation="nearest")
     else:
         ax.imshow(0.8 * channels.mean(axis=0), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
@@ -224,7 +224,7 @@ def draw_plane(
             _write(ax, "blank: no attribution")
         else:
             share = view(heat) / top
-            ax.imshow(share, cmap=_HEAT, vmin=0, vmax=1, interpolation="nearest")
+            ax.imshow(share, cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
     for name, style in outlines.items():
         if name in regions:
             _outline(ax, view(regions[name]), style, name)

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
 
     from attrscore.stats import Report
 
-__all__ = ["agreement_matrix", "evidence", "score_against_area", "threshold_curves"]
+__all__ = [
+    "agreement_matrix",
+    "agreement_sheet",
+    "area_sheet",
+    "colours_for",
+    "evidence",
+    "grid",
+    "score_against_area",
+    "threshold_curves",
+    "threshold_sheet",
+]
 
 _KEYS = ("model", "method", "layer")
 
@@ -53,7 +63,7 @@ def threshold_curves(
     parts = list(by_condition(rows, over))
     ax = _axes(ax, 5.2, 3.8)
     named = varying(rows, over) or list(over)[-1:]
-    colours = _colours(len(parts))
+    colours = colours_for(len(parts))
     curves = [threshold_curve(part, score=score, **options) for _, part in parts]
     for (condition, _), curve, colour in zip(parts, curves, colours, strict=True):
         at, above = curve["threshold"], curve["above"]
@@ -124,7 +134,7 @@ def score_against_area(
     parts = list(by_condition(scores[finite], over))
     ax = _axes(ax, 4.6, 4.0)
     named = varying(scores[finite], over) or list(over)[-1:]
-    for (condition, part), colour in zip(parts, _colours(len(parts)), strict=True):
+    for (condition, part), colour in zip(parts, colours_for(len(parts)), strict=True):
         x, y = part[f"{score}.chance"], part[score]
         ax.scatter(x, y, s=9, alpha=0.6, lw=0, color=colour, label=label(condition, named))
     ends = [float(area[finite].min()), float(area[finite].max())]
@@ -137,59 +147,83 @@ def score_against_area(
 
 def evidence(scores: pd.DataFrame, found: Report, /) -> dict[str, Sheet]:
     """The figures of a report by file name: a panel a model and method; empty ones are left out."""
-    rows = scores[np.isfinite(numbers(scores, found.score))]
-    told = [name for name in found.shown if name not in ("method", "layer")]
-    panels = [
-        (label(condition, [*told, "method"]), part)
-        for condition, part in by_condition(rows, [*told, "method"])
-    ]
-    sheets = {}
-    if panels:
-        sheet, axes = _grid(len(panels), (4.6, 3.6))
-        for ax, (title, part) in zip(axes, panels, strict=True):
-            threshold_curves(
-                part, score=found.score, over=["layer"], ax=ax, clusters=found.clusters
-            )
-            ax.set_title(textwrap.fill(title, 48), loc="left", fontsize=9)
-        sheet.head(
-            "Share of cells above every threshold",
-            [
-                "Dashed: attainable on the layer's grid. Dotted: a map that ignores the mask.",
-                "Bands: 95 % at each threshold, over units of replication.",
-            ],
-        )
-        sheets["threshold-curves"] = sheet
+    draw = {
+        "threshold-curves": threshold_sheet,
+        "score-against-area": area_sheet,
+        "agreement": agreement_sheet,
+    }
+    made = {name: each(scores, found) for name, each in draw.items()}
+    return {name: sheet for name, sheet in made.items() if sheet is not None}
+
+
+def threshold_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Threshold curves, a panel a model and method; None where no cell has a score."""
+    panels = _panels(scores, found)
+    if not panels:
+        return None
+    sheet, axes = grid(len(panels), (4.6, 3.6))
+    for ax, (title, part) in zip(axes, panels, strict=True):
+        threshold_curves(part, score=found.score, over=["layer"], ax=ax, clusters=found.clusters)
+        ax.set_title(textwrap.fill(title, 48), loc="left", fontsize=9)
+    sheet.head(
+        "Share of cells above every threshold",
+        [
+            "Dashed: attainable on the layer's grid. Dotted: a map that ignores the mask.",
+            "Bands: 95 % at each threshold, over units of replication.",
+        ],
+    )
+    return sheet
+
+
+def area_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Score against area, a panel a model and method; None where no cell has both."""
     chance = f"{found.score}.chance"
-    sized = [panel for panel in panels if chance in rows and panel[1][chance].notna().any()]
-    if sized:
-        sheet, axes = _grid(len(sized), (4.0, 3.4))
-        for ax, (title, part) in zip(axes, sized, strict=True):
-            score_against_area(part, score=found.score, over=["layer"], ax=ax)
-            ax.set_title(textwrap.fill(title, 42), loc="left", fontsize=9)
-        ends = np.array([ax.get_ylim() for ax in axes])
-        for ax in axes:  # one scale, so that panels can be compared
-            ax.set_ylim(ends.min(), ends.max())
-        sheets["score-against-area"] = sheet
-    if found.agreement:
-        side = 2.4 + 0.55 * max(map(len, found.agreement.values()))
-        sheet, axes = _grid(len(found.agreement), (side + 1, side))
-        for ax, (model, matrix) in zip(axes, found.agreement.items(), strict=True):
-            agreement_matrix(matrix, title=model, ax=ax)
-        sheets["agreement"] = sheet
-    return sheets
+    panels = [
+        panel
+        for panel in _panels(scores, found)
+        if chance in panel[1] and panel[1][chance].notna().any()
+    ]
+    if not panels:
+        return None
+    sheet, axes = grid(len(panels), (4.0, 3.4))
+    for ax, (title, part) in zip(axes, panels, strict=True):
+        score_against_area(part, score=found.score, over=["layer"], ax=ax)
+        ax.set_title(textwrap.fill(title, 42), loc="left", fontsize=9)
+    ends = np.array([ax.get_ylim() for ax in axes])
+    for ax in axes:  # one scale, so that panels can be compared
+        ax.set_ylim(ends.min(), ends.max())
+    return sheet
+
+
+def agreement_sheet(_scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Agreement of scores over cells, a matrix a model; None where there is one condition."""
+    if not found.agreement:
+        return None
+    side = 2.4 + 0.55 * max(map(len, found.agreement.values()))
+    sheet, axes = grid(len(found.agreement), (side + 1, side))
+    for ax, (model, matrix) in zip(axes, found.agreement.items(), strict=True):
+        agreement_matrix(matrix, title=model, ax=ax)
+    return sheet
+
+
+def _panels(scores: pd.DataFrame, found: Report) -> list[tuple[str, pd.DataFrame]]:
+    """The rows with a score, by model and method, under their names."""
+    rows = scores[np.isfinite(numbers(scores, found.score))]
+    told = [*(name for name in found.shown if name not in ("method", "layer")), "method"]
+    return [(label(condition, told), part) for condition, part in by_condition(rows, told)]
 
 
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     return Sheet(inches=(width, height)).subplots() if ax is None else ax
 
 
-def _colours(count: int) -> Sequence[Any]:
+def colours_for(count: int) -> Sequence[Any]:
     """Told apart by colour-blind readers up to ten."""
     colours: Sequence[Any] = sns.color_palette("colorblind" if count <= 10 else "husl", count)
     return colours
 
 
-def _grid(panels: int, inches: tuple[float, float]) -> tuple[Sheet, list[Axes]]:
+def grid(panels: int, inches: tuple[float, float]) -> tuple[Sheet, list[Axes]]:
     """At most three panels side by side."""
     across = min(3, panels)
     down = -(-panels // across)

@@ -11,6 +11,7 @@ import seaborn as sns
 
 from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.readings import Reading, chance_of, reading_of
+from attrscore.stats.conditions import is_null
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,10 @@ def thinned(frame: pd.DataFrame, /, *, most: int) -> pd.DataFrame:
 
 
 def _series(scores: pd.DataFrame) -> pd.Series[str]:
-    """The model's name, with the dataset or target where one model has several."""
+    """The model's name, with the dataset or target where one model has several.
+
+    Randomised weights are a series of their own.
+    """
     model = scores["model"].astype(str)
     name = model
     for column in ("dataset", "target"):
@@ -147,4 +151,5 @@ def _series(scores: pd.DataFrame) -> pd.Series[str]:
             seen = pd.DataFrame({"model": model, "other": scores[column].astype(str)})
             if seen.drop_duplicates()["model"].duplicated().any():
                 name = name + ", " + seen["other"]
-    return name
+    hidden = is_null(scores)
+    return name.where(~hidden, name + ", randomised weights") if hidden.any() else name

@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+from attrscore.errors import ConfigError, StoreError
 
-from attrscore.errors import StoreError
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attrscore import stats
 
 __all__ = ["report"]
 
+PAGE = "report.html"
+
 
 def report(arguments: Sequence[str]) -> int:
-    """Tell what results say, and how sure that is: intervals over wells, comparisons, verdicts."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore report",
-        description=report.__doc__,
-        epilog="example: attrscore report results/ --by Metadata_Treatment --figures figures/",
-    )
-    parser.add_argument("results", nargs="+", help="results folders, or .h5 and .parquet tables")
-    parser.add_argument("--score", default="grad_camo", help="column (default: grad_camo)")
-    parser.add_argument("--threshold", type=float, default=0.5, help="of P(S > t) (default: 0.5)")
-    parser.add_argument(
-        "--clusters", type=_names, help="units, the outermost first: Metadata_Plate,Metadata_Well"
-    )
-    parser.add_argument("--by", type=_names, default=[], help="groups: Metadata_Treatment")
-    parser.add_argument("--null", help="the model of randomised weights, if it has its own name")
-    parser.add_argument("--cells", type=int, default=30, help="fewest for a verdict (default: 30)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
-    parser.add_argument("--json", action="store_true", help="everything, for other programs")
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw into this folder")
-    options = parser.parse_args(list(arguments))
+    """Tell what results say, and how sure that is: intervals over wells, comparisons, verdicts.
+
+    On the terminal; with ``-o`` as one HTML page; with ``--figure`` as one figure.
+    """
+    options = _options(arguments)
     from attrscore import printout, stats, store, terminal
 
     table = store.read_scores(*options.results)
@@ -50,7 +42,18 @@ def report(arguments: Sequence[str]) -> int:
         least_cells=options.cells,
         seed=options.seed,
     )
-    found = replace(found, maps=_map_agreement(options.results, found.summary))
+    if options.figure:
+        from attrscore import plots
+
+        sheet = plots.figure(options.figure, table, found)
+        path = plots.save(sheet, options.output or Path(f"{options.figure}.png"))
+        terminal.stdout().print(f"figure: {path}", soft_wrap=True)
+        return 0
+    found = replace(found, maps=_map_agreement(options.results))
+    if options.output:
+        path = _write_page(table, found, options, arguments)
+        terminal.stdout().print(f"report: {path}", soft_wrap=True)
+        return 0
     out = terminal.stdout()
     if options.json:
         out.file.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
@@ -67,22 +70,102 @@ def report(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="attrscore report",
+        description=(report.__doc__ or "").partition("\n")[0],
+        epilog="example: attrscore report results/ -o report/",
+    )
+    parser.add_argument("results", nargs="+", help="results folders, or .h5 and .parquet tables")
+    output = f"folder for one page ({PAGE}), or its file; with --figure: a .png, .svg or .pdf"
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=output)
+    parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(_KINDS)}")
+    parser.add_argument("--score", default="grad_camo", help="column (default: grad_camo)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="of P(S > t) (default: 0.5)")
+    parser.add_argument(
+        "--clusters", type=_names, help="units, the outermost first: Metadata_Plate,Metadata_Well"
+    )
+    parser.add_argument("--by", type=_names, default=[], help="groups: Metadata_Treatment")
+    parser.add_argument("--null", help="the model of randomised weights, if it has its own name")
+    parser.add_argument("--cells", type=int, default=30, help="fewest for a verdict (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="everything, for other programs")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw into this folder")
+    options = parser.parse_args(list(arguments))
+    if options.json and (options.output or options.figure):
+        raise ConfigError("--json prints on the terminal: leave out -o and --figure.")
+    return options
+
+
+_KINDS = (
+    *("scores", "table", "distributions", "area", "thresholds", "plates", "agreement"),
+    "differences",
+)
+"""As :data:`attrscore.plots.KINDS`, known without loading matplotlib."""
+
+
+def _write_page(
+    table: pd.DataFrame,
+    found: stats.Report,
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+) -> Path:
+    """The page in its file, whole or not at all."""
+    from attrscore import store, terminal
+    from attrscore.report import page
+    from attrscore.store.commit import commit, make_folder
+
+    path: Path = options.output
+    path = path if path.suffix == ".html" else path / PAGE
+    runs = {}
+    if len(options.results) > 1:
+        runs = {name: store.read_scores(name) for name in options.results}
+    text = page(
+        table,
+        found,
+        results=options.results,
+        runs=runs,
+        command=shlex.join(["attrscore", "report", *arguments]),
+        null=options.null,
+        progress=terminal.stderr().print,
+    )
+    make_folder(path.parent)
+    commit(path, text.encode("utf-8", "backslashreplace"))
+    return path
+
+
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
-def _map_agreement(results: Sequence[str], summary: pd.DataFrame) -> pd.DataFrame:
-    """How alike the kept maps of results folders are, for each model and layer."""
-    from attrscore import stats, store
+def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
+    """How alike the kept maps of trained networks are, by network, layer and grid."""
+    import pandas as pd
 
-    frames = []
-    places = summary[["model", "layer"]].drop_duplicates().astype(str)
-    for folder, (model, layer) in product(results, places.to_numpy()):
-        maps = {}
-        for method in map(str, summary["method"].unique()):
-            # Not every method keeps maps, and one name may stand for several settings.
-            with suppress(StoreError):
-                maps[method] = store.read_maps(folder, method, layer, model=model)
-        if len(maps) > 1:
-            frames.append(stats.map_agreement(maps).assign(model=model, layer=layer))
+    from attrscore import stats, store
+    from attrscore.store.identity import canonical
+    from attrscore.store.places import find
+
+    groups: dict[tuple[str, str], dict[tuple[str, tuple[int, ...]], dict[str, Any]]] = {}
+    for job in find([path for path in results if Path(path).is_dir()])[0]:
+        base = {k: v for k, v in job.folder.job.base.items() if k not in ("heat", "keep")}
+        if _option(base, "model", "randomize") not in (None, "none"):
+            continue
+        group = groups.setdefault((job.folder.model, canonical(base)), {})
+        for method, layer in {(c.method.key, c.layer) for c in job.folder.job.conditions}:
+            with suppress(StoreError):  # not every job keeps maps
+                ids, maps = store.read_maps(job.folder.path, method, layer)
+                group.setdefault((layer, maps.shape[2:]), {}).setdefault(method, (ids, maps))
+    frames = [
+        stats.map_agreement(dict(sorted(maps.items()))).assign(model=model, layer=layer)
+        for (model, _), group in groups.items()
+        for (layer, _), maps in sorted(group.items())
+        if len(maps) > 1
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _option(base: Mapping[str, Any], kind: str, name: str) -> Any:
+    part = base.get(kind)
+    options = part.get("options") if isinstance(part, Mapping) else None
+    return options.get(name) if isinstance(options, Mapping) else None

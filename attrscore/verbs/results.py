@@ -30,6 +30,7 @@ def collect(arguments: Sequence[str]) -> int:
     parser.add_argument("--figures", choices=("all", "none"), default="all")
     options = parser.parse_args(list(arguments))
     from attrscore import plots, store, terminal
+    from attrscore.stats.conditions import is_null
 
     output = options.output or options.results / "results.h5"
     rows = store.collect(options.results, output)
@@ -39,7 +40,10 @@ def collect(arguments: Sequence[str]) -> int:
         scores = store.read_scores(whole)
         out.print(terminal.summary(scores, width=out.width))
         if options.figures == "all":
-            drawn = plots.distributions(scores, score=terminal.headline(scores))
+            # Of networks beside their randomised twins the figure shows what was learnt.
+            hidden = is_null(scores)
+            drawn_of = scores if hidden.all() else scores[~hidden]
+            drawn = plots.distributions(drawn_of, score=terminal.headline(scores))
             path = plots.save(drawn, output.with_name(f"{output.stem}-scores.png"))
             for figure in [path, *sorted((options.results / "figures").glob("cells-*.png"))]:
                 out.print(f"figure: {figure}", soft_wrap=True)

@@ -184,6 +184,15 @@ def test_a_model_on_several_datasets_becomes_several_series():
     assert not any(t.startswith(f"{HONEST}, ") for t in legend_of(table()))
 
 
+def test_randomised_weights_are_a_series_of_their_own():
+    both = pd.concat([table(), table()], ignore_index=True)
+    half = len(both) // 2
+    both["model.randomize"] = ["none"] * half + ["all"] * half
+    texts = [text.partition("\n")[0] for text in legend_of(both)]
+    assert texts[:4].count(HONEST) == 1
+    assert f"{HONEST}, randomised weights" in texts
+
+
 def legend_of(scores):
     return [t.get_text() for t in distributions(scores).legends[0].get_texts()]
 

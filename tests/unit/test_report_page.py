@@ -1,0 +1,173 @@
+"""The page as text: what it tells, and what no name in a results file can do to it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from hostile import IMAGE, MARKUP, hostile
+
+from attrscore import stats, store
+from attrscore.report import page
+from attrscore.report.comparing import changed, changed_between, ranks, run_differences
+from attrscore.report.conditions import conditions_of
+from attrscore.report.judging import network_verdicts
+
+VOID = {"meta", "input", "br", "wbr", "img", "link", "path", "use", "image"}
+
+
+class Elements(HTMLParser):
+    """Elements with their attributes, checked to be nested, and the text outside of scripts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.found, self.open, self.words = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+
+def made(folder, **options):
+    table = store.read_scores(folder)
+    found = stats.report(table, resamples=199)
+    given = {"results": [folder], "runs": {}, "command": f"attrscore report {MARKUP}"} | options
+    return page(table, found, **given)
+
+
+@pytest.fixture(scope="module")
+def enemy(tmp_path_factory):
+    return hostile(tmp_path_factory.mktemp("hostile"))
+
+
+def test_names_from_files_cannot_become_markup(enemy):
+    text = made(enemy)
+    elements = Elements(text)
+    tags = [tag for tag, _ in elements.found]
+    assert tags.count("script") == 2
+    assert "img" not in tags
+    assert not [name for _, attrs in elements.found for name in attrs if name.startswith("on")]
+    assert MARKUP in "".join(elements.words)  # shown as the text it is
+    assert IMAGE in "".join(elements.words)
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert html.unescape(policy).startswith("default-src 'none'; img-src data:;")
+    json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_a_page_of_nothing_defined_says_so_and_why(enemy):
+    words = " ".join("".join(Elements(made(enemy)).words).split())
+    for sentence in (
+        "1 cell, 2 networks, 1 method and layer.",
+        "No cell has a score, so there is nothing to compare.",
+        "nothing is positive",
+        "blank: no attribution",
+        "inconclusive",
+    ):
+        assert sentence in words
+
+
+def test_the_same_results_give_the_same_page(enemy):
+    assert made(enemy) == made(enemy)
+
+
+def test_a_page_fetches_nothing(enemy):
+    text = made(enemy)
+    elements = Elements(text)
+    for tag, attributes in elements.found:
+        assert tag not in ("link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "xlink:href", "data", "action", "srcset"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    places = re.findall(r"url\(\s*(.{5})", text)
+    assert places  # of the pictures
+    assert all(place.startswith(("#", "data:")) for place in places)
+    assert "@import" not in text
+
+
+def test_without_crops_the_page_tells_how_to_get_them(tmp_path):
+    from results import fill, job
+
+    fill(tmp_path, job(), config="seed: 0")
+    assert "keep=native" in "".join(Elements(made(tmp_path)).words)
+
+
+def scores(model, shift, **columns):
+    values = np.arange(40) / 100 + shift
+    one = pd.DataFrame({"id": [f"c{i}" for i in range(40)], "model": model, "method": "m"})
+    wells = [f"A{1 + i % 8:02d}" for i in range(40)]
+    return one.assign(layer="l", status="ok", grad_camo=values, Metadata_Well=wells, **columns)
+
+
+def test_ranks_and_the_cells_that_changed_most():
+    table = pd.concat([scores("low", 0.1), scores("high", 0.3)], ignore_index=True)
+    table.loc[(table["id"] == "c7") & (table["model"] == "low"), "grad_camo"] = 0.9
+    conditions = conditions_of(table, stats.report(table, resamples=199), null=None)
+    assert [(row["name"], row["rank"], row["first"]) for row in ranks(conditions)] == [
+        ("high", 1.0, 1),
+        ("low", 2.0, 0),
+    ]
+    assert ranks(conditions)[0]["wins"] == 39 / 40
+    assert [row["name"] for row in ranks(conditions, better="lower")] == ["low", "high"]
+    first = changed(conditions)[0]
+    assert (first["id"], first["first"], first["second"]) == ("c7", "low", "high")
+    assert first["difference"] == pytest.approx(0.9 - 0.37)
+
+
+def test_runs_are_compared_on_the_same_cells():
+    runs = {"a": scores("net", 0.3), "b": scores("net", 0.1)[5:]}
+    (row,) = run_differences(runs, "grad_camo", resamples=199)
+    assert (row["held"], row["cells"], row["unmatched"]) == ("net m l", 35, 5)
+    assert row["difference"] == pytest.approx(0.2)
+    assert row["q"] == row["p"]
+    renamed = {"a": scores("net", 0.3), "b": scores("other", 0.1)}
+    assert run_differences(renamed, "grad_camo", resamples=199)[0]["held"] == "m l"
+    assert {row["first"] for row in changed_between(runs, "grad_camo")} == {"a"}
+    assert len(changed_between(runs, "grad_camo")) == 8
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kind"),
+    [
+        (["cell-focused"] * 3, "cell-focused"),
+        (["cell-focused", "cell-focused", "inconclusive"], "cell-focused"),
+        (["cell-focused", "cell-focused", "looks elsewhere"], "inconclusive"),
+        (["cell-focused", "inconclusive"], "inconclusive"),
+        (["looks elsewhere", "unresolvable", "unresolvable"], "looks elsewhere"),
+        (["unresolvable"], "unresolvable"),
+    ],
+)
+def test_the_verdict_of_a_network_follows_from_those_of_its_methods(kinds, kind):
+    missing = stats.Evidence("null", "missing", "no randomised weights")
+    names = ("evidence", "resolvable", "null", "neighbours", "swap")
+    evidence = tuple(
+        stats.Evidence(name, missing.answer, f"no {name}")  # type: ignore[arg-type]
+        for name in names
+    )
+    verdicts = [
+        stats.Verdict(each, each, evidence, {"model": "n", "method": "m", "layer": f"l{i}"})
+        for i, each in enumerate(kinds)
+    ]
+    table = pd.concat([scores("n", 0.1).assign(layer=f"l{i}") for i in range(len(kinds))])
+    found = stats.report(table, resamples=199)
+    object.__setattr__(found, "verdicts", verdicts)
+    (told,) = network_verdicts(found)
+    assert told.kind == kind
+    assert "Lacking: no evidence; no null; no swap." in told.sentence

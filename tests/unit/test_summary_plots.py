@@ -1,0 +1,126 @@
+"""Figures of a report's tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from attrscore import plots, stats
+from attrscore.errors import ConfigError, DataError
+from attrscore.plots.summaries import named, short
+
+
+@pytest.fixture(autouse=True)
+def _untouched():
+    yield
+    assert plt.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frames = []
+    for model, shift in (("one", 0.3), ("other", 0.0)):
+        for weights in ("none", "all"):
+            for layer in ("l3", "l7"):
+                frame = pd.DataFrame({"id": [f"c{i}" for i in range(48)], "model": model})
+                values = rng.uniform(0.1, 0.4, 48) + (shift if weights == "none" else 0)
+                frame = frame.assign(method="grad_cam", layer=layer, grad_camo=values)
+                frame["model.randomize"] = weights
+                frame["grad_camo.chance"] = 0.2
+                frame["grad_camo.above_chance"] = (values - 0.2) / 0.8
+                frame["Metadata_Plate"] = np.repeat(["P1", "P2"], 24)
+                frame["Metadata_Well"] = [f"{'ABC'[i % 3]}{1 + i % 8:02d}" for i in range(48)]
+                frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def found(table):
+    return stats.report(table, resamples=199)
+
+
+def by_gid(ax, gid):
+    return [artist for artist in ax.get_children() if artist.get_gid() == gid]
+
+
+def test_every_kind_is_drawn_without_a_warning(table, found, tmp_path):
+    for kind in plots.KINDS:
+        for suffix in ("png", "svg", "pdf") if kind == "scores" else ("svg",):
+            path = plots.save(plots.figure(kind, table, found), tmp_path / f"{kind}.{suffix}")
+            assert path.stat().st_size > 2000
+
+
+def test_a_kind_that_is_not_there_or_has_nothing_to_show_says_so(table, found):
+    with pytest.raises(ConfigError, match="Did you mean 'plates'"):
+        plots.figure("plate", table, found)
+    alone = table[(table["model"] == "one") & (table["layer"] == "l3")]
+    alone = alone[alone["model.randomize"] == "none"].drop(columns="Metadata_Well")
+    told = stats.report(alone, resamples=199)
+    for kind, why in (("differences", "two networks"), ("plates", "B02"), ("agreement", "two")):
+        with pytest.raises(DataError, match=why):
+            plots.figure(kind, alone, told)
+
+
+def test_bands_show_mean_interval_chance_and_the_null_of_the_same_network(found):
+    ax = plots.bands(found.summary, shown=found.shown, ax=Figure().subplots())
+    tested = found.summary[found.summary["model.randomize"] == "none"]
+    means = [line.get_xdata()[0] for line in by_gid(ax, "mean")]
+    assert means == pytest.approx(tested["mean"].tolist())
+    assert [line.get_xdata()[0] for line in by_gid(ax, "chance")] == pytest.approx([0.2] * 4)
+    nulls = by_gid(ax, "null")
+    assert len(nulls) == 4
+    row = found.summary[found.summary["model.randomize"] == "all"].iloc[0]
+    box = nulls[0].get_paths()[0].get_extents()
+    assert (box.x0, box.x1) == pytest.approx((row["low"], row["high"]))
+
+
+def test_a_heat_table_has_a_row_a_network_and_blanks_where_nothing_is_known(found):
+    tested = found.summary[found.summary["model.randomize"] == "none"]
+    lacking = tested.assign(mean=tested["mean"].where(tested["layer"] != "l7"))
+    ax = plots.score_table(lacking, shown=found.shown, ax=Figure().subplots())
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["one", "other"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["grad_cam l3", "grad_cam l7"]
+    drawn = [float(text.get_text()) for text in ax.texts]
+    assert drawn == pytest.approx(tested.loc[tested["layer"] == "l3", "mean"].tolist(), abs=0.006)
+
+
+def test_wells_lie_where_they_lie_on_the_plate(table):
+    one = table[(table["model"] == "one") & (table["layer"] == "l3")]
+    one = one[(one["model.randomize"] == "none") & (one["Metadata_Plate"] == "P1")]
+    lost = one["Metadata_Well"] == "B02"
+    one = one.assign(grad_camo=one["grad_camo"].where(~lost))
+    ax = plots.plate_map(one, ax=Figure().subplots())
+    grid = np.ma.filled(ax.images[0].get_array(), np.nan)
+    assert grid.shape == (8, 12)
+    a1 = one.loc[one["Metadata_Well"] == "A01", "grad_camo"].mean()
+    assert grid[0, 0] == pytest.approx(a1)
+    assert np.isnan(grid[1, 1])
+    assert np.isnan(grid[7, 11])
+    (cross,) = by_gid(ax, "undefined")
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (1, 1)
+    with pytest.raises(DataError, match="B02"):
+        plots.plate_map(one.assign(Metadata_Well="here"))
+
+
+def test_differences_are_those_of_the_comparison(found):
+    compared = found.comparisons["model"]
+    ax = plots.differences(compared, shown=found.shown, ax=Figure().subplots())
+    drawn = [line.get_xdata()[0] for line in by_gid(ax, "difference")]
+    assert drawn == pytest.approx(compared["difference"].tolist())
+    assert ax.get_yticklabels()[0].get_text() == "one − other  (grad_cam l3)"
+    with pytest.raises(DataError, match="no pair"):
+        plots.differences(pd.DataFrame())
+
+
+def test_names_tell_networks_from_what_was_asked_of_them():
+    rows = pd.DataFrame({"model": ["n", "n"], "method": "m", "layer": "l"})
+    rows["model.fingerprint"] = ["0123456789abcdef", "fedcba9876543210"]
+    rows["heat.sign"] = ["positive", "absolute"]
+    made = named(rows, ["model", "method", "layer", "model.fingerprint", "heat.sign"])
+    assert made["series"].tolist() == ["n fingerprint=01234567", "n fingerprint=fedcba98"]
+    assert made["place"].tolist() == ["m l sign=positive", "m l sign=absolute"]
+    assert short("no print") == "no print"
