@@ -28,6 +28,8 @@ __all__ = [
     "undefined",
 ]
 
+NULLS = ("circular_shift", "mask_swap", "random_map")
+"""Scorers that say where a score stands among shares that mean nothing."""
 _RESAMPLES = 999
 _ROWS = 6000
 _PAIRS = 60
@@ -103,11 +105,20 @@ def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict
         ),
     }
     made = {}
+    for null in NULLS:
+        offered[null] = (
+            f"percentile in {null}",
+            f"Where a score stands among shares that mean nothing ({null}), mean of cells: 0.5 is "
+            "chance.",
+        )
+        for each in conditions:
+            if null in each.rows:
+                mine[each.key] = {**mine[each.key], null: each.rows[null].mean()}
     for name, (title, says) in offered.items():
         values = {key: _number(row.get(name)) for key, row in mine.items()}
         known = [value for value in values.values() if value is not None]
         if known:
-            share = name in ("above", "attainable") or (
+            share = name in ("above", "attainable", *NULLS) or (
                 name == "mean" and all(0 <= value <= 1 for value in known)
             )
             made[name] = {"name": title, "says": says, "share": share, "values": values}
