@@ -95,7 +95,7 @@ class DeepProfiler:
     @property
     def skipped(self) -> Mapping[str, str]:
         """File name -> why it is left out."""
-        return self._scanned[2]
+        return MappingProxyType(self._scanned[2])
 
     @property
     def left_out(self) -> int:
@@ -239,7 +239,7 @@ class DeepProfiler:
         read = channels if self.channels is None else len(self.channels)
         check_stains(self.stains, read)
         table = told.iloc[kept].reset_index(drop=True)
-        return table, shape, MappingProxyType(skipped)
+        return table, shape, skipped
 
     @cached_property
     def _again(self) -> frozenset[int]:

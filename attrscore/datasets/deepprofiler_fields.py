@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -108,6 +108,10 @@ class DeepProfilerFields:
         if self.radius is not None and self.radius <= 0:
             raise ConfigError(f"radius={self.radius} must be a positive number of pixels.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker process opens its fields itself
+        return {**self.__dict__, "_open": OrderedDict()}
+
     @property
     def table(self) -> pd.DataFrame:
         """A row a location with an object, in the order of the index and its files."""
@@ -126,7 +130,7 @@ class DeepProfilerFields:
     @property
     def skipped(self) -> Mapping[str, str]:
         """Field or cell -> why it is left out."""
-        return self._scanned[1]
+        return MappingProxyType(self._scanned[1])
 
     @property
     def left_out(self) -> int:
@@ -237,7 +241,7 @@ class DeepProfilerFields:
         table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
         told = rows.loc[table["Metadata_image"]].reset_index(drop=True)
         table.insert(1, "label", told.pop("label").astype(np.int64))
-        return pd.concat([table, told], axis=1), MappingProxyType(skipped)
+        return pd.concat([table, told], axis=1), skipped
 
     def _cells(self, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
         """Those of one field with an object, and why others have none."""

@@ -52,6 +52,10 @@ class DatasetFactory:
             as_tuples(self, "items")
         choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
 
+    def __getstate__(self) -> dict[str, Any]:
+        # what the target returned is made again in another process
+        return {name: value for name, value in self.__dict__.items() if name != "_samples"}
+
     @property
     def table(self) -> pd.DataFrame:
         """A row a sample that can be used."""
@@ -70,7 +74,7 @@ class DatasetFactory:
     @property
     def skipped(self) -> Mapping[str, str]:
         """Sample -> why it is left out."""
-        return self._scanned[2]
+        return MappingProxyType(self._scanned[2])
 
     @property
     def left_out(self) -> int:
@@ -158,7 +162,7 @@ class DatasetFactory:
             )
         classes = len(self.class_names) or highest + 1
         spec = InputSpec(channels=shape[0], size=shape[1:], classes=classes)
-        return table, spec, MappingProxyType(skipped), tuple(kept.values()), digest.hexdigest()
+        return table, spec, skipped, tuple(kept.values()), digest.hexdigest()
 
 
 def _check(
