@@ -38,7 +38,7 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     training = [module.training for module in modules]
     frozen = [(p.requires_grad, p.grad) for p in parameters]
-    hooks = [[set(getattr(module, name)) or () for name in _HOOKS] for module in modules]
+    hooks = {id(registered): set(registered) for registered in _hooks(modules)}
     devices = sorted({p.device.index or 0 for p in parameters if p.device.type == "cuda"})
     drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # Captum draws from it
     with torch.random.fork_rng(devices=devices):
@@ -51,13 +51,12 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
             with torch.enable_grad(), uncompiled(model):
                 yield
         finally:
-            for module, flag, known in zip(modules, training, hooks, strict=True):
+            for module, flag in zip(modules, training, strict=True):
                 if module.training != flag:  # setting an attribute of a module is slow
                     module.training = flag
-                for name, keys in zip(_HOOKS, known, strict=True):
-                    registered = getattr(module, name)
-                    for key in [key for key in registered if key not in keys]:
-                        del registered[key]
+            for registered in _hooks(modules):
+                for key in registered.keys() - hooks.get(id(registered), set()):
+                    del registered[key]
             for parameter, (flag, grad) in zip(parameters, frozen, strict=True):
                 if parameter.requires_grad != flag:
                     parameter.requires_grad_(flag)
@@ -65,6 +64,11 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
                     parameter.grad = grad
             random.setstate(drawn[0])
             np.random.set_state(drawn[1])  # noqa: NPY002  # as above
+
+
+def _hooks(modules: Sequence[nn.Module]) -> list[dict[int, Any]]:
+    """The hooks of each kind of the modules that have some."""
+    return [some for module in modules for name in _HOOKS if (some := module.__dict__[name])]
 
 
 class Explained(nn.Module):
