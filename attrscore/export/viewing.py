@@ -45,16 +45,16 @@ def layers_of(batch: Batch, heats: Mapping[str, NDArray[np.float32]], /) -> list
     cells = regions.pop("cell").astype(np.uint8)
     if "neighbours" in regions:
         cells[regions.pop("neighbours")] = 2
-    layers.append((cells, _named("cells", scale, opacity=0.3), "labels"))
+    layers.append((cells, _named("cells", scale, opacity=0.8), "labels"))
     for name, region in regions.items():
-        hidden = _named(name, scale, opacity=0.3, visible=False)
+        hidden = _named(name, scale, opacity=0.8, visible=False)
         layers.append((region.astype(np.uint8), hidden, "labels"))
     for name, heat in heats.items():
         top = np.nanmax(heat, axis=tuple(range(1, heat.ndim)), keepdims=True, initial=0)
         scaled = np.nan_to_num(heat / np.where(top > 0, top, 1))
         shown = {"colormap": "inferno", "contrast_limits": (0.0, 1.0), "blending": "additive"}
-        last = name == list(heats)[-1]
-        layers.append((scaled, _named(name, scale, opacity=0.8, visible=last, **shown), "image"))
+        first = name == next(iter(heats))
+        layers.append((scaled, _named(name, scale, opacity=0.7, visible=first, **shown), "image"))
     return layers
 
 
@@ -76,9 +76,12 @@ def show(
         ) from error
     viewer = napari.Viewer(title="attrscore", show=screenshot is None)
     for data, keywords, kind in layers:
-        viewer.add_layer(napari.layers.Layer.create(data, keywords, kind))
+        layer = viewer.add_layer(napari.layers.Layer.create(data, keywords, kind))
+        if kind == "labels":
+            layer.contour = 1  # an outline, so that the image shows inside
     viewer.dims.axis_labels = ["cell", *"zyx"[-(viewer.dims.ndim - 1) :]]
     viewer.text_overlay.visible = True
+    viewer.text_overlay.position = "top_left"
 
     def say(_event: object = None) -> None:
         viewer.text_overlay.text = captions[viewer.dims.current_step[0]]
@@ -89,6 +92,8 @@ def show(
     if screenshot is None:
         napari.run()
         return
+    viewer.window.resize(1200, 800)
+    viewer.reset_view()
     viewer.screenshot(str(screenshot), canvas_only=False)
     viewer.close()
 
