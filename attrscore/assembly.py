@@ -26,8 +26,9 @@ from attrscore.engine import run
 from attrscore.errors import ConfigError, DataError, choose, did_you_mean
 from attrscore.heat import HeatOptions
 from attrscore.layers import LayoutOptions, device_of, in_precision
+from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
-from attrscore.models.weights import fingerprint
+from attrscore.models.weights import fingerprint, load_weights
 from attrscore.pool import draw_pool, needs_pool
 from attrscore.reading import Reader
 from attrscore.references import resolved
@@ -49,8 +50,8 @@ PART_ROWS = 1024
 PART_BYTES = 64 * 2**20
 """Parts of the results hold at most this much, maps included."""
 
-_NOT_NUMBERS = ("weights", "seed")
-"""Options of a model that its fingerprint stands for."""
+_NOT_NUMBERS = ("weights", "seed", "prefix", "output")
+"""Options of a model that its fingerprint stands for, or the job's own ``output``."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,36 @@ def dataset_of(settings: Mapping[str, Any]) -> Dataset:
 def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The network that the settings describe, made for a dataset, on the device asked for."""
     node = dict(settings["model"])
-    how, to = (node.pop(option, default) for option, default in MODEL_OPTIONS.items())
+    own = {option: node.pop(option, default) for option, default in MODEL_OPTIONS.items()}
+    weights = node.get("weights")
+    renamed = own["prefix"] is not None and weights is not None
+    if renamed:
+        node["weights"] = None  # loaded below, under other names
     factory: ModelFactory = MODELS.build(node.pop("name"), **node)
-    model = randomized(factory(dataset.spec), how, settings["seed"], to=to)
-    model = model.to(_device(settings["device"])).eval()
-    return in_precision(model, settings["precision"])
+    rule = _input_rule(own, dataset)
+    spec = dataset.spec
+    if rule is not None and rule.channels is not None:
+        spec = replace(spec, channels=len(rule.channels))
+    model = factory(spec)
+    if renamed:
+        load_weights(model, str(weights), prefix=own["prefix"])
+    model = randomized(model, own["randomize"], settings["seed"], to=own["randomize_to"])
+    model = in_precision(model.to(_device(settings["device"])).eval(), settings["precision"])
+    if rule is not None:
+        model.register_forward_pre_hook(rule)
+    return model
+
+
+def _input_rule(own: Mapping[str, Any], dataset: Dataset) -> InputRule | None:
+    wanted = own["channels"]
+    named = wanted is not None and any(isinstance(each, str) for each in wanted)
+    return input_rule(
+        channels=wanted,
+        mean=own["mean"],
+        std=own["std"],
+        stains=dataset.read([0]).stains if named else (),
+        count=dataset.spec.channels,
+    )
 
 
 def _fingerprint(model: nn.Module, settings: Mapping[str, Any], dataset: Dataset) -> str:
@@ -177,7 +203,8 @@ def _fingerprint(model: nn.Module, settings: Mapping[str, Any], dataset: Dataset
     own = fingerprint(model)
     if settings["model"].get("randomize", "none") == "none":
         return own
-    trained = network({**settings, "model": {**settings["model"], **MODEL_OPTIONS}}, dataset)
+    plain = {**settings["model"], "randomize": "none", "randomize_to": None}
+    trained = network({**settings, "model": plain}, dataset)
     return hashlib.blake2b((own + fingerprint(trained)).encode(), digest_size=16).hexdigest()
 
 

@@ -19,7 +19,7 @@ from attrscore.errors import (
     UnsupportedError,
     preview,
 )
-from attrscore.layers import Layers, LayoutOptions, call, select_layers
+from attrscore.layers import Layers, LayoutOptions, SealedNetwork, call, select_layers
 from attrscore.memory import is_out_of_memory
 from attrscore.network import as_found
 from attrscore.passes import Pass
@@ -117,9 +117,10 @@ def layers_of(
     """
     wanted = [layers] if isinstance(layers, str) else list(layers)
     first = batch.rows(0, 1)
+    refusal = model.refusal if isinstance(model, SealedNetwork) else ""
     with as_found(model):
         try:
-            if any(explains_layers(method) for method in methods.values()):
+            if not refusal and any(map(explains_layers, methods.values())):
                 return _select(model, wanted, first, layout=layout, output=output)
             with torch.no_grad():
                 call(model, first.inputs, *first.others)
@@ -134,7 +135,7 @@ def layers_of(
                 "called with the image first, then with the batch's others; a network that takes "
                 "them otherwise needs a wrapper."
             ) from error
-    return Chosen(Layers(), {})
+    return Chosen(Layers(), dict.fromkeys(wanted, refusal) if refusal else {})
 
 
 def _select(model: nn.Module, wanted: Sequence[str], first: Batch, **options: Any) -> Chosen:

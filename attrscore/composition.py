@@ -57,7 +57,10 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
-    return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+    settings = dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+    if settings.get("output") is None and isinstance(model := settings.get("model"), dict):
+        settings["output"] = model.get("output")  # as the model's own configuration says
+    return settings
 
 
 def unresolved(overrides: Any) -> list[str]:

@@ -30,7 +30,10 @@ __all__ = ["Finished", "finished", "place_of", "remember"]
 
 _SEEN_THROUGH = {
     "dataset": ("fields", "hdf5", "phantom"),
-    "model": ("monai_densenet", "monai_efficientnet", "monai_resnet", "tiny_cnn"),
+    "model": (
+        *("exported", "monai_densenet", "monai_efficientnet", "monai_resnet", "timm"),
+        *("tiny_cnn", "torchscript", "transformers"),
+    ),
 }
 """Plugins that read the files which their options name, and no others."""
 

@@ -335,7 +335,15 @@ TARGETS = Registry("target", "attrscore.targets")
 MODELS = Registry("model", "attrscore.models")
 DATASETS = Registry("dataset", "attrscore.datasets")
 
-MODEL_OPTIONS: Mapping[str, Any] = {"randomize": "none", "randomize_to": None}
+MODEL_OPTIONS: Mapping[str, Any] = {
+    "randomize": "none",
+    "randomize_to": None,
+    "prefix": None,
+    "channels": None,
+    "mean": None,
+    "std": None,
+    "output": None,
+}
 """What the configuration of every model takes, beside its own options."""
 
 REGISTRIES = {r.kind: r for r in (METHODS, SCORERS, TARGETS, MODELS, DATASETS)}

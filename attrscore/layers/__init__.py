@@ -9,6 +9,7 @@ from attrscore.layers.selection import LAYER_RULES, Layers, select_layers, with_
 from attrscore.layers.tracing import LayerInfo, trace
 from attrscore.layers.wrappers import (
     Precision,
+    SealedNetwork,
     call,
     device_of,
     dtype_of,
@@ -27,6 +28,7 @@ __all__ = [
     "LightNorms",
     "OverwrittenError",
     "Precision",
+    "SealedNetwork",
     "call",
     "capture",
     "device_of",

@@ -14,6 +14,7 @@ from attrscore.errors import UnsupportedError, choose
 
 __all__ = [
     "Precision",
+    "SealedNetwork",
     "call",
     "device_of",
     "dtype_of",
@@ -26,14 +27,59 @@ __all__ = [
 Precision = Literal["float32", "bfloat16", "float16", "autocast"]
 
 
+class SealedNetwork(nn.Module):
+    """A network whose inside cannot be watched: TorchScript, or an exported program.
+
+    There are maps on its input and none of its layers. ``what`` says what it is.
+    """
+
+    def __init__(self, network: Any, /, what: str) -> None:
+        super().__init__()
+        self.network = network
+        self.what = what
+
+    @property
+    def refusal(self) -> str:
+        """Why no layer has a map."""
+        return (
+            f"The network is {self.what}, so its layers cannot be watched: only methods that "
+            "explain the input work. For others, give the nn.Module that it was made from."
+        )
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the network returns.
+
+        :raises UnsupportedError: an exported program for another number of cells.
+        """
+        try:
+            return self.network(*inputs)
+        except AssertionError as error:  # a guard of torch.export
+            raise UnsupportedError(
+                f"The network is {self.what} and does not take {len(inputs[0])} cells of "
+                f"{tuple(inputs[0].shape[1:])}: {str(error).splitlines()[0]}. Export it with an "
+                "axis of cells that is dynamic: dynamic_shapes=({0: torch.export.Dim('n')},)."
+            ) from error
+
+    def train(self, mode: bool = True) -> SealedNetwork:  # noqa: FBT001, FBT002  # torch's signature
+        """Of TorchScript; an exported program stays as it was when it was exported."""
+        self.training = mode
+        if isinstance(self.network, torch.jit.ScriptModule):
+            self.network.train(mode)
+        return self
+
+
 def unwrap(model: nn.Module, /) -> nn.Module:
     """The plain network inside ``torch.compile`` and ``nn.DataParallel`` wrappers.
 
     Hooks on a compiled module vanish after warm-up, and a parallel one runs replicas without them.
 
+    TorchScript and exported programs come back sealed: :class:`SealedNetwork`.
+
     :raises UnsupportedError: no network, or one with parts whose inside cannot be watched: scripted
         or exported ones, and compiled ones below the top.
     """
+    if isinstance(model, SealedNetwork):
+        return model
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
             model = inner
@@ -41,11 +87,16 @@ def unwrap(model: nn.Module, /) -> nn.Module:
             model = model.module
         else:
             break
+    if isinstance(model, torch.jit.ScriptModule):
+        return SealedNetwork(model, "TorchScript")
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     if not isinstance(model, nn.Module):
         raise UnsupportedError(
-            f"A network must be a torch.nn.Module; given: {type(model).__name__}. Of an exported "
-            "program, give the network that it was exported from."
+            f"A network must be a torch.nn.Module; given: {type(model).__name__}."
         )
+    if _unwatchable(model) == EXPORTED:
+        return SealedNetwork(model, "an exported program")
     for module in parts_of(model):
         if why := _unwatchable(module):
             name = next(name for name, each in model.named_modules() if each is module)
@@ -55,6 +106,9 @@ def unwrap(model: nn.Module, /) -> nn.Module:
                 "be watched. Give the plain nn.Module that it was made from."
             )
     return model
+
+
+EXPORTED = "is an exported program"
 
 
 def parts_of(model: nn.Module, /) -> list[nn.Module]:
@@ -78,7 +132,7 @@ def _unwatchable(module: nn.Module) -> str:
     if type(module).__module__.startswith("torch.export") or (
         isinstance(module, torch.fx.GraphModule) and "eval" in vars(module)
     ):
-        return "is an exported program"
+        return EXPORTED
     if isinstance(module._modules.get("_orig_mod"), nn.Module):
         return "went through torch.compile"
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from attrscore.core import INPUT, Diagnosed, Maps
 from attrscore.errors import UnsupportedError, choose
+from attrscore.layers import SealedNetwork
 from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
 from attrscore.methods.options import check_positive
 from attrscore.network import check_output
@@ -81,6 +82,8 @@ class _Propagation:
 
         :raises UnsupportedError: Captum has no rule, or would propagate wrongly, and why.
         """
+        if isinstance(run.model, SealedNetwork):
+            raise UnsupportedError(f"LRP needs modules to put its rules on. {run.model.refusal}")
         problem = _problem(run)
         if problem:
             raise UnsupportedError(

@@ -1,13 +1,15 @@
 """Networks by name, and the files that hold their weights.
 
 Every model here has the options ``weights`` (a .safetensors or .pt/.pth file) and ``seed``, and
-takes its channels, axes and classes from the dataset. On the command line all have ``randomize``
-and ``randomize_to`` too (:func:`attrscore.models.randomized.randomized`).
+takes its channels, axes and classes from the dataset; those of ``sealed`` are in their file. On the
+command line all have ``randomize`` and ``randomize_to`` too
+(:func:`attrscore.models.randomized.randomized`), ``prefix`` (:func:`load_weights`), ``channels``,
+``mean`` and ``std`` (:mod:`attrscore.models.inputs`), and ``output``.
 """
 
 from __future__ import annotations
 
-from attrscore.models import factory, monai, tiny  # noqa: F401  # importing registers
+from attrscore.models import factory, monai, named, sealed, tiny  # noqa: F401  # importing registers
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint, load_weights, save_weights
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean
-from attrscore.layers import unwrap
+from attrscore.layers import SealedNetwork, unwrap
 
 __all__ = ["Randomize", "randomized"]
 
@@ -46,6 +46,11 @@ def randomized(
         )
     if how == "none":
         return model
+    if isinstance(model, SealedNetwork):
+        raise UnsupportedError(
+            f"randomize={how} needs layers that can be drawn anew, and the network is "
+            f"{model.what}; give the nn.Module that it was made from."
+        )
     try:
         copied = copy.deepcopy(unwrap(model))
     except (RuntimeError, TypeError) as error:

@@ -9,6 +9,8 @@ import pickle
 import re
 import uuid
 import warnings
+import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from attrscore.core import InputSpec
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 from attrscore.sources import is_plain, text_of
 
-__all__ = ["fingerprint", "initialise", "load_weights", "outputs", "save_weights"]
+__all__ = ["check_file", "fingerprint", "initialise", "load_weights", "outputs", "save_weights"]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -56,17 +58,23 @@ def initialise(make: Callable[[], nn.Module], *, seed: int, weights: str | None)
     return model.eval()
 
 
-def load_weights(model: nn.Module, path: str | Path, /) -> None:
+def load_weights(
+    model: nn.Module, path: str | Path, /, *, prefix: Mapping[str, str | None] | None = None
+) -> None:
     """Fill ``model`` from a state dict: .safetensors, or .pt/.pth/.ckpt/.bin as tensors only.
 
-    ``{"state_dict": ...}`` and ``{"model": ...}`` are opened, and prefixes that wrappers add
-    (``module.``, ``model.``, ``_orig_mod.``) are removed where every name has them.
+    ``{"state_dict": ...}`` (a Lightning checkpoint) and ``{"model": ...}`` are opened, and prefixes
+    that wrappers add (``module.``, ``model.``, ``_orig_mod.``) are removed where every name has
+    them. ``prefix`` says what to do instead: names that begin with a key begin with its value
+    afterwards, the longest key first, and are left out where that is None.
 
     :raises DataError: a file that is missing, damaged, holds pickled objects, or does not fit; the
         model is untouched then.
+    :raises ConfigError: a prefix that no name has, or that makes two names one.
     """
     file = Path(path).expanduser()
-    state = _without_prefixes(_read(file), model)
+    read = _read(file)
+    state = _without_prefixes(read, model) if prefix is None else _renamed(read, prefix, file)
     own = model.state_dict()
 
     # Tied weights: a file may hold one of the names that share a tensor.
@@ -97,8 +105,8 @@ def load_weights(model: nn.Module, path: str | Path, /) -> None:
     if faults:
         raise DataError(
             f"{file} does not fit {type(model).__name__}: of {len(own)} tensors "
-            f"{', '.join(faults)}. Check that the model, its options, and the dataset's channels "
-            "and classes are those of the training."
+            f"{', '.join(faults)}. {_other_prefix(unexpected, missing)}Check that the model, its "
+            "options, and the dataset's channels and classes are those of the training."
         )
     model.load_state_dict(state, strict=False)
 
@@ -150,6 +158,8 @@ def fingerprint(model: nn.Module, /) -> str:
         kind = type(module)
         settings = re.sub(r" at 0x[0-9a-fA-F]+", "", module.extra_repr())
         digest.update(f"{name}|{kind.__module__}.{kind.__qualname__}|{settings}\n".encode())
+        if isinstance(module, torch.jit.ScriptModule | torch.fx.GraphModule):
+            digest.update(_own_code(module).encode())
         for option, value in sorted(_settings(module).items()):
             if is_plain(value):
                 digest.update(f"{option}={value!r}\n".encode())
@@ -168,6 +178,14 @@ def fingerprint(model: nn.Module, /) -> str:
     return digest.hexdigest()
 
 
+def _own_code(module: nn.Module) -> str:
+    """The text of a network that brings its own."""
+    try:
+        return str(module.code)
+    except (AttributeError, RuntimeError):  # a part without a forward
+        return ""
+
+
 def _settings(module: nn.Module) -> dict[str, Any]:
     """Attributes that may change what a module computes; of torch's own, those it was made with."""
     kind = type(module)
@@ -178,9 +196,7 @@ def _settings(module: nn.Module) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise DataError(_no_file(file))
-    suffix = file.suffix.lower()
+    suffix = check_file(file).suffix.lower()
     if suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(file)
@@ -216,16 +232,37 @@ def _torch_load(file: Path) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         head = _head(file)
-        refused = isinstance(error, pickle.UnpicklingError) and head[:1] in (b"\x80", b"P")
-        if refused or "TorchScript" in str(error):
+        if "TorchScript" in str(error):
+            raise DataError(
+                f"{file} is TorchScript, a network and not its weights alone; it is read with "
+                "model=torchscript model.weights=..., or save model.state_dict() for others."
+            ) from error
+        if isinstance(error, pickle.UnpicklingError) and head[:1] in (b"\x80", b"P"):
             named = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
             what = f" ({named[1]})" if named else ""
+            if _of_lightning(file):
+                raise DataError(
+                    f"{file} is a Lightning checkpoint with pickled objects beside its weights"
+                    f"{what}: hyperparameters or callbacks. attrscore loads tensors only. Where it "
+                    "was trained, say torch.save(torch.load(path, weights_only=False)"
+                    "['state_dict'], 'weights.pt')."
+                ) from error
             raise DataError(
                 f"{file} holds pickled objects{what}; attrscore loads tensors only. Save "
                 "model.state_dict() where the network was trained, and build the network with "
                 "model=factory."
             ) from error
         raise DataError(_damaged(file, "file of torch.save")) from error
+
+
+def _of_lightning(file: Path) -> bool:
+    """Whether a zip of torch.save has the key that Lightning writes into every checkpoint."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pickled = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            return b"pytorch-lightning_version" in archive.read(pickled)
+    except (OSError, StopIteration, zipfile.BadZipFile):
+        return False
 
 
 def _without_prefixes(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -244,6 +281,57 @@ def _without_prefixes(state: dict[str, Tensor], model: nn.Module) -> dict[str, T
         if prefix is None:
             return state
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _renamed(
+    state: dict[str, Tensor], prefix: Mapping[str, str | None], file: Path
+) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    unused = set(prefix)
+    for name, tensor in state.items():
+        begin = max((each for each in prefix if name.startswith(each)), key=len, default=None)
+        new: str | None = name
+        if begin is not None:
+            unused.discard(begin)
+            value = prefix[begin]
+            new = None if value is None else value + name.removeprefix(begin)
+        if new is not None and new in renamed:
+            raise ConfigError(f"prefix={dict(prefix)} makes two tensors of {file} {new!r}.")
+        if new is not None:
+            renamed[new] = tensor
+    if unused:
+        firsts = sorted({name.partition(".")[0] + "." for name in state})
+        raise ConfigError(
+            f"No tensor of {file} begins with {preview(sorted(unused))}; they begin with "
+            f"{preview(firsts)}."
+        )
+    return renamed
+
+
+def _other_prefix(unexpected: list[str], missing: list[str]) -> str:
+    """What to say where the names would fit without their beginning."""
+    begins = Counter(
+        name.removesuffix(own) for name in unexpected for own in missing if name.endswith(f".{own}")
+    )
+    if not begins:
+        return ""
+    likely, count = begins.most_common(1)[0]
+    return (
+        f"{count} fit without '{likely}': model.prefix={{{likely}: ''}} on the command line. "
+        if 2 * count >= len(missing)
+        else ""
+    )
+
+
+def check_file(path: str | Path, /) -> Path:
+    """The path of a file that is there.
+
+    :raises DataError: it is not, with the nearest names.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(_no_file(file))
+    return file
 
 
 def _no_file(file: Path) -> str:

@@ -84,19 +84,9 @@ class Holder(nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "sentence"),
     [
-        (lambda m: torch.jit.trace(m, batch().inputs), "it is TorchScript"),
         (lambda m: Holder(torch.jit.trace(m, batch().inputs)), "its part 'inner' is TorchScript"),
         (lambda m: Holder(torch.compile(m, backend="eager")), "'inner' went through torch.compile"),
         (lambda m: Holder(nn.DataParallel(m)), "'inner' is wrapped for several devices"),
-        (
-            lambda m: torch.export.export(m, (batch().inputs,)).module(),
-            "it is an exported program",
-        ),
-        (
-            lambda m: torch.export.unflatten(torch.export.export(m, (batch().inputs,))),
-            "it is an exported program",
-        ),
-        (lambda m: torch.export.export(m, (batch().inputs,)), "given: ExportedProgram"),
     ],
 )
 def test_networks_whose_layers_cannot_be_watched_are_refused(wrap, sentence):

@@ -1,0 +1,103 @@
+"""Networks that come as a file with their code: TorchScript, and programs of ``torch.export``.
+
+Their layers cannot be watched. Methods on the input that ask for gradients or perturb pixels give
+the maps of the network that the file was made from; preflight says which others do not work.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from attrscore.core import InputSpec
+from attrscore.errors import DataError
+from attrscore.layers import unwrap
+from attrscore.models.weights import check_file
+from attrscore.registry import MODELS
+
+__all__ = ["Exported", "TorchScript"]
+
+
+@MODELS.register("torchscript")
+@dataclass(frozen=True, kw_only=True)
+class TorchScript:
+    """The network in a file of ``torch.jit.save``; channels and classes are those it was made with.
+
+    Such a file is a program: take it from people whom you trust.
+
+    :raises DataError: no such file, or another kind of file.
+    """
+
+    weights: str
+
+    def __call__(self, _spec: InputSpec, /) -> nn.Module:
+        """The network, in eval mode."""
+        file = check_file(self.weights)
+        try:
+            network = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
+        except (RuntimeError, ValueError) as error:
+            raise DataError(
+                f"{file} is damaged, or is no file of torch.jit.save: {_first(error)}"
+            ) from error
+        return unwrap(network).eval()
+
+
+@MODELS.register("exported")
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """The network in a file of ``torch.export.save`` (.pt2), in the mode it was exported in.
+
+    Its axis of cells must be dynamic. Pickled objects in it are refused, yet reading such a file
+    may run code: take it from people whom you trust.
+
+    :raises DataError: no such file, another kind of file, or one with pickled objects.
+    """
+
+    weights: str
+
+    def __call__(self, _spec: InputSpec, /) -> nn.Module:
+        """The network."""
+        file = check_file(self.weights)
+        try:
+            with _tensors_only(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the error says more
+                program = torch.export.load(file)
+        except pickle.UnpicklingError as error:
+            raise DataError(
+                f"{file} holds pickled objects, which would be run; export the network with plain "
+                "tensors as its example inputs."
+            ) from error
+        except Exception as error:  # a broken file can break torch anywhere
+            raise DataError(
+                f"{file} is damaged, or is no file of torch.export.save (.pt2) that this torch "
+                f"reads: {_first(error)}"
+            ) from error
+        network: Any = program  # unwrap() takes it out of its program
+        return unwrap(network).eval()
+
+
+@contextmanager
+def _tensors_only() -> Iterator[None]:
+    """Inside, torch.load refuses pickled objects even where torch itself asks for them."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _first(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
