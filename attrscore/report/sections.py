@@ -108,8 +108,7 @@ def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict
     for null in NULLS:
         offered[null] = (
             f"percentile in {null}",
-            f"Where a score stands among shares that mean nothing ({null}), mean of cells: 0.5 is "
-            "chance.",
+            f"Where a score stands among shares without meaning ({null}), mean: 0.5 is chance.",
         )
         for each in conditions:
             if null in each.rows:
