@@ -11,11 +11,13 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attrscore import verbs
+from attrscore.completion import SCRIPTS, candidates
 from attrscore.composition import (
     composed,
     configuration,
@@ -38,6 +41,7 @@ from attrscore.composition import (
 )
 from attrscore.errors import (
     AttrscoreError,
+    AttrscoreWarning,
     ConfigError,
     EmptyShardError,
     did_you_mean,
@@ -57,22 +61,54 @@ __all__ = ["main"]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
+    if arguments == ["--version"]:
+        sys.stdout.write(f"attrscore {version('attrscore')}\n")
+        return OK
     try:
-        if arguments and re.fullmatch(r"\w+", arguments[0]):
-            if arguments[0] not in VERBS:
-                raise ConfigError(
-                    f"There is no verb {arguments[0]!r}. {did_you_mean(arguments[0], VERBS)} "
-                    "Settings are given as name=value."
-                )
-            return VERBS[arguments[0]](arguments[1:])
-        return _run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _asked(arguments)
     except (AttrscoreError, HydraException, OmegaConfBaseException) as error:
         return say(error, arguments)
+    except BrokenPipeError:  # whoever read our output has read enough: ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except KeyboardInterrupt:
         from attrscore.terminal import say_error
 
         say_error("interrupted. What was finished is kept; the same command goes on from there.")
         return INTERRUPTED
+
+
+def _asked(arguments: Sequence[str]) -> int:
+    if not (arguments and re.fullmatch(r"\w+", arguments[0])):
+        return _run(arguments)
+    if arguments[0] not in VERBS:
+        raise ConfigError(
+            f"There is no verb {arguments[0]!r}. {did_you_mean(arguments[0], VERBS)} "
+            "Settings are given as name=value."
+        )
+    return VERBS[arguments[0]](arguments[1:])
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in a sentence, as errors are told; others as Python tells them."""
+    if issubclass(category, AttrscoreWarning):
+        from attrscore.terminal import stderr
+
+        stderr().print(f"warning: {message}", soft_wrap=True, markup=False, highlight=False)
+    else:
+        text = warnings.formatwarning(message, category, filename, lineno, line)
+        (file or sys.stderr).write(text)
 
 
 def _run(arguments: Sequence[str], run_one: Callable[[DictConfig], Told] | None = None) -> int:
@@ -284,8 +320,26 @@ def _plugins(arguments: Sequence[str]) -> int:
     return verbs.plugins(arguments, options_from)
 
 
+def _completion(arguments: Sequence[str]) -> int:
+    """Print what makes a shell complete verbs, options and settings."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="attrscore completion",
+        description=_completion.__doc__,
+        epilog='example: eval "$(attrscore completion bash)"',
+    )
+    parser.add_argument("shell", choices=[*SCRIPTS, "words"], help="; words: what the shell asks")
+    parser.add_argument("line", nargs="?", default="", help="a command line so far")
+    asked = parser.parse_args(list(arguments))
+    found = candidates(asked.line, VERBS) if asked.shell == "words" else [SCRIPTS[asked.shell]]
+    sys.stdout.write("".join(f"{each}\n" for each in found))
+    return OK
+
+
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "collect": verbs.collect,
+    "completion": _completion,
     "export": partial(verbs.export, settings_of=_settings_from),
     "inspect": _inspect,
     "plan": _plan,

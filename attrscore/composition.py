@@ -95,7 +95,7 @@ def help_asked(verb: str, arguments: Sequence[str], summary: str | None, example
     """Print the help of a verb that takes Hydra overrides, and stop, where it is asked for."""
     if any(argument in ("-h", "--help") for argument in arguments):
         sys.stdout.write(
-            f"usage: attrscore {verb} [name=value ...]\n\n{summary}\n\n"
+            f"usage: attrscore {verb} [name=value ...]\n\n{inspect.cleandoc(summary or '')}\n\n"
             "The settings are those of attrscore itself (attrscore --help).\n"
             f"example: attrscore {verb} {example}\n"
         )
@@ -171,6 +171,16 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str:
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
         return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
+    lost = re.search(r"Could not load '(\w+)/([^']+)'", text)
+    if lost and (conf_dir() / lost[1]).is_dir():
+        known = [path.stem for path in (conf_dir() / lost[1]).glob("*.yaml")]
+        known += REGISTRIES[lost[1]].strangers() if lost[1] in REGISTRIES else []
+        return f"No {lost[1]} is called {lost[2]!r}. {did_you_mean(lost[2], known)}"
+    if isinstance(error, OverrideParseException) and re.fullmatch(r"[\w./-]+", error.override):
+        return (
+            f"{error.override!r} is no setting; settings are given as name=value. See: attrscore "
+            "--help"
+        )
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
