@@ -34,7 +34,11 @@ def run(scale: Scale, out: Path) -> list[Check]:
     epochs = 1 if quick else 8
     painted = Phantom(cells=cells, seed=500, size=size, channels=5, area=(0.05, 0.2))
     model = attrscore.MODELS.build("monai_efficientnet")(painted.spec)
-    trained = train(model, painted, epochs=epochs, learning_rate=1e-3, augment="flips")
+    # MONAI draws the last layer within 1 / sqrt(classes): with two, the first loss is above 10, and
+    # the epochs that a validation can afford go into undoing that. Found on seed 590.
+    model.get_submodule("_fc").reset_parameters()
+    options = {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, "augment": "flips"}
+    trained = train(model, painted, **options)
     held_out = set(trained.held_out_ids)  # all cells of wells that training never saw
     rows = [row for row, cell in enumerate(painted.table["id"]) if cell in held_out]
     wells = [painted.read(rows[start : start + 16]) for start in range(0, len(rows), 16)]
@@ -91,9 +95,10 @@ def figure(table: pd.DataFrame) -> Figure:
     sns.barplot(long, x="layer", y="share", hue="variable", palette="colorblind", ax=ax)
     ax.axhline(PUBLISHED, color="0.3", linestyle="--", linewidth=0.8)
     ax.annotate(
-        "published, other cells", (0.99, PUBLISHED), xycoords=("axes fraction", "data"),
-        ha="right", va="bottom", size=8,
+        "published, other cells", (0.01, PUBLISHED), xycoords=("axes fraction", "data"),
+        va="bottom", size=8,
     )  # fmt: skip
-    ax.tick_params(axis="x", labelrotation=30)
-    ax.set(xlabel="", ylabel=f"share of cells with Grad-CAMO > {THRESHOLD}")
+    ax.legend(title="")
+    ax.tick_params(axis="x", labelrotation=15)
+    ax.set(xlabel="", ylabel=f"cells with Grad-CAMO > {THRESHOLD}", ylim=(0, 1.05))
     return drawn
