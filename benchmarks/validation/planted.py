@@ -25,8 +25,10 @@ NAMES = {
 
 def run(scale: Scale, out: Path) -> list[Check]:
     """Sweep, tables, figures, checks."""
-    planted = pd.concat([_planted(scale, out, plane) for plane in scale.planes])
-    mixed = pd.concat([_mixed(scale, out, plane) for plane in scale.planes])
+    planted, mixed = (
+        pd.concat([swept(scale, out, plane) for plane in scale.planes], ignore_index=True)
+        for swept in (_planted, _mixed)
+    )
     table = separation(planted)
     table.to_csv(out / "planted_auroc.csv", index=False)
     agreed = swap_agreement(planted)
@@ -36,7 +38,8 @@ def run(scale: Scale, out: Path) -> list[Check]:
     save(cells_figure(planted), out / "planted_cells.png")
     save(auroc_figure(table), out / "planted_auroc.png")
     save(strength_figure(strengths), out / "planted_strength.png")
-    save(swap_figure(pd.concat([planted, mixed])), out / "planted_swap.png")
+    both = pd.concat([planted, mixed], ignore_index=True)
+    save(swap_figure(both), out / "planted_swap.png")
     return [
         *_separation_checks(table),
         *_strength_checks(strengths),
@@ -77,7 +80,7 @@ def _mixed(scale: Scale, out: Path, plane: str) -> pd.DataFrame:
         )
         strength = scores["model"].astype(float)
         frames.append(scores.assign(confounder=confounder, strength=strength))
-    return pd.concat(frames)
+    return pd.concat(frames, ignore_index=True)
 
 
 def separation(planted: pd.DataFrame) -> pd.DataFrame:
@@ -104,9 +107,9 @@ def swap_agreement(planted: pd.DataFrame) -> pd.DataFrame:
     rows = []
     keys = ["plane", "method", "layer"]
     for names, group in planted.groupby(keys, sort=False):
-        swap = (group["swap.inside"] - group["swap.outside"]).rename("swap")
+        group = _with_swap(group)
         for score in CORRECTED:
-            cells = group[["seed", "model", score]].join(swap)
+            cells = group[["seed", "model", score, "swap"]]
             means = cells.groupby(["seed", "model"])[[score, "swap"]].mean()
             found = [each[score].corr(each["swap"], method="spearman") for each in (means, cells)]
             rows.append([*names, score, len(means), *found])
@@ -189,10 +192,13 @@ def _swap_checks(agreed: pd.DataFrame) -> list[Check]:
 
 
 def _by_network(scores: pd.DataFrame) -> pd.DataFrame:
-    swap = (scores["swap.inside"] - scores["swap.outside"]).rename("swap")
-    kept = scores[["plane", "seed", "model", HEADLINE]].join(swap)
+    kept = _with_swap(scores)[["plane", "seed", "model", HEADLINE, "swap"]]
     means = kept.groupby(["plane", "seed", "model"], as_index=False).mean()
     return means.rename(columns={HEADLINE: "score"})
+
+
+def _with_swap(scores: pd.DataFrame) -> pd.DataFrame:
+    return scores.assign(swap=scores["swap.inside"] - scores["swap.outside"])
 
 
 def _inside_checks(planted: pd.DataFrame) -> list[Check]:
@@ -298,7 +304,7 @@ def swap_figure(scores: pd.DataFrame) -> Figure:
     """Each network: what its attribution says against what the intervention says."""
     scores = at_preset(scores)
     named = scores["model"].where(scores["confounder"].isna(), "mixture")
-    means = _by_network(scores.assign(model=named + scores["confounder"].fillna("")))
+    means = _by_network(scores.assign(model=named + scores["confounder"].radd(" ").fillna("")))
     planes = list(means["plane"].unique())
     figure = Figure(figsize=(4.6 * len(planes), 3.8), layout="constrained")
     axes = figure.subplots(1, len(planes), squeeze=False, sharey=True)[0]
