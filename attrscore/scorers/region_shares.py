@@ -41,9 +41,9 @@ class RegionShares:
 
     ``regions`` are names of the dataset's regions, or what follows from them: ``cytoplasm`` (the
     cell without its nucleus), ``boundary`` (what is within ``ring`` micrometres of the cell's edge,
-    on either side; voxels where spacing is unknown) and ``background`` (what no region covers,
-    where neighbours are known). ``null`` takes all that there are. Regions may overlap, as cell and
-    nucleus do; cell, neighbours and background sum to 1.
+    on either side; voxels where spacing is unknown) and ``background`` (what no region but a
+    boundary covers, where neighbours are known). ``null`` takes all that there are. Regions may
+    overlap, as cell and nucleus do; cell, neighbours and background sum to 1.
 
     With S_r the share of heat in region r and f_r its area fraction, the columns of each are
 

@@ -60,8 +60,8 @@ def find_region(run: Pass, name: str, /, *, ring: float = 1.0) -> Tensor:
     """A region by name, (N, *S) bool or within [0, 1]; the same tensor each time within a pass.
 
     One that the batch does not have may follow from others: ``cytoplasm`` is the cell without its
-    nucleus, ``background`` what no region covers, ``boundary`` what is at most ``ring`` from the
-    edge of the cell, on either side, in the units of :func:`distance_to`.
+    nucleus, ``background`` what no region but a boundary covers, ``boundary`` what is at most
+    ``ring`` from the edge of the cell, on either side, in the units of :func:`distance_to`.
 
     :raises DataError: no such region, and nothing that it could follow from.
     """
@@ -171,6 +171,7 @@ def _cytoplasm(run: Pass) -> Tensor:
 
 def _background(run: Pass) -> Tensor:
     regions = dict(run.batch.regions)
+    regions.pop("boundary", None)  # lies over the others, and would leave a gap in their sum
     covered = regions.pop("cell").double() + regions.pop("neighbours").double()
     for region in regions.values():
         covered = torch.maximum(covered, region.double())

@@ -56,6 +56,8 @@ def test_regions_follow_from_others():
     assert every_region(bare) == ("cell", "boundary")
     own = passed(strip(cell=CELL, background=BESIDE))
     assert find_region(own, "background") is own.batch.regions["background"]
+    ringed = passed(strip(cell=CELL, neighbours=BESIDE, boundary=[1, 1, 0, 0, 1, 1, 0, 0]))
+    assert row(find_region(ringed, "background")) == [1, 0, 0, 0, 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
