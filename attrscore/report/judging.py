@@ -64,7 +64,7 @@ def _of(name: str, verdicts: Sequence[tuple[str, Verdict]]) -> NetworkVerdict:
     if told:
         sentence += f", {' and '.join(told)}"
     sentence = f"{sentence[0].upper()}{sentence[1:]}. {_numbers(verdicts)}".strip()
-    return NetworkVerdict(name, kind, sentence.replace("-0", "−0"), verdicts)
+    return NetworkVerdict(name, kind, sentence.replace("[-", "[−").replace(", -", ", −"), verdicts)
 
 
 _IS = {"looks elsewhere": "say that it"}
@@ -84,21 +84,20 @@ def _kind(counts: Mapping[str, int]) -> str:
 
 
 def _numbers(verdicts: Sequence[tuple[str, Verdict]]) -> str:
-    """The two that decide: the swap, and the distance to randomised weights; or what is missing."""
+    """What decides: the swap, and the distance to randomised weights; or what is missing."""
     told = []
     swap = verdicts[0][1]["swap"]
     if np.isfinite(swap.value):
+        way, flip = ("more", 1) if swap.value > 0 else ("less", -1)
+        ends = sorted((flip * swap.low, flip * swap.high))
         told.append(
-            "Swapping the cell changes the prediction by "
-            f"{swap.value:+.2f} [{swap.low:+.2f}, {swap.high:+.2f}] more than swapping what "
-            "surrounds it."
+            f"Exchanging the cell changes the prediction {way} than exchanging its surroundings, "
+            f"by {flip * swap.value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]."
         )
     values = [v for _, each in verdicts if np.isfinite(v := each["null"].value)]
     if values:
-        span = f"{min(values):+.2f}"
-        if max(values) - min(values) >= 0.005:
-            span += f" to {max(values):+.2f}"
-        told.append(f"Against the same network with randomised weights its score moves by {span}.")
+        span = _span(min(values), max(values))
+        told.append(f"Above chance its score lies {span} that of its randomised weights.")
     lacks = dict.fromkeys(
         each[name].told
         for _, each in verdicts
@@ -109,3 +108,17 @@ def _numbers(verdicts: Sequence[tuple[str, Verdict]]) -> str:
     if lacks:
         told.append(f"Lacking: {'; '.join(list(lacks)[:3])}.")
     return " ".join(told)
+
+
+def _span(least: float, most: float) -> str:
+    """Differences in words.
+
+    >>> _span(-0.19, -0.07), _span(0.5, 0.5), _span(-0.1, 0.2)
+    ('0.07 to 0.19 below', '0.50 above', 'from 0.10 below to 0.20 above')
+    """
+    if least < 0 < most:
+        return f"from {-least:.2f} below to {most:.2f} above"
+    way = "above" if most > 0 else "below"
+    ends = sorted((abs(least), abs(most)))
+    span = f"{ends[0]:.2f}" + (f" to {ends[1]:.2f}" if ends[1] - ends[0] >= 0.005 else "")
+    return f"{span} {way}"
