@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +13,12 @@ import pandas as pd
 from attrscore.plots.summaries import named
 from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import by_condition, columns_of, is_null
+from attrscore.store.crops import order_of
 
 if TYPE_CHECKING:
     from attrscore.stats import Report
 
-__all__ = ["Condition", "anchor", "conditions_of", "order_of"]
+__all__ = ["Condition", "anchor", "conditions_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -74,11 +74,6 @@ def conditions_of(table: pd.DataFrame, found: Report, /, *, null: str | None) ->
         )
         for i, (about, rows) in enumerate(parts)
     ]
-
-
-def order_of(name: str, /) -> str:
-    """A hash by which cells are drawn: no score has a say. The same as of kept crops."""
-    return hashlib.blake2b(name.encode("utf-8", "replace")).hexdigest()
 
 
 def anchor(dataset: str, name: str, /) -> str:

@@ -15,7 +15,8 @@ import pandas as pd
 from attrscore import store
 from attrscore.errors import StoreError
 from attrscore.report import pictures
-from attrscore.report.conditions import Condition, anchor, order_of
+from attrscore.report.conditions import Condition, anchor
+from attrscore.store.crops import order_of
 from attrscore.store.folders import without_keep
 from attrscore.store.identity import flatten
 from attrscore.store.places import Found, find
@@ -106,11 +107,15 @@ def gallery(
     jobs = [job for path in results if Path(path).is_dir() for job in find([path])[0]]
     places = list(_places(jobs, conditions))
     drawn: dict[tuple[str, str], tuple[str, store.Crops, int]] = {}
+    seen: set[tuple[str, str]] = set()
     for job in {each.folder.job.id: each for each in jobs}.values():
         data = _data_of(job.folder)
         for part in job.parts.values():
+            if (data, part.name) in seen:  # every job over the same cells keeps the same crops
+                continue
             crops = store.read_crops(part)
             for row, name in enumerate(crops.ids if crops is not None else ()):
+                seen.add((data, part.name))
                 drawn.setdefault((data, name), (job.folder.dataset, crops, row))  # type: ignore[arg-type]  # not None, as it has ids
     chosen = sorted(drawn, key=lambda each: (order_of(each[1]), each[0]))[:cells]
     there = {place.condition.key for place in places}
@@ -126,11 +131,11 @@ def gallery(
         if size > BYTES and len(made) >= LEAST:
             break
         made.append(cell)
-    seen = {key for cell in made for key in cell.rows}
+    keys = {key for cell in made for key in cell.rows}
     return Gallery(
         made,
         len(drawn),
-        [condition for condition in shown if condition.key in seen],
+        [condition for condition in shown if condition.key in keys],
         left_out,
         {(cell.dataset, cell.id): cell.anchor for cell in made},
     )

@@ -26,7 +26,7 @@ from attrscore.store.columns import (
     write_column,
 )
 
-__all__ = ["Crops", "chosen_cells", "crops_of", "stored_crops", "write_crops"]
+__all__ = ["Crops", "chosen_cells", "crops_of", "order_of", "stored_crops", "write_crops"]
 
 Array = np.ndarray[Any, Any]
 
@@ -66,8 +66,13 @@ def chosen_cells(ids: Sequence[str], channels: int, size: Sequence[int], /) -> l
     """
     each = (channels + 2) * math.prod(size)
     count = min(MOST, max(LEAST, CROP_BYTES // max(each, 1)))
-    digests = [hashlib.blake2b(str(name).encode("utf-8", "replace")).digest() for name in ids]
-    return sorted(sorted(range(len(digests)), key=digests.__getitem__)[:count])
+    hashes = [order_of(str(name)) for name in ids]
+    return sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:count])
+
+
+def order_of(name: str, /) -> str:
+    """A hash of an id: in its order cells are drawn, so that no score has a say."""
+    return hashlib.blake2b(name.encode("utf-8", "replace")).hexdigest()
 
 
 def stored_crops(

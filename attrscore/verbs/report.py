@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attrscore import stats
+    from attrscore.store.places import Found
 
 __all__ = ["report"]
 
 PAGE = "report.html"
+MOST_MAPS = 1000
+"""Cells of a job whose maps are compared; more would have to fit into memory at once."""
 
 
 def report(arguments: Sequence[str]) -> int:
@@ -79,7 +82,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("results", nargs="+", help="results folders, or .h5 and .parquet tables")
     output = f"folder for one page ({PAGE}), or its file; with --figure: a .png, .svg or .pdf"
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=output)
-    parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(_KINDS)}")
+    parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(KINDS)}")
     parser.add_argument("--score", default="grad_camo", help="column (default: grad_camo)")
     parser.add_argument("--threshold", type=float, default=0.5, help="of P(S > t) (default: 0.5)")
     parser.add_argument(
@@ -97,7 +100,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-_KINDS = (
+KINDS = (
     *("scores", "table", "distributions", "area", "thresholds", "plates", "agreement"),
     "differences",
 )
@@ -154,7 +157,7 @@ def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
         group = groups.setdefault((job.folder.model, canonical(base)), {})
         for method, layer in {(c.method.key, c.layer) for c in job.folder.job.conditions}:
             with suppress(StoreError):  # not every job keeps maps
-                ids, maps = store.read_maps(job.folder.path, method, layer)
+                ids, maps = store.read_maps(job.folder.path, method, layer, ids=_some(job))
                 group.setdefault((layer, maps.shape[2:]), {}).setdefault(method, (ids, maps))
     frames = [
         stats.map_agreement(dict(sorted(maps.items()))).assign(model=model, layer=layer)
@@ -163,6 +166,19 @@ def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
         if len(maps) > 1
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _some(job: Found) -> list[str] | None:
+    """Cells whose maps are compared: all, or those with the smallest hashes of their ids."""
+    import pandas as pd
+
+    from attrscore.store.crops import order_of
+    from attrscore.store.tables import read_part_table
+
+    if job.folder.job.rows <= MOST_MAPS:
+        return None
+    ids = pd.concat([read_part_table(part)["id"] for part in job.parts.values()])
+    return sorted(set(map(str, ids)), key=order_of)[:MOST_MAPS]
 
 
 def _option(base: Mapping[str, Any], kind: str, name: str) -> Any:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from attrscore import plots, stats
 from attrscore.errors import ConfigError, DataError
 from attrscore.plots.summaries import named, short
+from attrscore.verbs.report import KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,10 @@ def test_every_kind_is_drawn_without_a_warning(table, found, tmp_path):
         for suffix in ("png", "svg", "pdf") if kind == "scores" else ("svg",):
             path = plots.save(plots.figure(kind, table, found), tmp_path / f"{kind}.{suffix}")
             assert path.stat().st_size > 2000
+
+
+def test_the_command_line_names_the_kinds_that_there_are():
+    assert set(KINDS) == set(plots.KINDS)
 
 
 def test_a_kind_that_is_not_there_or_has_nothing_to_show_says_so(table, found):
