@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from attrscore.datasets.stored import Decoded, Stored
 from attrscore.errors import DataError
 
 __all__ = ["open_png"]
+
+_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last bytes of a whole file."""
 
 _KINDS = {
     "1": ("bool", 0),
@@ -43,6 +47,10 @@ def open_png(path: Path, /) -> Stored:
             f"'{path.name}' has 16 bits a sample in colour, of which only 8 would be read; save it "
             "as TIFF."
         )
+    with path.open("rb") as file:
+        file.seek(-len(_END), os.SEEK_END)
+        if file.read() != _END:
+            _decode(path)  # cut short, most likely: told now, not when a crop is read
     shape = (height, width, *((samples,) if samples else ()))
     pixels = Decoded(shape, np.dtype(dtype), lambda: _decode(path))
     return Stored(pixels, "YXS" if samples else "YX")

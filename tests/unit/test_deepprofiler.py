@@ -137,6 +137,9 @@ def broken(export, kind):
     elif kind == "truncated":
         path = export.add("P/A01/1", 0, 9, 9)
         path.write_bytes(path.read_bytes()[:30])
+    elif kind == "cut short":
+        path = export.add("P/A01/1", 0, 9, 9)
+        path.write_bytes(path.read_bytes()[:-200])
     elif kind == "no png":
         export.add("P/A01/1", 0, 9, 9).write_text("hello")
     elif kind == "16 bits":
@@ -160,6 +163,7 @@ REASONS = {
     "again": "has more than one row in 'sc-metadata.csv'",
     "missing": "is named by 'sc-metadata.csv' and is not there",
     "truncated": "cannot be read as a PNG",
+    "cut short": "cannot be read as a PNG: OSError: image file is truncated",
     "no png": "cannot be read as a PNG",
     "16 bits": r"holds uint16 pixels of the shape \(12, 48\); expected square tiles",
     "other size": "has 4 tiles of 10 pixels but the files before it have 4 of 12",
@@ -182,10 +186,11 @@ def test_a_bad_file_is_skipped_with_its_reason_or_raised(export, kind):
     assert str(told.value) == why
 
 
-def test_a_file_cut_short_after_its_header_is_told_when_it_is_read(export):
+def test_a_file_damaged_in_the_middle_is_told_when_it_is_read(export):
     export.add("P/A01/1", 0, 1, 1)
     path = export.add("P/A01/1", 0, 9, 9, seed=1)
-    path.write_bytes(path.read_bytes()[:-200])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes(90) + whole[150:])
     cells = export.cells()
     assert len(cells.read([0])) == 1
     with pytest.raises(DataError, match="'0@9x9.png' cannot be read as a PNG"):
