@@ -29,7 +29,7 @@ from attrscore.layers import LayoutOptions, device_of, in_precision
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint, load_weights
-from attrscore.pool import draw_pool, needs_pool
+from attrscore.pool import draw_pool, needs_pool, one_readable
 from attrscore.reading import Reader
 from attrscore.references import resolved
 from attrscore.registry import (
@@ -190,7 +190,7 @@ def _input_rule(own: Mapping[str, Any], dataset: Dataset) -> InputRule | None:
         channels=wanted,
         mean=own["mean"],
         std=own["std"],
-        stains=dataset.read([0]).stains if named else (),
+        stains=one_readable(dataset).stains if named else (),
         count=dataset.spec.channels,
     )
 
@@ -245,7 +245,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
             "own; give the file that holds the vector, or leave dataset.shard out."
         )
     model = network(settings, dataset)
-    first = dataset.read([0]).to(device_of(model))
+    first = one_readable(dataset).to(device_of(model))
     plain = {key: plugin for key, (plugin, _) in methods.items()}
     target = resolved(
         target,

@@ -23,6 +23,7 @@ from attrscore.fitting import train_if_asked
 from attrscore.heat import Heat
 from attrscore.layers import device_of
 from attrscore.memory import Gauge, Room
+from attrscore.pool import those_readable
 from attrscore.preflight import SAMPLE, Finding, preflight, refusals
 from attrscore.reading import readable
 from attrscore.readings import readings_of
@@ -282,7 +283,7 @@ def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
     ids = parts.dataset.table["id"]
     chosen = [int((ids == wanted).argmax()) for wanted in map(str, parts.settings["show"])]
     first = range(min(SHOWN[parts.dataset.spec.dimensions], len(ids)))
-    batch = parts.dataset.read(chosen or first).to(device_of(parts.model))
+    batch = those_readable(parts.dataset, chosen or first).to(device_of(parts.model))
     headline = next(iter(parts.scorers))
     rows = range(len(batch))
     heats: list[dict[str, np.ndarray]] = [{} for _ in rows]

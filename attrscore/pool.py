@@ -6,6 +6,7 @@ on which cells happen to share a batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import numpy as np
 from attrscore.core import Batch, Dataset
 from attrscore.errors import ConfigError, DataError
 
-__all__ = ["check_pool", "draw_pool", "needs_pool"]
+__all__ = ["check_pool", "draw_pool", "needs_pool", "one_readable", "those_readable"]
+
+_TRIED = 100
+"""Cells that are tried before it is said that none can be read."""
 
 
 def needs_pool(plugin: Any, /) -> bool:
@@ -26,7 +30,8 @@ def draw_pool(dataset: Dataset, size: int = 64, *, seed: int = 0) -> Batch:
     """``size`` cells of a dataset, or all where it has fewer, on the CPU.
 
     Classes take turns, so that each is there as often as its cells allow; cells without a label
-    count as one class. The draw follows from the seed and the order of the table.
+    count as one class. The draw follows from the seed and the order of the table. Cells that cannot
+    be read are left out.
 
     :raises ConfigError: a size below 1.
     """
@@ -40,7 +45,38 @@ def draw_pool(dataset: Dataset, size: int = 64, *, seed: int = 0) -> Batch:
         members = order[labels[order] == label]
         turn[members] = np.arange(len(members))
     chosen = order[np.argsort(turn[order], kind="stable")][:size]
-    return dataset.read(chosen.tolist())
+    return those_readable(dataset, chosen.tolist())
+
+
+def one_readable(dataset: Dataset, /) -> Batch:
+    """The first cell that can be read, of the first hundred.
+
+    :raises Exception: what the first raises, if none can.
+    """
+    rows = range(min(len(dataset.table), _TRIED))
+    return dataset.read([next((row for row in rows if _can_read(dataset, row)), 0)])
+
+
+def those_readable(dataset: Dataset, rows: Sequence[int], /) -> Batch:
+    """The cells of these rows, without those that cannot be read.
+
+    :raises Exception: what the first raises, if none can.
+    """
+    try:
+        return dataset.read(rows)
+    except Exception:
+        good = [row for row in rows if _can_read(dataset, row)]
+        if not good:
+            raise
+        return dataset.read(good)
+
+
+def _can_read(dataset: Dataset, row: int) -> bool:
+    try:
+        dataset.read([row])
+    except Exception:  # noqa: BLE001  # told where its own row is computed
+        return False
+    return True
 
 
 def check_pool(pool: Batch, batch: Batch, /) -> None:

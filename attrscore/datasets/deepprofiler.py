@@ -216,15 +216,16 @@ class DeepProfiler:
                         "used."
                     )
                 tiles = self._check(name, shape)
+                first = _tiles(self._open(name)) if shape is None else None
             except DataError as error:
                 if self.on_bad_file == "raise":
                     raise
                 key = f"{name}.png"
                 skipped[key if key not in skipped else f"{key}, row {row}"] = str(error)
                 continue
-            if shape is None:
+            if first is not None:
                 # at once, not cell by cell: an export without outlines has no mask at all
-                _mask(_tiles(self._open(name))[-1], f"{name}.png")
+                _mask(first[-1], f"{name}.png")
             shape = tiles
             kept.append(row)
         if shape is None:

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from attrscore.cli import main
 from attrscore.datasets import DeepProfiler
 from attrscore.errors import ConfigError, DataError
 from attrscore.registry import DATASETS
+from attrscore.store import read_scores
 
 
 def crop(seed, size=12, channels=3):
@@ -184,6 +186,26 @@ def test_a_bad_file_is_skipped_with_its_reason_or_raised(export, kind):
     with pytest.raises(DataError, match=REASONS[kind]) as told:
         export.cells(on_bad_file="raise").table  # noqa: B018
     assert str(told.value) == why
+
+
+def test_a_run_goes_on_without_a_cell_that_cannot_be_read(export, tmp_path, monkeypatch, capsys):
+    for number in range(4):
+        export.add("P/A01/1", number % 2, number, 1, seed=number)
+    path = export.root / export.rows[0]["Image_Name"]  # the very first
+    whole = path.read_bytes()
+    path.write_bytes(whole[:60] + bytes(90) + whole[150:])
+    monkeypatch.chdir(tmp_path)
+    arguments = ["dataset=deepprofiler", f"dataset.path='{export.root}'"]
+    # the check of masks looks at the first file; this one is damaged, so it is skipped there
+    assert main(["inspect", *arguments]) == 3
+    export.rows[:2] = export.rows[1::-1]  # now it is the second
+    export.table()
+    assert main(["inspect", *arguments]) == 0
+    assert main([*arguments, "scorer=[grad_camo,swap]"]) == 3
+    scores = read_scores("results").set_index("id")
+    assert scores["status"].to_dict()["P/A01/1/0@0x1"] == "unreadable"
+    assert (scores["status"] == "unreadable").sum() == 1
+    assert "1 of 4 rows are unreadable" in capsys.readouterr().err
 
 
 def test_a_file_damaged_in_the_middle_is_told_when_it_is_read(export):
