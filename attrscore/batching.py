@@ -86,6 +86,8 @@ def as_batch(item: Any, /, *, items: Items = None, first: int = 0) -> Batch:
     meta = {**(named.pop("meta", None) or {}), **meta}
     if named.get("label") is not None:
         named["label"] = _labels(named["label"])
+    if named.get("spacing") is not None:
+        named["spacing"] = _spacing(named["spacing"])
     ids = named.pop("ids", None)
     others = named.pop("others", None)
     return Batch(
@@ -185,6 +187,17 @@ def _region(value: Any, name: str, inputs: Tensor) -> Tensor:
         )
     whole = not region.is_floating_point() and region.numel() > 0 and region.dtype != torch.bool
     return region.bool() if whole and 0 <= int(region.min()) <= int(region.max()) <= 1 else region
+
+
+def _spacing(value: Any) -> tuple[float, ...]:
+    """Of the whole batch; samples that each say it are stacked, and must agree."""
+    each = [np.unique(np.asarray(axis)) for axis in value]
+    if any(len(found) != 1 or found.dtype.kind not in "iuf" for found in each):
+        raise DataError(
+            f"spacing must be one number of micrometres an axis, the same for all cells of a "
+            f"batch; given: {value}."
+        )
+    return tuple(float(found[0]) for found in each)
 
 
 def _labels(value: Any) -> Tensor:

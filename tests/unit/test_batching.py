@@ -112,6 +112,8 @@ def test_columns_ids_and_further_fields_are_kept():
     assert batch.ids == tuple(f"cell {row}" for row in range(6))
     assert batch.meta["Metadata_Well"] == [f"A0{row}" for row in range(6)]
     assert batch.regions["cell"].dtype == torch.bool
+    stacked = as_batch({"inputs": INPUTS, "cell": CELL, "spacing": torch.full((2, 6), 0.25)})
+    assert stacked.spacing == (0.25, 0.25)
     more = {"stains": ("DNA", "ER"), "spacing": (0.5, 0.5), "others": [LABEL], "neighbours": ~CELL}
     batch = as_batch({"inputs": INPUTS, "cell": CELL, **more})
     assert (batch.stains, batch.spacing, len(batch.others)) == (("DNA", "ER"), (0.5, 0.5), 1)
@@ -154,6 +156,11 @@ def test_inputs_of_any_type(dtype):
         ([{"cell": CELL}], None, "A batch needs inputs; given: cell"),
         ([(INPUTS, CELL.int() * 7)], None, "region 'cell' must be bool or lie within"),
         ([(INPUTS, CELL, LABEL + 0.5)], None, "label must be integers"),
+        (
+            [{"inputs": INPUTS, "cell": CELL, "spacing": [(1, 2), (1, 1)]}],
+            None,
+            "spacing must be one",
+        ),
         ([(np.full((1, 1, 4, 4), "x"), CELL)], None, "inputs must be numbers"),
     ],
 )

@@ -123,6 +123,20 @@ def test_a_window_decodes_only_the_tiles_that_it_touches(root, monkeypatch):
     assert decoded == [0, 4]
 
 
+def test_a_compression_that_needs_another_package_says_which(root, monkeypatch):
+    tifffile.imwrite(root / "a.tif", pixels((40, 50)), compression="zlib")
+    image = open_image(root / "a.tif")
+
+    def without_codec(data, index):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(image.stored.pixels.keyframe, "decode", without_codec)
+    with pytest.raises(
+        DataError, match="'a.tif' cannot be read as a TIFF.*pip install imagecodecs"
+    ):
+        image.read()
+
+
 def test_imagej_names_axes_and_voxels(root):
     array = pixels((3, 40, 50))
     told = {"axes": "ZYX", "unit": "um", "spacing": 1.5}
