@@ -25,6 +25,7 @@ from attrscore.datasets.shards import shard_of
 from attrscore.engine import run
 from attrscore.errors import ConfigError, DataError, choose, did_you_mean
 from attrscore.heat import HeatOptions
+from attrscore.hiding import Hidden
 from attrscore.layers import LayoutOptions, device_of, in_precision
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
@@ -68,6 +69,7 @@ class Parts:
     labels: Mapping[str, str]
     job: store.Job
     settings: Mapping[str, Any]
+    hidden: Hidden
 
     @cached_property
     def pool(self) -> Batch | None:
@@ -224,6 +226,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
 
     :raises AttrscoreError: the first thing that does not fit, in one sentence.
     """
+    hidden = Hidden(settings.get("environment", {}))
     methods = plugins_of(METHODS, settings)
     scorers = plugins_of(SCORERS, settings)
     target = plugin_of(TARGETS, settings)
@@ -301,8 +304,9 @@ def build(settings: Mapping[str, Any]) -> Parts:
         scorers={key: plugin for key, (plugin, _) in scorers.items()},
         chosen=chosen,
         labels=_labels(settings),
-        job=store.Job(base, conditions, len(dataset.table), PART_ROWS),
+        job=store.Job(hidden.identity(base), conditions, len(dataset.table), PART_ROWS),
         settings=settings,
+        hidden=hidden,
     )
     return replace(parts, job=replace(parts.job, part_rows=_part_rows(parts, first)))
 
@@ -315,16 +319,17 @@ def plugins_of(
     nodes = settings.get(kind) or {}
     if not nodes:
         raise ConfigError(f"No {kind} is chosen: {kind}=[...]. See: attrscore plugins")
+    hidden = Hidden(settings.get("environment", {}))
     built = {key: build_plugin(registry, key, node, trust) for key, node in nodes.items()}
     return {
-        key: (plugin, _with_pool(record, settings) if needs_pool(plugin) else record)
+        key: (plugin, replace(record, options=hidden.identity(_known(plugin, record, settings))))
         for key, (plugin, record) in built.items()
     }
 
 
-def _with_pool(record: store.Plugin, settings: Mapping[str, Any]) -> store.Plugin:
-    """The numbers of these, and of no other plugin of the job, depend on the pool."""
-    return replace(record, options={**record.options, "pool": settings["pool"]})
+def _known(plugin: Any, record: store.Plugin, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options; the numbers of those that take some, and of no other plugin, depend on the pool."""
+    return {**record.options, **({"pool": settings["pool"]} if needs_pool(plugin) else {})}
 
 
 def plugin_of(registry: Registry, settings: Mapping[str, Any], /) -> Any:

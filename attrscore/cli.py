@@ -160,7 +160,7 @@ def _job(cfg: DictConfig) -> Told:
                 told=terminal.say_findings,
                 progress=terminal.stderr().print,
             )
-        finished.remember(place, outcome.job, outcome.dataset)
+        finished.remember(place, outcome.job, outcome.dataset, settings)
         return Told(_show(outcome, settings, sweep=sweep))
     except EmptyShardError as error:
         terminal.stderr().print(str(error), soft_wrap=True)

@@ -6,9 +6,10 @@ With ``cli``, the only module that knows Hydra.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,44 @@ class PrivateSweep(Callback):
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers, nothing missing."""
+    """The configuration as plain containers, nothing missing.
+
+    ``environment`` is added: texts that were made with the environment -> as they were written.
+    """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
+    written = list(_texts(OmegaConf.to_container(cfg, resolve=False)))
+    known = {
+        os.environ[name]: f"${{oc.env:{name}}}"
+        for text in written
+        for name in re.findall(r"oc\.env:\s*([^\s,}]+)", text)
+        if name in os.environ
+    }
+    pairs = zip(_texts(plain), written, strict=True)
+    made = {
+        text: as_written
+        for text, as_written in pairs
+        if "${" in as_written and any(value and value in text for value in known)
+    }
     settings = dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+    settings["environment"] = known | made
     if settings.get("output") is None and isinstance(model := settings.get("model"), dict):
         settings["output"] = model.get("output")  # as the model's own configuration says
     return settings
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every leaf as text, in order."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    else:
+        yield str(value)
 
 
 def unresolved(overrides: Any) -> list[str]:

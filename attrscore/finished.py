@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from attrscore import store
+from attrscore.hiding import Hidden
 from attrscore.registry import REGISTRIES
 from attrscore.store.commit import commit, make_folder
 
@@ -103,13 +104,15 @@ def finished(place: Path | None, settings: Mapping[str, Any], /) -> Finished | N
     return Finished(results, store.read_scores(*store.folders_of(results, job)), dataset)
 
 
-def remember(place: Path | None, job: store.Job, dataset: Dataset, /) -> None:
+def remember(
+    place: Path | None, job: store.Job, dataset: Dataset, settings: Mapping[str, Any], /
+) -> None:
     """Keep the identity of a job that has just been finished."""
     if place is None or place.exists():
         return
     told = {
         "identity": job.identity,
-        "skipped": dict(dataset.skipped),
+        "skipped": Hidden(settings["environment"]).texts(dict(dataset.skipped)),
         "left_out": dataset.left_out,
     }
     make_folder(place.parent)

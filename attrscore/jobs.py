@@ -150,6 +150,7 @@ class _Work:
             config=self.config,
             provenance=origin,
             readings={key: readings_of(each) for key, each in self.parts.scorers.items()},
+            hidden=self.parts.hidden,
         )
         ranges = writer.missing()
         self.total = sum(stop - start for start, stop in ranges)

@@ -90,7 +90,11 @@ def compute_again(
         writer = writers.get(each.folder.job.id)
         if writer is None:
             writer = writers[each.folder.job.id] = store.Writer(
-                results, each.folder.job, labels=parts.labels, carried=made.carried
+                results,
+                each.folder.job,
+                labels=parts.labels,
+                carried=made.carried,
+                hidden=parts.hidden,
             )
         writer.write_part(each.start, each.stop, made, existing="replace")
         yield writer, each

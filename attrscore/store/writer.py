@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from attrscore.errors import StoreError, preview
+from attrscore.hiding import Hidden
 from attrscore.store.again import Part
 from attrscore.store.commit import commit, make_folder, remove_leftovers
 from attrscore.store.crops import Crops
@@ -36,7 +37,7 @@ class Writer:
     text, references to the environment unresolved. ``provenance`` is what else to keep of this
     run, in job.json and in each part: no times and no machines. ``carried`` names columns that are
     metadata though not called ``Metadata_...``. ``readings`` say how scores are to be read; None
-    leaves what is known.
+    leaves what is known. ``hidden`` knows what texts must not show.
 
     :raises StoreError: the folder cannot be written.
     """
@@ -51,8 +52,11 @@ class Writer:
         provenance: Mapping[str, Any] | None = None,
         carried: Collection[str] = (),
         readings: Mapping[str, Mapping[str, Any]] | None = None,
+        hidden: Hidden | None = None,
     ) -> None:
         self.job = job
+        self._hidden = hidden or Hidden({})
+        labels = self._hidden.texts(dict(labels))
         self.folder = Path(folder) / JOBS / job.id
         self._carried = frozenset(carried)
         self._provenance = dict(provenance or {})
@@ -121,9 +125,10 @@ class Writer:
         if existing == "keep" and path.exists():
             return path
         if "reason" in table:
-            table = table.assign(reason=_cut(table["reason"]))
+            table = table.assign(reason=self._told(table["reason"]))
         if traces is not None:
-            traces = traces.assign(reason=_cut(traces["reason"]))
+            traceback_told = traces["traceback"].map(self._hidden.text)
+            traces = traces.assign(reason=self._told(traces["reason"]), traceback=traceback_told)
         data = encode(
             self.job,
             table,
@@ -168,7 +173,7 @@ class Writer:
             "notes": list(getattr(error, "__notes__", [])),
             "traceback": "".join(traceback.format_exception(error)),
         }
-        text = json.dumps(told, indent=1, ensure_ascii=False)
+        text = json.dumps(self._hidden.texts(told), indent=1, ensure_ascii=False)
         with contextlib.suppress(StoreError):  # a full disk: the error itself is on its way
             commit(self.folder / FAILED, text.encode("utf-8", "backslashreplace"))
             self._log(run)
@@ -181,7 +186,7 @@ class Writer:
     def _log(self, run: Mapping[str, Any] | None) -> None:
         folder = JobFolder.read(self.folder)  # another process may have written to it
         known = {**folder.known, **self._known}
-        runs = [*folder.runs, *([] if run is None else [run])]
+        runs = [*folder.runs, *([] if run is None else [self._hidden.texts(run)])]
         replace(folder, known=known, runs=runs).write()
 
     def _forget(self, name: str) -> None:
@@ -190,6 +195,15 @@ class Writer:
         if name in folder.known:
             known = {part: told for part, told in folder.known.items() if part != name}
             replace(folder, known=known).write()
+
+    def _told(self, reasons: pd.Series[Any]) -> pd.Series[Any]:
+        """What may be told, at most 500 characters: a column is as wide as its longest text."""
+
+        def told(text: str) -> str:
+            text = self._hidden.text(text)
+            return text if len(text) <= MOST_REASON else f"{text[: MOST_REASON - 1]}…"
+
+        return reasons.map(told, na_action="ignore")
 
     def _check(self, table: pd.DataFrame, cells: int) -> None:
         absent = [name for name in ("id", "method", "layer") if name not in table]
@@ -208,11 +222,3 @@ class Writer:
             )
         if table["id"].nunique() > cells:
             raise StoreError(f"The table has {table['id'].nunique()} cells in a range of {cells}.")
-
-
-def _cut(reasons: pd.Series[Any]) -> pd.Series[Any]:
-    """Texts of at most 500 characters: a column is as wide as its longest text."""
-    return reasons.map(
-        lambda text: text if len(text) <= MOST_REASON else f"{text[: MOST_REASON - 1]}…",
-        na_action="ignore",
-    )

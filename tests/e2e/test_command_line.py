@@ -317,6 +317,41 @@ def test_secrets_of_the_environment_stay_out_of_files(monkeypatch, tmp_path):
     assert main(["reproduce", str(part)]) == 1
 
 
+LEAKY = """
+import torch
+from dataclasses import dataclass
+from attrscore.core import InputSpec
+from attrscore.models.tiny import TinyCNN
+def make(token):
+    return TinyCNN()(InputSpec(3, (32, 32), 2))
+@dataclass(frozen=True)
+class Login:
+    token: str
+    def __call__(self, heat, run, /):
+        raise ValueError(f"cannot log in with {self.token}")
+"""
+
+
+def test_secrets_that_plugins_take_and_tell_stay_out_of_files(monkeypatch, tmp_path, capsys):
+    (tmp_path / "leaky.py").write_text(LEAKY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    token = "token='Bearer ${oc.env:LAB_TOKEN}'"
+    command = [*SMALL, "trust=[leaky]", "model=factory", "model.target=leaky.make", "results=out"]
+    command += ["+scorer.login._target_=leaky.Login", f"+scorer.login.{token}"]
+    command += [f"+model.options.{token}"]
+    for secret in ("s3cr3t-t0ken", "an0ther-t0ken"):
+        monkeypatch.setenv("LAB_TOKEN", secret)
+        assert main(command) == 3
+        assert secret not in capsys.readouterr().err
+        files = [path for path in Path("out").rglob("*") if path.is_file()]
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+    scores = attrscore.read_scores("out")
+    assert set(scores["reason"].str.extract("(log in with.*)")[0]) == {
+        "log in with Bearer ${oc.env:LAB_TOKEN}"
+    }
+    assert len(list(Path("out/jobs").iterdir())) == 2  # the value still names what it made
+
+
 def test_what_cannot_be_explained_becomes_rows_and_the_rest_still_runs(capsys):
     settings = [
         "model=monai_efficientnet",
