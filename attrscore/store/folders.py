@@ -30,6 +30,8 @@ __all__ = [
 
 JOBS, JOB, FAILED = "jobs", "job.json", "failed.json"
 MOST_RUNS = 100
+MOST_BYTES = 256 * 2**20
+"""Of a job.json."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +188,13 @@ def without_keep(base: Mapping[str, Any], /) -> dict[str, Any]:
 def told_by(folder: Path) -> dict[str, Any]:
     """What a folder's job.json says."""
     try:
+        size = (folder / JOB).stat().st_size
+        if size > MOST_BYTES:
+            raise StoreError(f"{folder / JOB} has {size} bytes; none of ours has so many.")
         told: dict[str, Any] = json.loads((folder / JOB).read_bytes())
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is no job folder: it has no {JOB}.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(folder, error) from error
     return told
 

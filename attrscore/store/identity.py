@@ -12,12 +12,15 @@ from typing import Any
 
 from attrscore.errors import ConfigError, StoreError
 
-__all__ = ["SCHEMA", "Condition", "Job", "Plugin", "canonical", "flatten", "identify"]
+__all__ = ["MOST_PARTS", "SCHEMA", "Condition", "Job", "Plugin", "canonical", "flatten", "identify"]
 
 SCHEMA = 1
 """Version of the on-disk format; a reader refuses newer ones."""
 
 Range = tuple[int, int]
+
+MOST_PARTS = 1_000_000
+"""Of a job: what claims more is forged, or should be sharded."""
 
 
 def canonical(value: Any, /) -> str:
@@ -136,6 +139,11 @@ class Job:
         if self.rows < 0 or self.part_rows < 1:
             raise ConfigError(
                 f"A job needs rows >= 0 and part_rows >= 1; given: {self.rows}, {self.part_rows}."
+            )
+        if self.rows > MOST_PARTS * self.part_rows:
+            raise ConfigError(
+                f"{self.rows} rows in parts of {self.part_rows} are more than {MOST_PARTS} parts; "
+                "cut the dataset into shards."
             )
         for kind in ("method", "scorer"):
             known: dict[str, Plugin] = {}

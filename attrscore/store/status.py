@@ -13,7 +13,7 @@ from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
 from attrscore.store.commit import leftovers
 from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, open_conditions, told_by
-from attrscore.store.identity import SCHEMA, Range, newer
+from attrscore.store.identity import MOST_PARTS, SCHEMA, Range, newer
 from attrscore.store.outcomes import FAILURES, Failed, Tally, add_up, tally
 from attrscore.store.parts import columns_of, opened, part_ranges, read_columns
 from attrscore.store.places import Location
@@ -123,6 +123,10 @@ def provenance_of(path: Location, /) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         return told_by(path)
+    if path.suffix == ".csv":
+        raise StoreError(f"{path}: CSV cannot tell how it was made; collect to .h5 or .parquet.")
+    if path.suffix == ".parquet":
+        return _of_parquet(path)
     with opened(path) as file:
         found = {name: _attribute(file, name) for name in sorted(file.attrs)}
         if "jobs" in file:
@@ -196,6 +200,8 @@ def _name(base: Mapping[str, Any], kind: str) -> str:
 
 
 def _ranges(rows: int, part_rows: int) -> set[Range]:
+    if part_rows < 1 or not 0 <= rows <= MOST_PARTS * part_rows:
+        raise StoreError(f"It claims {rows} rows in parts of {part_rows}.")
     return {(start, min(start + part_rows, rows)) for start in range(0, rows, part_rows)}
 
 
@@ -223,7 +229,7 @@ def _stopped(path: Path) -> tuple[str, str]:
         notes = "".join(f" ({note})" for note in told.get("notes", ()))
         first = (str(told["message"]).splitlines() or [""])[0]
         return str(told.get("kind", "error")), f"{told['type']}: {first}{notes}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return "error", f"{path / FAILED} is damaged ({error})."
 
 
@@ -232,6 +238,20 @@ def _attribute(file: Any, name: str) -> Any:
     if name in ("identity", "provenance"):
         return json.loads(str(value))
     return value.item() if hasattr(value, "item") else value
+
+
+def _of_parquet(path: Path) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        jobs = json.loads(metadata[b"attrscore.jobs"])
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(
+            f"{path} is damaged or was not written by attrscore; write it anew with attrscore "
+            "collect."
+        ) from error
+    return {"content": "merged", "jobs": jobs}
 
 
 def _jobs_of_merged(file: Any) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from attrscore.errors import AttrscoreError
+from attrscore.errors import AttrscoreError, StoreError
 from attrscore.store import Comparison, JobFolder
+from attrscore.store.places import Found
 
 __all__ = ["reproduce"]
 
@@ -18,7 +19,7 @@ OK, FAILED, INCOMPLETE = 0, 1, 3
 
 
 def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str, Any]]) -> int:
-    """Run a job, or the rows of one of its files, again from its stored configuration; compare.
+    """Run jobs, or the rows of one of their files, again from their configuration; compare.
 
     ``settings_of`` makes settings of the text of a configuration. Nothing that exists is changed.
     Relative paths in the configuration start from the working folder.
@@ -28,24 +29,31 @@ def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str
         description=(reproduce.__doc__ or "").partition("\n")[0],
         epilog="example: attrscore reproduce results/jobs/0123456789abcdef",
     )
-    parser.add_argument("path", type=Path, help="the folder of a job, or one of its files")
+    parser.add_argument("path", type=Path, help="a folder of results or of a job, or a part")
     path = parser.parse_args(list(arguments)).path
     from attrscore import terminal
-
-    found = _reproduced(path, settings_of)
-    terminal.say_comparison(found)
-    return {"identical": OK, "differs": INCOMPLETE, "impossible": FAILED}[found.verdict]
-
-
-def _reproduced(path: Path, settings_of: Callable[[str], Mapping[str, Any]]) -> Comparison:
-    from attrscore.store.compare import compare, moved
     from attrscore.store.places import find
+
+    jobs = [found for found in find([path])[0] if found.parts]
+    if not jobs:
+        raise StoreError(
+            f"{path} holds no part of a job, which is what can be run again; a merged file names "
+            "the jobs that it was made of: attrscore status"
+        )
+    verdicts = []
+    for found in jobs:
+        told = _reproduced(found, settings_of)
+        if len(jobs) > 1:
+            told = replace(told, sentence=f"{found.folder.job.id}: {told.sentence}")
+        terminal.say_comparison(told)
+        verdicts.append(told.verdict)
+    return max({"identical": OK, "differs": INCOMPLETE, "impossible": FAILED}[v] for v in verdicts)
+
+
+def _reproduced(found: Found, settings_of: Callable[[str], Mapping[str, Any]]) -> Comparison:
+    from attrscore.store.compare import compare, moved
     from attrscore.store.tables import read_part_table
 
-    jobs, _ = find([path])
-    if len(jobs) != 1:
-        return _impossible(f"{path} holds {len(jobs)} jobs; name the folder of one, or its file.")
-    found = jobs[0]
     folder = found.folder
     try:
         from attrscore.assembly import build  # loads torch
@@ -66,6 +74,8 @@ def _reproduced(path: Path, settings_of: Callable[[str], Mapping[str, Any]]) -> 
     stored = pd.concat(map(read_part_table, found.parts.values()), ignore_index=True)
     again = _again(folder, parts, list(found.parts))
     told = compare(stored, again)
+    if told.verdict == "differs" and "scored_from" in folder.provenance:
+        changed["kept maps"] = "its scores were made from them, and they are rounded to float16"
     return replace(told, differences={**told.differences, **changed})
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 
 from attrscore.errors import StoreError
-from attrscore.store import read_part, verify
+from attrscore.store import read_part, read_scores, status_of, verify
 from attrscore.store.parts import opened
 from attrscore.store.verify import _read_all
 
@@ -139,8 +139,6 @@ def test_damaged_job_files_are_one_sentence(tmp_path):
     folder = tmp_path / "jobs" / source.parent.name
     folder.mkdir(parents=True)
     shutil.copy(part, folder)
-    from attrscore.store import read_scores, status_of
-
     for _ in range(MUTATIONS):
         (folder / "job.json").write_bytes(mutated(source.read_bytes(), chance))
         (state,) = status_of(tmp_path)
@@ -153,6 +151,36 @@ def test_damaged_job_files_are_one_sentence(tmp_path):
         assert "\n" not in told
         assert state.path == folder
     print("job.json", dict(counts))
+
+
+def forged(**changes):
+    told = json.loads(next(DATA.glob("jobs/*/job.json")).read_text())
+    return json.dumps({**told, "identity": {**told["identity"], **changes}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000 + "]" * 200_000,
+        forged(rows=10**15, part_rows=1),  # a set of so many ranges would fill any memory
+        forged(rows=-5),
+        forged(part_rows=0),
+        forged(rows="four"),
+        forged(conditions=17),
+    ],
+    ids=["nested", "many parts", "negative", "no part rows", "text", "no conditions"],
+)
+def test_forged_job_files_are_one_sentence(text, tmp_path):
+    source = next(DATA.glob("jobs/*/job.json")).parent
+    folder = shutil.copytree(source, tmp_path / "jobs" / source.name)
+    (folder / "job.json").write_text(text)
+    (state,) = status_of(tmp_path)
+    assert state.stopped == "damaged"
+    assert "\n" not in state.reason
+    with pytest.raises(StoreError, match="cannot be used|damaged") as error:
+        read_scores(tmp_path)
+    assert "\n" not in str(error.value)
+    assert verify(tmp_path).problems
 
 
 if __name__ == "__main__":

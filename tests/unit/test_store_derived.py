@@ -218,6 +218,12 @@ def test_the_verbs_tell(tmp_path, capsys, monkeypatch):
     part = writer.folder / "000000000-000000002.h5"
     assert main(["status", str(part)]) == 0
     assert "identity:" in capsys.readouterr().out
+    for name in ("all.h5", "all.parquet", "all.csv"):
+        assert main(["collect", "results", "-o", name, "--figures", "none"]) == 0
+        capsys.readouterr()
+        assert main(["status", name]) == (1 if name.endswith("csv") else 0)
+        told = capsys.readouterr()
+        assert "CSV cannot tell" in told.err if name.endswith("csv") else job().id in told.out
     writer.write(0, 2, table(job(), 0, 2).assign(status="error", reason="why"), existing="replace")
     writer.succeed()
     assert main(["status", "results"]) == 3
