@@ -154,7 +154,7 @@ def _of_job(path: Path) -> JobStatus:
         told = told_by(path)
         identity = _of_this_schema(told["identity"])
         base, labels = identity["base"], told["labels"]
-        conditions = identity["conditions"]
+        conditions = [(c["method"]["key"], c["layer"]) for c in identity["conditions"]]
         ranges = _ranges(int(identity["rows"]), int(identity["part_rows"]))
         done = part_ranges(sizes) & ranges
         known = told.get("parts", {})
@@ -166,7 +166,7 @@ def _of_job(path: Path) -> JobStatus:
         why = str(error) if isinstance(error, StoreError) else f"{path / JOB} is damaged ({error})."
         return JobStatus(path, path.name, stopped="damaged", reason=why, leftovers=leftover)
     broken = {(f.method, f.layer) for f in total.failures if f.status in FAILURES}
-    failed = sum((c["method"]["key"], c["layer"]) in broken for c in conditions)
+    failed = sum(place in broken for place in conditions)
     if stopped and stopped != "interrupted":
         failed = len(conditions)
     elif not stopped and len(done) < len(ranges):
