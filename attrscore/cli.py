@@ -12,10 +12,11 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -122,6 +123,7 @@ def _run(arguments: Sequence[str], run_one: Callable[[DictConfig], Told] | None 
         return told
 
     job.codes = codes  # type: ignore[attr-defined]  # in a worker it is a copy: sweep_ended fills it
+    job.known = _known if run_one is _job else _unknown  # type: ignore[attr-defined]  # the sweeper asks it
     register_installed(arguments)
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and main() makes a sentence of it
@@ -142,10 +144,13 @@ def _job(cfg: DictConfig) -> Told:
         settings = settings_of(cfg)
         _warn_of_random_weights(settings)
         from attrscore import finished, terminal
+        from attrscore.commands import remember_command
 
-        place = finished.place_of(settings)
+        place, command = finished.place_of(settings), _command(cfg)  # as files are before it runs
+        written = OmegaConf.to_container(cfg, resolve=False)
         there = finished.finished(place, settings)
         if there is not None:
+            remember_command(command, written)
             return Told(_show(there, settings, sweep=sweep))
         from attrscore.jobs import run_job  # loads torch
 
@@ -161,6 +166,7 @@ def _job(cfg: DictConfig) -> Told:
                 progress=terminal.stderr().print,
             )
         finished.remember(place, outcome.job, outcome.dataset, settings)
+        remember_command(command, written)
         return Told(_show(outcome, settings, sweep=sweep))
     except EmptyShardError as error:
         terminal.stderr().print(str(error), soft_wrap=True)
@@ -172,6 +178,41 @@ def _job(cfg: DictConfig) -> Told:
             raise
         traceback.print_exc()
         return Told(FAILED, f"{type(error).__name__}: {error}")
+
+
+def _command(cfg: DictConfig) -> Path | None:
+    """Where the configuration of this job is kept once it is finished; None outside of a sweep."""
+    told = HydraConfig.get()
+    if told.mode is not RunMode.MULTIRUN:
+        return None
+    return _place(str(cfg.results), unresolved(told.overrides.task), told.runtime.config_sources)
+
+
+def _place(results: str, overrides: Sequence[str], sources: Iterable[Any]) -> Path | None:
+    from attrscore.commands import place_of_command
+
+    where = [(each.schema, each.path, each.provider) for each in sources]
+    return place_of_command(results, overrides, where)
+
+
+def _known(results: str, overrides: Sequence[str], sources: Iterable[Any]) -> Told | None:
+    """What a job of a sweep came to, if it is finished, found without composing it."""
+    from attrscore import finished
+    from attrscore.commands import told_of_command
+
+    config = told_of_command(_place(results, overrides, sources))
+    if config is None:
+        return None
+    try:
+        settings = settings_of(OmegaConf.create(config))
+        left_out = finished.incomplete(finished.place_of(settings), settings)
+    except (AttrscoreError, OmegaConfBaseException, KeyError):
+        return None
+    return None if left_out is None else Told(INCOMPLETE if left_out else OK)
+
+
+def _unknown(*_: Any) -> None:
+    return None
 
 
 def _show(outcome: Outcome | Finished, settings: Mapping[str, Any], *, sweep: bool) -> int:

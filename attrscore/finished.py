@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from attrscore.core import Dataset
 
-__all__ = ["Finished", "finished", "place_of", "remember"]
+__all__ = ["Finished", "finished", "incomplete", "place_of", "remember", "state_of"]
 
 _SEEN_THROUGH = {
     "dataset": ("fields", "hdf5", "phantom"),
@@ -79,7 +79,7 @@ def place_of(settings: Mapping[str, Any], /) -> Path | None:
     packages = {point.dist.name for point in points if point.dist is not None}
     key = {
         "settings": asked,
-        "files": [_state(path) for path in sorted(files | code)],
+        "files": [state_of(path) for path in sorted(files | code)],
         "versions": {name: _version(name) for name in {*_DECIDING, *packages}},
     }
     return Path(settings["results"]) / "known" / f"{store.identify(key)}.json"
@@ -90,6 +90,42 @@ def finished(place: Path | None, settings: Mapping[str, Any], /) -> Finished | N
 
     A file whose content changed while size, date and inode did not is not noticed.
     """
+    known = _known(place, settings)
+    if known is None:
+        return None
+    job, dataset = known
+    results = Path(settings["results"])
+    return Finished(results, store.read_scores(*store.folders_of(results, job)), dataset)
+
+
+def incomplete(place: Path | None, settings: Mapping[str, Any], /) -> bool | None:
+    """Whether a finished job left something out, without reading its results; None as above.
+
+    None also where job.json does not tell how its rows ended, as after a kill.
+    """
+    known = _known(place, settings)
+    if known is None:
+        return None
+    job, dataset = known
+    wanted = set(job.conditions)
+    failed = False
+    for folder in store.serving(settings["results"], job):
+        places = {each.triple[:2] for each in wanted.intersection(folder.job.conditions)}
+        ended = [folder.known.get(folder.part(*span).name) for span in folder.done()]
+        if places and None in ended:
+            return None
+        failed |= any(
+            (method, layer) in places and status in store.FAILURES
+            for told in ended
+            for method, layer, status, *_ in (told or {}).get("failures", ())
+        )
+    return bool(dataset.skipped) or failed
+
+
+def _known(
+    place: Path | None, settings: Mapping[str, Any]
+) -> tuple[store.Job, SimpleNamespace] | None:
+    """The job that is remembered at a place, if nothing is left to do; and what it skipped."""
     if place is None or settings.get("rerun", "missing") != "missing":
         return None
     try:
@@ -98,10 +134,7 @@ def finished(place: Path | None, settings: Mapping[str, Any], /) -> Finished | N
         dataset = SimpleNamespace(skipped=dict(told["skipped"]), left_out=int(told["left_out"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not known any more
         return None
-    results = Path(settings["results"])
-    if store.missing_conditions(results, job):
-        return None
-    return Finished(results, store.read_scores(*store.folders_of(results, job)), dataset)
+    return None if store.missing_conditions(settings["results"], job) else (job, dataset)
 
 
 def remember(
@@ -140,7 +173,8 @@ def _files(text: str) -> Iterator[str]:
             yield found
 
 
-def _state(path: str) -> list[Any]:
+def state_of(path: str, /) -> list[Any]:
+    """Size, date and inode of a file, by which a change is noticed."""
     state = os.stat(path)  # noqa: PTH116
     return [path, state.st_size, state.st_mtime_ns, state.st_ino]
 

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FAILED", "INCOMPLETE", "INTERRUPTED", "OK", "USAGE", "Told", "sweep_ended"]
+__all__ = [
+    "FAILED",
+    "INCOMPLETE",
+    "INTERRUPTED",
+    "OK",
+    "USAGE",
+    "Told",
+    "say_finished",
+    "sweep_ended",
+]
 
 OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; something raised; the command is wrong; done, but something was left out;
@@ -23,6 +32,16 @@ class Told:
     code: int
     why: str = ""
     overrides: tuple[str, ...] = ()
+
+
+def say_finished(done: int, jobs: int, results: str, /) -> None:
+    """Say how many jobs of a sweep were not run, because nothing of them was left to do."""
+    from attrscore import terminal
+
+    terminal.stdout().print(
+        f"{done} of {jobs} jobs were finished before, in {results}; nothing was computed for them.",
+        soft_wrap=True,
+    )
 
 
 def sweep_ended(jobs: Sequence[Told], task: Callable[..., Any], /) -> None:

@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from attrscore.fusing import LISTED, Swept, combinations, fuse
-from attrscore.outcomes import FAILED, USAGE, Told, sweep_ended
+from attrscore.outcomes import FAILED, USAGE, Told, say_finished, sweep_ended
 from attrscore.registry import REGISTRIES, is_one_plugin
 from attrscore.workers import workers_known
 
@@ -79,9 +79,13 @@ class ToldSweeper(BasicSweeper):
         return self.launch(combinations(swept))
 
     def launch(self, jobs: Sequence[Sequence[str]]) -> list[JobReturn]:
-        """Run these jobs, at most ``max_batch_size`` at a time."""
+        """Run these jobs but for those that are finished, ``max_batch_size`` at a time at most."""
+        known = [self._known(job) for job in jobs]
+        todo = [list(job) for job, told in zip(jobs, known, strict=True) if told is None]
+        if len(todo) < len(jobs):
+            say_finished(len(jobs) - len(todo), len(jobs), str(self.config.results))
         done: list[JobReturn] = []
-        for batch in self.split_overrides_to_chunks(list(map(list, jobs)), self.max_batch_size):
+        for batch in self.split_overrides_to_chunks(todo, self.max_batch_size) if todo else ():
             self.validate_batch_is_legal(batch)
             with workers_known(self.config.hydra.launcher, len(batch)):
                 try:
@@ -89,7 +93,22 @@ class ToldSweeper(BasicSweeper):
                 except Exception as error:  # noqa: BLE001  # a worker died, its launcher gave up
                     done += [_lost(job, error) for job in batch]
             self.launched += len(batch)
-        return done
+        ran = iter(done)
+        return [
+            next(ran) if told is None else JobReturn(list(job), _return_value=told)
+            for job, told in zip(jobs, known, strict=True)
+        ]
+
+    def _known(self, job: Sequence[str]) -> Told | None:
+        """What a job came to that is finished."""
+        named = filter_overrides(job)
+        results = str(self.config.results)
+        if any(each.lstrip("+~").startswith("results=") for each in named):
+            given = [each for each in named if each.startswith("results=")]
+            if given != [f"results={results}"]:  # swept, or written in another way
+                return None
+        sources = self.config.hydra.runtime.config_sources
+        return self.task_function.known(results, named, sources)
 
 
 class FusedSweeper(ToldSweeper):

@@ -99,3 +99,46 @@ def test_weights_that_are_gone_are_trained_again(cells, capsys):
     assert main([*wanted, "train.learning_rate=0.01"]) == 0
     assert "training first" in capsys.readouterr().err
     assert jobs() == 2
+
+
+def test_a_finished_plain_sweep_is_known_without_composing_its_jobs(cells, capsys, monkeypatch):
+    Path("mine/heat").mkdir(parents=True)
+    own = Path("mine/heat/own.yaml")
+    own.write_text("channels: sum\nsign: positive\nresize: linear\nminmax: never\n")
+    sweep = ["-m", *cells, "method=grad_cam,saliency", "heat=own"]
+    sweep.append(f"hydra.searchpath=[file://{Path('mine').resolve()}]")
+    before = "2 of 2 jobs were finished before"
+    assert main(sweep) == 0
+    assert before not in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr("attrscore.cli._job", lambda _: pytest.fail("a job was composed"))
+        assert main(sweep) == 0
+        assert before in capsys.readouterr().out
+    (part, *_) = sorted(Path("results/jobs").glob("*/*.h5"))
+    kept = part.read_bytes()
+    part.unlink()
+    assert main(sweep) == 0
+    assert "1 of 2 jobs were finished before" in capsys.readouterr().out
+    assert part.read_bytes() == kept
+    own.write_text(own.read_text().replace("positive", "absolute"))
+    assert main(sweep) == 0
+    assert "finished before" not in capsys.readouterr().out
+    assert set(attrscore.read_scores("results")["heat.sign"]) == {"positive", "absolute"}
+    assert main([*sweep, "rerun=all"]) == 0
+    assert "finished before" not in capsys.readouterr().out
+
+
+def test_what_a_finished_sweep_left_out_is_told_each_time(cells, capsys):
+    sweep = ["-m", *cells, "method=grad_cam"]
+    assert main(sweep) == 0
+    (path,) = Path("results/jobs").glob("*/job.json")
+    told = json.loads(path.read_text())
+    (condition,) = told["identity"]["conditions"]
+    place = condition["method"]["key"], condition["layer"]
+    (part,) = told["parts"].values()
+    part["failures"] = [[*place, "out_of_memory", "too large", 1]]
+    path.write_text(json.dumps(told))
+    assert main(sweep) == 3
+    told = capsys.readouterr()
+    assert "1 of 1 jobs were finished before" in told.out
+    assert "of 1 jobs: 1 left something out" in told.err
