@@ -116,7 +116,7 @@ def campaign(place, damage, trials):
     ("damage", "trials"),
     [("truncated", TRUNCATIONS), ("flipped", FLIPS), ("mutated", MUTATIONS)],
 )
-def test_damage_is_found_or_harmless(damage, trials, tmp_path):
+def test_damage_is_found_or_harmless(damage, trials, tmp_path, record_property):
     done = subprocess.run(
         [sys.executable, __file__, tmp_path, damage, str(trials)],
         capture_output=True,
@@ -125,14 +125,14 @@ def test_damage_is_found_or_harmless(damage, trials, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    print(damage, trials, told["counts"])
+    record_property("counts", f"{trials} {damage}: {told['counts']}")
     assert sum(told["counts"].values()) == trials
     assert set(told["counts"]) <= {"refused", "harmless", "crash", "hang"}
     for name in told["bad"]:  # what fells a reader is a problem like any other for verify
         assert verify(tmp_path / name, seconds=SECONDS).problems
 
 
-def test_damaged_job_files_are_one_sentence(tmp_path):
+def test_damaged_job_files_are_one_sentence(tmp_path, record_property):
     source, chance = next(DATA.glob("jobs/*/job.json")), random.Random(0)
     (part,) = source.parent.glob("*.h5")
     counts = collections.Counter()
@@ -150,7 +150,7 @@ def test_damaged_job_files_are_one_sentence(tmp_path):
         counts["refused" if told else "read"] += 1
         assert "\n" not in told
         assert state.path == folder
-    print("job.json", dict(counts))
+    record_property("counts", f"{MUTATIONS} mutated job.json: {dict(counts)}")
 
 
 def forged(**changes):

@@ -43,7 +43,7 @@ def remount(place, option):
     subprocess.run(["mount", "-o", f"remount,{option}", place], check=True)
 
 
-def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_later(tmp_path):
+def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_later(tmp_path, record_property):
     with small_disk(tmp_path, "512k"):
         writer = Writer(tmp_path, JOB, labels=LABELS)
 
@@ -64,7 +64,8 @@ def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_later(tmp_path):
         fill(tmp_path, JOB)
         assert len(read_scores(tmp_path)) == 64
         found = {problem.kind for problem in verify(tmp_path).problems}
-        print(f"full after {written} parts; resumed: {len(JOB.ranges)} parts, problems: {found}")
+        told = f"full after {written} of {len(JOB.ranges)} parts; resumed: problems {len(found)}"
+        record_property("counts", told)
         assert not found
 
 
@@ -83,7 +84,7 @@ def test_a_merge_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
             assert names(tmp_path / "disk") == []
 
 
-def test_errors_at_any_byte_leave_what_was(tmp_path, monkeypatch):
+def test_errors_at_any_byte_leave_what_was(tmp_path, monkeypatch, record_property):
     chance, real = random.Random(0), os.write
     writer = Writer(tmp_path, JOB, labels=LABELS)
     failures = 0
@@ -107,7 +108,8 @@ def test_errors_at_any_byte_leave_what_was(tmp_path, monkeypatch):
             except StoreError:
                 failures += 1
                 assert names(writer.folder) == before
-    print(f"{failures} failures while {len(JOB.ranges)} parts were written")
+    told = f"{failures} failed writes while {len(JOB.ranges)} parts were written"
+    record_property("counts", told)
     assert failures
     assert len(read_scores(tmp_path)) == 64
     assert verify(tmp_path).problems == []

@@ -1,7 +1,8 @@
 """A sweep that is killed at any moment loses nothing, repeats nothing and leaves nothing wrong.
 
-Most kills hit a process that only writes (made-up scores, kept maps); it is forked from one that
-has imported everything, so that a hundred take seconds. A few hit the command line itself.
+A hundred kills hit a process that only writes (made-up scores, kept maps), so that most fall into a
+commit. Others hit a sweep that builds its network, attributes and scores; both are forked from one
+that has imported everything. A few hit the command line itself.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from attrscore.store import Condition, Job, Plugin, Writer, read_maps, read_scores, verify
 
-KILLS, CLI_KILLS = 100, 2
+KILLS, COMPUTING_KILLS, CLI_KILLS = 100, 40, 2
 ROWS, PART_ROWS = 480, 16  # 30 parts
 JOB = Job({"seed": 0}, (Condition(Plugin("m"), "layer", Plugin("s")),), ROWS, PART_ROWS)
 
@@ -91,23 +93,82 @@ def campaign(place):
     print(json.dumps(counts))
 
 
+def settings():
+    """Six jobs of a real sweep, four parts each."""
+    from attrscore import assembly
+    from attrscore.composition import configuration, settings_of
+
+    assembly.PART_ROWS = 4
+    shared = ["dataset.cells=16", "dataset.size=[16,16]", "batch_size=4", "figures=none"]
+    return [
+        settings_of(configuration([*shared, "keep=native", f"method={method}", f"layers={layer}"]))
+        for method in ("grad_cam", "hires_cam", "saliency")
+        for layer in ("features.3", "features.6")
+    ]
+
+
+def computing_campaign(place):
+    """Kills of a sweep that computes; the first is left alone, and the others must equal it."""
+    from attrscore.jobs import run_job
+
+    jobs, moments = settings(), random.Random(0)
+    counts = {"kills": 0, "sweeps": 0, "parts": 0, "lost": 0, "changed": 0}
+    known, longest = {}, 0.0
+    while counts["kills"] < COMPUTING_KILLS:
+        folder = Path(place, f"sweep{counts['sweeps']}")
+        began = time.monotonic()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for each in jobs:
+                    run_job({**each, "results": str(folder)})
+            finally:
+                os._exit(0)
+        if counts["sweeps"]:
+            time.sleep(moments.uniform(0, longest / 3))
+            os.kill(pid, signal.SIGKILL)
+        killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        counts["kills"] += killed
+        found = parts(folder)
+        counts["lost"] += len(known.keys() - found.keys())
+        counts["changed"] += sum(found[name] != known[name] for name in known.keys() & found.keys())
+        known = {} if not killed else found
+        if not killed:
+            longest = longest or time.monotonic() - began
+            counts["sweeps"] += 1
+            counts["parts"] += len(found)
+    for each in jobs:
+        run_job({**each, "results": str(folder)})
+    counts["sweeps"] += killed
+    counts["parts"] += len(parts(folder)) if killed else 0
+    first = read_scores(Path(place, "sweep0"))
+    for sweep in Path(place).iterdir():
+        pd.testing.assert_frame_equal(read_scores(sweep), first, check_exact=True)
+    print(json.dumps(counts))
+
+
 def start(*arguments):
     return subprocess.Popen([sys.executable, __file__, *map(str, arguments)])
 
 
-def test_a_hundred_kills(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "kills", "parts_each"),
+    [("campaign", KILLS, ROWS // PART_ROWS), ("computing", COMPUTING_KILLS, 5 * 4)],
+)
+def test_kills_at_random_moments(kind, kills, parts_each, tmp_path, record_property):
     done = subprocess.run(
-        [sys.executable, __file__, "campaign", tmp_path],
+        [sys.executable, __file__, kind, tmp_path],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
-    print(counts)
-    assert counts["kills"] == KILLS
+    record_property("counts", counts)
+    assert counts["kills"] == kills
     assert counts["lost"] == counts["changed"] == 0
-    assert counts["parts"] == counts["sweeps"] * ROWS // PART_ROWS
+    assert counts["parts"] == counts["sweeps"] * parts_each
     for sweep in tmp_path.iterdir():
         assert verify(sweep).problems == []
 
@@ -134,7 +195,7 @@ def sweep(folder):
     )
 
 
-def test_the_command_line_killed_and_started_twice_at_once(tmp_path):
+def test_the_command_line_killed_and_started_twice_at_once(tmp_path, record_property):
     moments = random.Random(1)
     known, killed = {}, 0
     for _ in range(CLI_KILLS):
@@ -150,7 +211,8 @@ def test_the_command_line_killed_and_started_twice_at_once(tmp_path):
         known = found
     resumed, *both = [sweep(tmp_path / name) for name in ("killed", "both", "both")]
     assert [process.wait() for process in (resumed, *both)] == [0, 0, 0]
-    print(f"{killed} kills of the command line, {len(known)} of 6 parts before the last start")
+    told = f"{killed} kills of the command line, {len(known)} of 6 parts before the last start"
+    record_property("counts", told)
     killed_rows, both_rows = (read_scores(tmp_path / name) for name in ("killed", "both"))
     pd.testing.assert_frame_equal(killed_rows, both_rows)
     assert len(both_rows) == 6 * 8
@@ -159,4 +221,5 @@ def test_the_command_line_killed_and_started_twice_at_once(tmp_path):
 
 
 if __name__ == "__main__":
-    {"write": write, "campaign": campaign}[sys.argv[1]](sys.argv[2])
+    tasks = {"write": write, "campaign": campaign, "computing": computing_campaign}
+    tasks[sys.argv[1]](sys.argv[2])
