@@ -279,9 +279,10 @@ def _inspect(arguments: Sequence[str]) -> int:
     Where dataset= is all that is said, show what it holds, and draw crops with their masks.
     """
     example = "model=monai_resnet dataset=phantom_3d 'method=[grad_cam,guided_grad_cam]'"
-    settings = composed("inspect", arguments, _inspect.__doc__, example)
+    as_json, arguments = "--json" in arguments, [a for a in arguments if a != "--json"]
+    settings = composed("inspect", arguments, _inspect.__doc__, example, "[--json] ")
     if verbs.about_dataset(arguments):
-        return verbs.inspect_dataset(settings)
+        return verbs.inspect_dataset(settings, as_json=as_json)
     from attrscore import terminal
     from attrscore.assembly import dataset_of, network, plugin_of, plugins_of
     from attrscore.engine import batches_of
@@ -295,13 +296,15 @@ def _inspect(arguments: Sequence[str]) -> int:
     batch = next(batches_of(dataset, batch_size=SAMPLE))
     found = survey(model, batch)
     spec = dataset.spec
-    terminal.stdout().print(
+    out = terminal.stderr() if as_json else terminal.stdout()
+    out.print(
         f"{settings['model']['name']} on {settings['dataset']['name']}: "
         f"{len(dataset.table)} cells, {spec.channels} channels, {' x '.join(map(str, spec.size))}, "
         f"{len(dataset.classes)} classes",
         soft_wrap=True,
     )
-    terminal.stdout().print(terminal.layer_table(found))
+    if not as_json:
+        out.print(terminal.layer_table(found))
     findings = preflight(
         model,
         batch,
@@ -311,14 +314,19 @@ def _inspect(arguments: Sequence[str]) -> int:
         output=settings["output"],
         heat=HeatOptions(**settings["heat"]),
     )
-    terminal.stdout().print(terminal.finding_table(findings))
+    if as_json:
+        told = {"network": asdict(found), "findings": list(map(asdict, findings))}
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+    else:
+        out.print(terminal.finding_table(findings))
     refused = any(finding.verdict == "refused" for finding in findings)
     return INCOMPLETE if terminal.say_skipped(dataset) or refused else OK
 
 
 def _plan(arguments: Sequence[str]) -> int:
     """Show what a run or a sweep would compute, what is done already, and what the rest takes."""
-    help_asked("plan", arguments, _plan.__doc__, "-m method=grad_cam,saliency layers=stages")
+    example = "-m method=grad_cam,saliency layers=stages"
+    help_asked("plan", arguments, _plan.__doc__, example, "[--json] [-m] ")
     from attrscore import terminal
 
     plans: list[Plan] = []

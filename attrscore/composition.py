@@ -99,10 +99,10 @@ def unresolved(overrides: Any) -> list[str]:
 
 
 def composed(
-    verb: str, arguments: Sequence[str], summary: str | None, example: str
+    verb: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
 ) -> dict[str, Any]:
     """The settings of a verb that builds a model or a dataset, from Hydra overrides."""
-    help_asked(verb, arguments, summary, example)
+    help_asked(verb, arguments, summary, example, options)
     return settings_of(configuration(arguments))
 
 
@@ -121,11 +121,14 @@ def options_from(arguments: Sequence[str]) -> dict[str, Any]:
     return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
 
 
-def help_asked(verb: str, arguments: Sequence[str], summary: str | None, example: str) -> None:
+def help_asked(
+    verb: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
+) -> None:
     """Print the help of a verb that takes Hydra overrides, and stop, where it is asked for."""
     if any(argument in ("-h", "--help") for argument in arguments):
         sys.stdout.write(
-            f"usage: attrscore {verb} [name=value ...]\n\n{inspect.cleandoc(summary or '')}\n\n"
+            f"usage: attrscore {verb} {options}[name=value ...]\n\n"
+            f"{inspect.cleandoc(summary or '')}\n\n"
             "The settings are those of attrscore itself (attrscore --help).\n"
             f"example: attrscore {verb} {example}\n"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +35,7 @@ __all__ = [
     "finding_table",
     "headline",
     "layer_table",
+    "means",
     "plan_table",
     "plugin_table",
     "progress",
@@ -54,6 +55,8 @@ __all__ = [
 ]
 
 MOST_JOBS = 20
+WIDE = 10_000
+"""Characters of a line that is never folded."""
 
 _DIAGNOSTICS = ("completeness_error", "conservation_error", "output_change")
 _SETTINGS = ("dataset", "heat", "method", "model", "scorer", "target")
@@ -68,9 +71,29 @@ class Advance(Protocol):
         ...
 
 
+class _Plain(Console):
+    """For files and pipes: nothing folded, no borders, a line a row."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does; a table without what is drawn around it."""
+        for each in objects:
+            if not isinstance(each, Table):
+                super().print(each, **options)
+                continue
+            each.box, each.pad_edge, each.padding = None, False, (0, 2, 0, 0)
+            for column in each.columns:
+                column.header = str(column.header).replace(".\n", ".").replace("\n", " ")
+            title, caption = each.title, each.caption
+            each.title = each.caption = None  # they would be folded to the width of the table
+            for part in (title, each, caption):
+                if part:
+                    super().print(part, highlight=False, soft_wrap=part is not each)
+
+
 def stdout() -> Console:
-    """Standard output; wide where it is piped, so that tables are not folded."""
-    return Console(width=None if sys.stdout.isatty() else 200)
+    """Standard output; plain where it is no terminal and no notebook."""
+    console = Console()
+    return console if console.is_terminal or console.is_jupyter else _Plain(width=WIDE)
 
 
 def stderr() -> Console:
@@ -113,11 +136,22 @@ def headline(scores: pd.DataFrame) -> str:
     return "grad_camo" if "grad_camo" in columns else columns[0]
 
 
-def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
-    """Mean of each scorer by model, method and layer, Grad-CAMO's chance and ceiling beside it.
+def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """What :func:`summary` shows, a mapping a row; a mean that is undefined is None."""
+    keys, first, columns = _shown(scores)
+    rows = []
+    for names, group in scores.groupby(keys, sort=False, observed=True, dropna=False):
+        row: dict[str, Any] = dict(zip(keys, map(str, names), strict=True))
+        row |= {"cells": len(group), "defined": int(group[first].notna().sum())}
+        for column in columns:
+            mean = float(group[column].mean())
+            row[column] = None if math.isnan(mean) else mean
+        rows.append(row)
+    return rows
 
-    Columns for which ``width`` characters leave no room are left out, but for the first score.
-    """
+
+def _shown(scores: pd.DataFrame) -> tuple[list[str], str, list[str]]:
+    """The columns that tell rows of a summary apart, the headline, and all that are averaged."""
     randomized = [str(c) for c in scores if str(c).startswith("model.randomize")]
     keys = ["model", *randomized, "dataset", "method", "layer"]
     if len(scores["target"].unique()) > 1:
@@ -125,13 +159,21 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
     first = headline(scores)
     beside = [f"{first}.{more}" for more in ("chance", "highest", "above_chance")]
     columns = [first, *(column for column in beside if column in scores)]
-    columns += [column for column in scorer_columns(scores) if column != first]
+    return keys, first, columns + [c for c in scorer_columns(scores) if c != first]
+
+
+def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
+    """Mean of each scorer by model, method and layer, Grad-CAMO's chance and ceiling beside it.
+
+    Columns for which ``width`` characters leave no room are left out, but for the first score.
+    """
+    keys, _, columns = _shown(scores)
     rows = [
         (
-            [*map(str, names), str(len(group)), str(group[first].notna().sum())],
-            [f"{group[column].mean():.3f}" for column in columns],
+            [str(row[key]) for key in (*keys, "cells", "defined")],
+            ["nan" if row[column] is None else f"{row[column]:.3f}" for column in columns],
         )
-        for names, group in scores.groupby(keys, sort=False, observed=True, dropna=False)
+        for row in means(scores)
     ]
     for count in range(len(columns), 0, -1):
         table = Table(title="mean over cells", title_justify="left", caption_justify="left")
@@ -139,8 +181,8 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
             table.add_column(key)
         for column in ("cells", "defined", *columns[:count]):
             table.add_column(column.replace(".", ".\n"), justify="right")
-        for names, means in rows:
-            table.add_row(*names, *means[:count])
+        for names, values in rows:
+            table.add_row(*names, *values[:count])
         notes = []
         if lower := [c for c in columns[:count] if reading_of(scores, c).better == "lower"]:
             notes.append(f"lower is better: {', '.join(lower)}")
@@ -154,7 +196,7 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
 
 def _natural_width(table: Table) -> int:
     """Characters that a table takes where nothing is folded."""
-    wide = Console(width=10_000)
+    wide = Console(width=WIDE)
     return Measurement.get(wide, wide.options, table).maximum
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "JobFolder",
     "folders_of",
     "missing_conditions",
+    "no_results",
     "open_conditions",
     "paths_in",
     "serving",
@@ -111,6 +112,16 @@ class JobFolder:
     def done(self) -> set[Range]:
         """The ranges whose parts exist, by listing the folder."""
         return part_ranges([part.name for part in paths_in(self.path)]) & set(self.job.ranges)
+
+
+def no_results(path: Path, /) -> StoreError:
+    """What to say where results are asked for and there are none."""
+    what = f"There is no file or folder {path}."
+    if path.exists():
+        what = f"{path} is no results folder: it holds neither {JOBS}/ nor {JOB}."
+    return StoreError(
+        f"{what} Runs of attrscore write into the folder results=, if not given: results."
+    )
 
 
 def missing_conditions(folder: str | os.PathLike[str], job: Job, /) -> tuple[Condition, ...]:

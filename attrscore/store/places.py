@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
-from attrscore.store.folders import JOB, JOBS, JobFolder
+from attrscore.store.folders import JOB, JOBS, JobFolder, no_results
 from attrscore.store.identity import Job
 from attrscore.store.parts import opened, part_ranges
 
@@ -43,7 +43,7 @@ def find(paths: Sequence[Location], /) -> tuple[list[Found], list[Path]]:
                     if part_ranges([part.name]):
                         found.parts.setdefault(part.name, part)
         elif not path.exists():
-            raise StoreError(f"There is no file or folder {path}.")
+            raise no_results(path)
         elif path.suffix == ".csv":
             raise StoreError(
                 f"{path}: CSV forgets the types of its columns; read it with pandas.read_csv, or "
@@ -65,7 +65,7 @@ def _job_folders(path: Path) -> Iterator[JobFolder]:
     # A folder without job.json is one that is being made: it can hold no part yet.
     folders = [each for each in sorted(inside.iterdir()) if (each / JOB).exists()]
     if not folders and inside == path and path.name != JOBS:
-        raise StoreError(f"{path} is no results folder: it holds neither {JOBS}/ nor {JOB}.")
+        raise no_results(path)
     yield from map(JobFolder.read, folders)
 
 

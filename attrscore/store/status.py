@@ -12,7 +12,15 @@ from typing import Any
 from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
 from attrscore.store.commit import leftovers
-from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, open_conditions, told_by
+from attrscore.store.folders import (
+    FAILED,
+    JOB,
+    JOBS,
+    JobFolder,
+    no_results,
+    open_conditions,
+    told_by,
+)
 from attrscore.store.identity import MOST_PARTS, SCHEMA, Range, newer
 from attrscore.store.outcomes import FAILURES, Failed, Tally, add_up, tally
 from attrscore.store.parts import columns_of, opened, part_ranges, read_columns
@@ -93,9 +101,9 @@ def status_of(folder: Location, /) -> list[JobStatus]:
         return [_of_job(path)]
     inside = path / JOBS if (path / JOBS).is_dir() else path
     if not inside.is_dir():
-        raise StoreError(f"There is no results folder {path}.")
+        raise no_results(path)
     if inside == path and path.name != JOBS:
-        raise StoreError(f"{path} is no results folder: it holds neither {JOBS}/ nor {JOB}.")
+        raise no_results(path)
     with os.scandir(inside) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir())
     jobs = [_of_job(inside / name) for name in names]

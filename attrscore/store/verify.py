@@ -16,7 +16,7 @@ from attrscore.errors import StoreError, preview
 from attrscore.store.child import GIB, ChildError, Tell, run_in_child
 from attrscore.store.columns import CHUNK_BYTES, check, escape, hard_links, read_attribute
 from attrscore.store.commit import leftovers, remove_leftovers
-from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, open_conditions
+from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, no_results, open_conditions
 from attrscore.store.parts import columns_of, job_of, opened, part_name, part_ranges, read_columns
 from attrscore.store.places import Location
 
@@ -61,7 +61,7 @@ def verify(path: Location, /, *, seconds: float = 60.0, memory: int = 2 * GIB) -
     """
     place = Path(path)
     if not place.exists():
-        raise StoreError(f"There is no file or folder {place}.")
+        raise no_results(place)
     folders = _folders(place)
     alone = [place] if place.is_file() else _derived(place)
     report = Report(jobs=len(folders), leftovers_removed=remove_leftovers([*folders, place]))
@@ -107,7 +107,7 @@ def _folders(place: Path) -> list[Path]:
         return [place]
     inside = place / JOBS if (place / JOBS).is_dir() else place
     if inside == place and place.name != JOBS:
-        raise StoreError(f"{place} is no results folder: it holds neither {JOBS}/ nor {JOB}.")
+        raise no_results(place)
     return sorted(each for each in inside.iterdir() if each.is_dir())
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ def about_dataset(overrides: Sequence[str], /) -> bool:
     return "dataset" in groups and not set(groups) & set(_OF_NETWORKS)
 
 
-def inspect_dataset(settings: Mapping[str, Any], /) -> int:
+def inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) -> int:
     """Print what a dataset holds, and draw some of its crops with their masks."""
     from attrscore import plots, terminal
     from attrscore.assembly import dataset_of
@@ -33,9 +36,13 @@ def inspect_dataset(settings: Mapping[str, Any], /) -> int:
     dataset = dataset_of(settings)
     batch = draw_pool(dataset, _SHOWN[dataset.spec.dimensions], seed=settings["seed"])
     found = contents(dataset, batch)
-    out = terminal.stdout()
-    out.print(terminal.contents_table(found))
-    out.print(terminal.counts_table(found))
+    out = terminal.stderr() if as_json else terminal.stdout()
+    if as_json:
+        told = {**asdict(found), "groups": found.groups.to_dict("records")}
+        sys.stdout.write(json.dumps(told, indent=1, default=str) + "\n")
+    else:
+        out.print(terminal.contents_table(found))
+        out.print(terminal.counts_table(found))
     if settings["figures"] == "all":
         name = settings["label"]["dataset"] or settings["dataset"]["name"]
         sheet = plots.contact_sheet(

@@ -36,7 +36,8 @@ def export(arguments: Sequence[str], settings_of: SettingsOf) -> int:
         epilog="example: attrscore export results/ --to csv --profiles profiles.parquet "
         "--on Metadata_Plate,Metadata_Well,Metadata_object=Metadata_ObjectNumber",
     )
-    parser.add_argument("results", type=Path, help="a results folder, the folder of a job, a table")
+    folders = "a results folder, the folder of a job, a table (default: results)"
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help=folders)
     parser.add_argument("--to", required=True, choices=(*_SUFFIXES, *get_args(ImageFormat)))
     parser.add_argument(
         "-o", "--output", type=Path, help="a file; of images a folder (default: RESULTS/export/)"

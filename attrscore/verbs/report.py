@@ -35,6 +35,7 @@ def report(arguments: Sequence[str]) -> int:
     from attrscore import printout, stats, store, terminal
 
     table = store.read_scores(*options.results)
+    options.score = options.score or terminal.headline(table)
     found = stats.report(
         table,
         score=options.score,
@@ -79,11 +80,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         description=(report.__doc__ or "").partition("\n")[0],
         epilog="example: attrscore report results/ -o report/",
     )
-    parser.add_argument("results", nargs="+", help="results folders, or .h5 and .parquet tables")
+    tables = "results folders, or .h5 and .parquet tables (default: results)"
+    parser.add_argument("results", nargs="*", default=["results"], help=tables)
     output = f"folder for one page ({PAGE}), or its file; with --figure: a .png, .svg or .pdf"
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=output)
     parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(KINDS)}")
-    parser.add_argument("--score", default="grad_camo", help="column (default: grad_camo)")
+    parser.add_argument("--score", help="column (default: grad_camo, or the first there is)")
     parser.add_argument("--threshold", type=float, default=0.5, help="of P(S > t) (default: 0.5)")
     parser.add_argument(
         "--clusters", type=_names, help="units, the outermost first: Metadata_Plate,Metadata_Well"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,9 @@ def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str
         epilog="example: attrscore reproduce results/jobs/0123456789abcdef",
     )
     parser.add_argument("path", type=Path, help="a folder of results or of a job, or a part")
-    path = parser.parse_args(list(arguments)).path
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    options = parser.parse_args(list(arguments))
+    path = options.path
     from attrscore import terminal
     from attrscore.store.places import find
 
@@ -40,13 +44,17 @@ def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str
             f"{path} holds no part of a job, which is what can be run again; a merged file names "
             "the jobs that it was made of: attrscore status"
         )
-    verdicts = []
+    verdicts, listed = [], []
     for found in jobs:
         told = _reproduced(found, settings_of)
         if len(jobs) > 1:
             told = replace(told, sentence=f"{found.folder.job.id}: {told.sentence}")
-        terminal.say_comparison(told)
+        if not options.json:
+            terminal.say_comparison(told)
+        listed.append({"job": found.folder.job.id, **asdict(told)})
         verdicts.append(told.verdict)
+    if options.json:
+        sys.stdout.write(json.dumps(listed, indent=1, default=str) + "\n")
     return max({"identical": OK, "differs": INCOMPLETE, "impossible": FAILED}[v] for v in verdicts)
 
 

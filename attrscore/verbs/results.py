@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["collect", "status", "verify"]
 
@@ -14,6 +15,9 @@ MOST_ROWS = 1_000_000
 """Rows of a merged file that are read back for a summary and a figure."""
 
 OK, FAILED, INCOMPLETE = 0, 1, 3
+
+RESULTS: Any = {"nargs": "?", "default": Path("results")}
+OR_FILE = "a results folder, or a file of one (default: results)"
 
 
 def collect(arguments: Sequence[str]) -> int:
@@ -23,22 +27,30 @@ def collect(arguments: Sequence[str]) -> int:
         description=collect.__doc__,
         epilog="example: attrscore collect results/ -o scores.parquet",
     )
-    parser.add_argument("results", type=Path, help="a results folder")
+    parser.add_argument("results", type=Path, **RESULTS, help="a results folder (default: results)")
     parser.add_argument(
         "-o", "--output", type=Path, help=".h5, .csv or .parquet (default: RESULTS/results.h5)"
     )
-    parser.add_argument("--figures", choices=("all", "none"), default="all")
+    parser.add_argument("--figures", choices=("all", "none"), default="all", help="(default: all)")
+    parser.add_argument("--json", action="store_true", help="what was written, and the means")
     options = parser.parse_args(list(arguments))
     from attrscore import plots, store, terminal
+    from attrscore.store.folders import no_results
+
+    if not options.results.exists():
+        raise no_results(options.results)
     from attrscore.stats.conditions import is_null
 
     output = options.output or options.results / "results.h5"
     rows = store.collect(options.results, output)
-    out = terminal.stdout()
+    out = terminal.stderr() if options.json else terminal.stdout()
+    told: dict[str, Any] = {"output": str(output), "rows": rows, "means": []}
     if rows <= MOST_ROWS:
         whole = options.results if output.suffix == ".csv" else output
         scores = store.read_scores(whole)
-        out.print(terminal.summary(scores, width=out.width))
+        told["means"] = terminal.means(scores)
+        if not options.json:
+            out.print(terminal.summary(scores, width=out.width))
         if options.figures == "all":
             # Of networks beside their randomised twins the figure shows what was learnt.
             hidden = is_null(scores)
@@ -48,6 +60,8 @@ def collect(arguments: Sequence[str]) -> int:
             for figure in [path, *sorted((options.results / "figures").glob("cells-*.png"))]:
                 out.print(f"figure: {figure}", soft_wrap=True)
     out.print(f"table:  {output} ({rows} rows)", soft_wrap=True)
+    if options.json:
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
     return OK
 
 
@@ -58,7 +72,7 @@ def status(arguments: Sequence[str]) -> int:
         description=status.__doc__,
         epilog="example: attrscore status results/",
     )
-    parser.add_argument("path", type=Path, help="a results folder, or a file of one")
+    parser.add_argument("path", type=Path, **RESULTS, help=OR_FILE)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     options = parser.parse_args(list(arguments))
     from attrscore import terminal
@@ -86,7 +100,7 @@ def verify(arguments: Sequence[str]) -> int:
         description=verify.__doc__,
         epilog="example: attrscore verify results/",
     )
-    parser.add_argument("path", type=Path, help="a results folder, or a file of one")
+    parser.add_argument("path", type=Path, **RESULTS, help=OR_FILE)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     parser.add_argument("--seconds", type=float, default=60.0, help="limit for one file")
     parser.add_argument("--memory", type=float, default=2.0, help="limit in GiB")

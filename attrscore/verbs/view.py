@@ -28,7 +28,8 @@ def view(arguments: Sequence[str], settings_of: SettingsOf) -> int:
         description=(view.__doc__ or "").partition("\n")[0],
         epilog="example: attrscore view results/ --cells field1:3,field1:7",
     )
-    parser.add_argument("results", type=Path, help="a results folder, or the folder of a job")
+    folders = "a results folder, or the folder of a job (default: results)"
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help=folders)
     parser.add_argument(
         "--cells", help=f"ids, commas between (default: the first {_AT_FIRST} with maps)"
     )
