@@ -214,20 +214,6 @@ def test_plugins_are_listed_and_described(capsys):
 
 
 @pytest.mark.parametrize(
-    "verb",
-    [
-        *("train", "inspect", "plan", "collect", "plugins", "report"),
-        *("status", "verify", "reproduce"),
-    ],
-)
-def test_every_verb_has_help_with_an_example(verb, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([verb, "--help"])
-    assert stop.value.code == 0
-    assert "example: attrscore " in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
     ("args", "sentence"),
     [
         (["layers=featurs.3"], "No layer matches 'featurs.3'. Did you mean 'features.3'"),
