@@ -97,6 +97,8 @@ def widened(
 
     for of, rows in _groups(results, of_a_run):
         for score in of_run:
+            if not _told(rows[score]):  # an embedding predicts no class
+                continue
             add(_said(of_a_run, of), (), score, rows.drop_duplicates(["dataset", "id"]))
     known_by = results[["method", *wanted]].groupby("method", observed=True).count() > 0
     for of, rows in _groups(results, [*telling, "method", "layer"]):
@@ -110,6 +112,10 @@ def _groups(results: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, .
     if not by:
         return [((), results)]
     return list(results.groupby(list(by), sort=False, dropna=False, observed=True))
+
+
+def _told(values: pd.Series[Any]) -> bool:
+    return not (values.isna() | (values == -1)).all()
 
 
 def _said(names: Sequence[str], values: Sequence[Any]) -> str:
