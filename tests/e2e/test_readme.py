@@ -54,13 +54,13 @@ def test_commands(capsys):
     own_images()
     text = "\n".join(text for language, text in BLOCKS if language == "")
     commands = [line for line in text.splitlines() if line.startswith("attrscore")]
-    assert len(commands) == 19
+    assert len(commands) == 21
     for command in commands:
         words = shlex.split(command, comments=True)[1:]
         verb = words[:1] if words and words[0].isalpha() else []
         small = (
             []
-            if verb and verb[0] in ("collect", "plugins", "report", "status", "verify")
+            if verb and verb[0] in ("collect", "export", "plugins", "report", "status", "verify")
             else ["dataset.cells=48"]
         )
         if "dataset=fields" in words:
