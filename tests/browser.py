@@ -37,6 +37,7 @@ def chromium():
 def opened(browser, path, **options):
     """A page from the disk; anything it fetches, and any error of its script, fails the test."""
     context = browser.new_context(**options)
+    context.set_default_timeout(120_000)  # of milliseconds: a busy machine is no failure
     page = context.new_page()
     wrong: list[str] = []
     page.on("console", lambda told: wrong.append(f"{told.type}: {told.text}"))

@@ -122,6 +122,7 @@ def page(
         "bins": cards.BINS,
         "number_names": list(cards.NUMBERS.values()),
         "gallery_command": _with_maps(jobs),
+        "tables_only": not any(Path(path).is_dir() for path in results),
         "cells_said": _cells_said(told),
         "cell_columns": columns,
         "cell_filters": _filters(columns, told["rows"]),

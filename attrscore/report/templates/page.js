@@ -21,6 +21,7 @@
       const places = { share: told.above, low: told.low, high: told.high, reach: told.attainable, luck: told.chance };
       for (const [name, values] of Object.entries(places)) {
         bar.style.setProperty(`--${name}`, known(values[i]) ? values[i] : 0);
+        bar.classList.toggle(`no-${name}`, !known(values[i]));
       }
       row.querySelector(".above").textContent = percent(told.above[i]);
       row.querySelector(".ends-told").textContent = known(told.low[i])
