@@ -105,7 +105,8 @@ def run(scale: Scale, out: Path) -> list[Check]:
         checks.append(
             Check(
                 "real cells",
-                f"{name}: what a network trained on masked crops knows of other cells",
+                f"{name}: what a network trained on masked crops knows of other cells, as the "
+                f"mean recall over classes",
                 "reported",
                 ", ".join(f"{each:.2f} on {audited} crops" for audited, each in right.items()),
                 None,
@@ -157,5 +158,7 @@ def _audit(model: nn.Module, held_out: Dataset) -> dict[str, float]:
         "defined": float(scores["grad_camo"].notna().mean()),
         "above": float((scores["grad_camo"] - scores["grad_camo.chance"]).mean()),
         "score": float(scores[HEADLINE].mean()),
-        "right": float((scores["predicted"] == scores["label"]).mean()),
+        "right": float(
+            (scores["predicted"] == scores["label"]).groupby(scores["label"]).mean().mean()
+        ),
     }
