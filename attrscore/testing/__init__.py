@@ -23,7 +23,7 @@ from attrscore.errors import choose
 from attrscore.registry import REGISTRIES
 from attrscore.testing import of_datasets, of_methods, of_models, of_scorers, of_targets, samples
 from attrscore.testing.contract import Check, NotConforming, Outcome, Subject, ask
-from attrscore.testing.speed import speed
+from attrscore.testing.timing import speed
 
 __all__ = [
     "Check",

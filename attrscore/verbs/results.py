@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attrscore.errors import ConfigError
+
 __all__ = ["collect", "status", "verify"]
 
 MOST_ROWS = 1_000_000
@@ -36,12 +38,15 @@ def collect(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     from attrscore import plots, store, terminal
     from attrscore.store.folders import no_results
+    from attrscore.store.merge import FORMATS
 
+    output = options.output or options.results / "results.h5"
+    if output.suffix not in FORMATS:
+        raise ConfigError(f"{output} must end in one of {', '.join(FORMATS)}.")
     if not options.results.exists():
         raise no_results(options.results)
     from attrscore.stats.conditions import is_null
 
-    output = options.output or options.results / "results.h5"
     rows = store.collect(options.results, output)
     out = terminal.stderr() if options.json else terminal.stdout()
     told: dict[str, Any] = {"output": str(output), "rows": rows, "means": []}

@@ -51,6 +51,7 @@ def test_an_empty_folder_is_told_where_results_are(verb, capsys, tmp_path):
         (["inspect", "nope"], "'nope' is no setting; settings are given as name=value"),
         (["statsu"], "There is no verb 'statsu'. Did you mean 'status'"),
         (["report", "--json", "-o", "page"], "leave out -o"),
+        (["collect", "-o", "scores.xlsx"], "must end in one of .h5, .csv, .parquet"),
     ],
 )
 def test_mistakes_in_the_command_exit_2_in_a_sentence(arguments, words, capsys):

@@ -113,6 +113,8 @@ def test_the_wheel_sweeps_from_an_empty_folder_with_a_strangers_scorer(python, t
 
 def test_new_plugins_of_all_kinds_work_from_their_wheels(python, tmp_path):
     attrscore = python.parent / "attrscore"
+    run(attrscore, "plugins", "new", "scorer", "another", cwd=tmp_path)
+    assert (tmp_path / "another" / "tests" / "test_another.py").is_file()
     told = run(attrscore, "plugins", "my_dataset", cwd=tmp_path).stdout
     assert "dataset my_dataset (my-dataset 0.1.0)" in told
     assert "size = 32   # pixels along Y and X" in told

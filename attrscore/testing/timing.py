@@ -34,7 +34,7 @@ def speed(kind: str, plugin: Any, /) -> str:
         theirs = plugin(spec)
         with torch.no_grad():
             took, usual = (_seconds(lambda m=m: m(data.inputs)) for m in (theirs, ours))  # type: ignore[misc]  # bound at once
-        return f"{took / usual:.2g} times as long as tiny_cnn for a batch"
+        return f"{_times(took / usual)} times as long as tiny_cnn for a batch"
     options: dict[str, Any] = {"layers": ["features.3"], "pool": data, "scorers": "grad_camo"}
 
     def timed(**changed: Any) -> float:
@@ -42,12 +42,12 @@ def speed(kind: str, plugin: Any, /) -> str:
 
     if kind == "scorer":
         took, usual = (_of_scorer(s, ours, data) for s in (plugin, SCORERS.build("grad_camo")))
-        return f"{took / usual:.2g} times as long as grad_camo for a map"
+        return f"{_times(took / usual)} times as long as grad_camo for a map"
     told = "grad_cam, both with grad_camo" if kind == "method" else "predicted"
     took = timed(methods={"it": plugin}) if kind == "method" else timed(target=plugin)
     usual = timed()
     count = len(single_targets(plugin)) if kind == "target" else 1
-    return f"{took / usual / count:.2g} times as long as {told} for a batch"
+    return f"{_times(took / usual / count)} times as long as {told} for a batch"
 
 
 def _crops() -> Batch:
@@ -79,6 +79,15 @@ def _of_scorer(scorer: Any, model: nn.Module, data: Batch) -> float:
         scorer(Heat(signed, data.space, grids=grids, method=method, layer=layer), passed())
 
     return _seconds(work)
+
+
+def _times(ratio: float) -> str:
+    """Two digits.
+
+    >>> _times(0.034), _times(234.0)
+    ('0.034', '230')
+    """
+    return f"{float(f'{ratio:.2g}'):g}"
 
 
 def _seconds(work: Callable[[], Any]) -> float:
