@@ -8,33 +8,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from attrscore.core import Batch, InputSpec
-from attrscore.datasets.annotations import Annotations, read_annotations
 from attrscore.datasets.axes import check_axes
 from attrscore.datasets.cutting import Outside, cut
-from attrscore.datasets.decoding import FieldReader, Whole
-from attrscore.datasets.expressions import Expression
+from attrscore.datasets.decoding import Whole
 from attrscore.datasets.field_options import as_tuple, check, pairs
+from attrscore.datasets.field_parts import FieldParts
 from attrscore.datasets.files import digest_of
-from attrscore.datasets.geometry import CropUnit, Geometry, Resample, geometry_of
+from attrscore.datasets.geometry import CropUnit, Resample
 from attrscore.datasets.jitter import JitterUnit
-from attrscore.datasets.normalising import Normalise, Normaliser
+from attrscore.datasets.normalising import Normalise
 from attrscore.datasets.places import Places
-from attrscore.datasets.regions import Boundary, Side
+from attrscore.datasets.regions import Side
 from attrscore.datasets.rows import chosen, to_batch
-from attrscore.datasets.scanning import OWN_COLUMNS, Scan, Wanted, plates_of, scan
-from attrscore.datasets.segmentation import SEGMENTERS, Segmenter, identity
+from attrscore.datasets.segmentation import identity
 from attrscore.datasets.shards import Shard
-from attrscore.errors import ConfigError, EmptyShardError
+from attrscore.errors import EmptyShardError
 from attrscore.registry import DATASETS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 __all__ = ["Fields"]
 
@@ -152,72 +147,57 @@ class Fields:
         check(self)
         micrometres = "micrometre" in (self.crop_unit, self.jitter_unit)
         if self.spacing is not None or not (micrometres or self.resample is not None):
-            self._geometry(self.spacing)
-        for part in (self._boundary, self._where, self._controls, self._segmenter):
-            part  # noqa: B018  # checked when it is made
+            self._parts.geometry(self.spacing)
+        self._parts.check()
 
     @property
     def table(self) -> pd.DataFrame:
         """A row a cell, in the order of file names and object numbers."""
-        return self._scanned.table
+        return self._parts.scanned.table
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The values of ``label_column``, sorted; all of the CSV, whatever ``limit`` leaves."""
-        return self._annotations.classes
+        return self._parts.annotations.classes
 
     @property
     def spec(self) -> InputSpec:
         """Channels and crop of every file kept; no classes where no label column is given."""
-        found = self._scanned
+        found = self._parts.scanned
         return InputSpec(found.channels, found.geometry.size, len(self.classes))
 
     @property
     def skipped(self) -> Mapping[str, str]:
         """File name -> why it is left out."""
-        return MappingProxyType(self._scanned.skipped)
+        return MappingProxyType(self._parts.scanned.skipped)
 
     @property
     def left_out(self) -> int:
         """Objects smaller than ``min_area``, and those for which ``where`` does not hold."""
-        return self._scanned.small + self._scanned.unwanted
+        return self._parts.scanned.small + self._parts.scanned.unwanted
 
     @property
     def about(self) -> Mapping[str, str]:
         """What the files are like and what is done with them, in words."""
-        found = self._scanned
-        rule: str = self.normalise
-        size = " x ".join(map(str, found.geometry.size))
-        told = {**found.facts, "crop": f"{size} pixels"}
-        if found.geometry.spacing is not None:
-            told["crop"] += f" of {' x '.join(f'{n:g}' for n in found.geometry.spacing)} µm"
-        if found.stains:
-            told["stains"] = ", ".join(found.stains)
-        if self.controls is not None:
-            rule = f"{rule}, by the fields of each plate where {self.controls}"
-        told["normalised"] = rule
-        if self._segmenter is not None:
-            options = ", ".join(f"{k} {v}" for k, v in identity(self._segmenter).items())
-            told["masks"] = f"made, not given: {options}"
-        return MappingProxyType(told)
+        return MappingProxyType(self._parts.told())
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """Crops of these rows; of each field only what they need is decoded."""
-        found = self._scanned
+        found = self._parts.scanned
         rows = chosen(rows, len(found.table))
-        table = {name: column[rows] for name, column in self._columns.items()}
+        table = {name: column[rows] for name, column in self._parts.columns.items()}
         size = found.geometry.size
         inputs = np.empty((len(rows), found.channels, *size), np.float32)
-        regions = {name: np.empty((len(rows), *size), bool) for name in self._regions}
+        regions = {name: np.empty((len(rows), *size), bool) for name in self._parts.regions}
         for place in sorted(range(len(rows)), key=lambda place: rows[place]):
             name = table["Metadata_image"][place]
             inputs[place], mine = cut(
-                self._reader.open(name),
-                self._normaliser(name, self._reader.open),
+                self._parts.reader.open(name),
+                self._parts.normaliser(name, self._parts.reader.open),
                 table["Metadata_object"][place],
                 found.first[rows[place]],
                 geometry=found.geometry,
-                boundary=self._boundary,
+                boundary=self._parts.boundary,
                 outside=self.outside,
             )
             for region, pixels in mine.items():
@@ -228,11 +208,11 @@ class Fields:
         """Where the crops of these rows lie in their fields."""
         rows = chosen(rows, len(self.table))
         table = self.table.iloc[rows]
-        ratio = self._ratios(table)
+        ratio = self._parts.ratios(table)
         return Places(
             field=tuple(table["Metadata_image"]),
             number=table["Metadata_object"].to_numpy(dtype=np.int64),
-            first=self._scanned.first[rows] * ratio,
+            first=self._parts.scanned.first[rows] * ratio,
             extent=np.array(self.spec.size) * ratio,
         )
 
@@ -241,29 +221,29 @@ class Fields:
 
         :raises DataError: one of its files cannot be used.
         """
-        field = self._reader.open(name)
-        levels = self._normaliser(name, self._reader.open)
+        field = self._parts.reader.open(name)
+        levels = self._parts.normaliser(name, self._parts.reader.open)
         return Whole(levels.apply(field.pixels()), field.labels())
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""
-        geometry = self._scanned.geometry
+        geometry = self._parts.scanned.geometry
         options = {
             **{name: getattr(self, name) for name in _OF_PIXELS},
             "crop": [geometry.size, geometry.spacing, geometry.resampled],
             "classes": self.classes,
-            "stains": self._scanned.stains,
-            "masks": None if self._segmenter is None else identity(self._segmenter),
+            "stains": self._parts.scanned.stains,
+            "masks": None if self._parts.segmenter is None else identity(self._parts.segmenter),
         }
         digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
         for name in self.table["Metadata_image"].unique():
-            for path in self._reader.files[name].all:
+            for path in self._parts.reader.files[name].all:
                 digest.update(digest_of(path))
-            if self._segmenter is not None:
-                digest.update(self._reader.open(name).labels().tobytes())
+            if self._parts.segmenter is not None:
+                digest.update(self._parts.reader.open(name).labels().tobytes())
             if self.controls is not None:  # other files decide
-                levels = self._normaliser(name, self._reader.open)
+                levels = self._parts.normaliser(name, self._parts.reader.open)
                 digest.update(levels.low.tobytes() + levels.spread.tobytes())
         return digest.hexdigest()
 
@@ -281,139 +261,13 @@ class Fields:
                 raise EmptyShardError("No cell belongs to this shard.")
             return Shard(self, rows)  # type: ignore[arg-type]  # a Dataset by its attributes
         narrowed = replace(self)
-        narrowed.__dict__["_reader"] = replace(self._reader, keep=keep)  # the cached property
-        if not narrowed._reader.files:
+        # the cached property: nothing is looked for again
+        vars(narrowed._parts)["reader"] = replace(self._parts.reader, keep=keep)
+        if not narrowed._parts.reader.files:
             raise EmptyShardError("No field belongs to this shard.")
         return narrowed
 
-    @property
-    def _regions(self) -> tuple[str, ...]:
-        inner = ("nucleus", "cytoplasm") if self.nuclei is not None else ()
-        return ("cell", "neighbours", *inner, *(("boundary",) if self.boundary is not None else ()))
-
-    def _geometry(self, spacing: tuple[float, ...] | None) -> Geometry:
-        return geometry_of(
-            self.crop,
-            unit=self.crop_unit,
-            resample=self.resample,
-            spacing=spacing,
-            jitter=self.jitter,
-            jitter_unit=self.jitter_unit,
-            jitter_seed=self.jitter_seed,
-        )
-
-    def _ratios(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """Pixels of its field that a pixel of each crop spans, (n, axes)."""
-        geometry = self._scanned.geometry
-        if not geometry.resampled:
-            return np.ones((len(table), len(self.crop)))
-        known = {
-            name: geometry.ratio(self._reader.open(name).spacing)
-            for name in table["Metadata_image"].unique()
-        }
-        return np.array([known[name] for name in table["Metadata_image"]]).reshape(
-            len(table), len(self.crop)
-        )
-
     @cached_property
-    def _columns(self) -> dict[str, NDArray[Any]]:
-        """Of the table, by which rows are taken much faster than from it."""
-        return {str(name): self.table[name].to_numpy() for name in self.table}
-
-    @cached_property
-    def _boundary(self) -> Boundary | None:
-        if self.boundary is None:
-            return None
-        return Boundary(width=self.boundary, side=self.boundary_side)
-
-    @cached_property
-    def _where(self) -> Expression | None:
-        return None if self.where is None else Expression(self.where)
-
-    @cached_property
-    def _controls(self) -> Expression | None:
-        return None if self.controls is None else Expression(self.controls, "controls")
-
-    @cached_property
-    def _segmenter(self) -> Segmenter | None:
-        if self.masks not in SEGMENTERS:
-            return None
-        options: dict[str, Any] = {
-            "channels": self.segment_channels,
-            "diameter": self.segment_diameter,
-        }
-        own = {"otsu": ("smooth", self.segment_smooth), "cellpose": ("model", self.segment_model)}
-        name, value = own[self.masks]
-        return SEGMENTERS[self.masks](**options, **{name: value})
-
-    @cached_property
-    def _annotations(self) -> Annotations:
-        return read_annotations(
-            self.labels,
-            image_key=self.image_key,
-            object_key=self.object_key,
-            label_column=self.label_column,
-            carry=self.carry,
-            taken=OWN_COLUMNS,
-            image_table=self.image_table,
-            image_file=self.image_file,
-        )
-
-    @cached_property
-    def _normaliser(self) -> Normaliser:
-        plates, controls = plates_of(
-            self._annotations, self._controls, self.plate, self.label_column
-        )
-        return Normaliser(
-            rule=self.normalise,
-            percentiles=self.percentiles,
-            ranges=self.ranges,
-            plates=plates,
-            controls=controls,
-        )
-
-    @cached_property
-    def _reader(self) -> FieldReader:
-        return FieldReader(
-            images=self.images,
-            masks=None if self._segmenter is not None else self.masks,
-            nuclei=self.nuclei,
-            axes=self.axes,
-            dimensions=len(self.crop),
-            channels=self.channels,
-            spacing=self.spacing,
-            stains=self.stains,
-            segmenter=self._segmenter,
-            level=self.level,
-            allow_pickle=self.allow_pickle,
-        )
-
-    @cached_property
-    def _scanned(self) -> Scan:
-        """Reads every field once; a wrong column is told before."""
-        annotations, normaliser = self._annotations, self._normaliser
-        found = scan(
-            self._reader,
-            normaliser,
-            annotations,
-            Wanted(
-                geometry=self._geometry,
-                min_area=self.min_area,
-                tiny=self.tiny,
-                where=self._where,
-                label_column=self.label_column,
-                limit=self.limit,
-                raises=self.on_bad_file == "raise",
-            ),
-        )
-        if found.stains and len(found.stains) != found.channels:
-            raise ConfigError(
-                f"stains={list(found.stains)} names {len(found.stains)} channels, and "
-                f"{found.channels} are read."
-            )
-        if self.boundary is not None and found.geometry.spacing is None:
-            raise ConfigError(
-                f"boundary={self.boundary} micrometres needs to know how large a pixel is, which "
-                "the files do not say; state it with dataset.spacing."
-            )
-        return found
+    def _parts(self) -> FieldParts:
+        """What the options stand for."""
+        return FieldParts(self)

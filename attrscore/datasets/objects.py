@@ -9,6 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 __all__ = ["Objects", "areas_within", "measure"]
@@ -75,15 +77,17 @@ def measure(labels: NDArray[Any], /) -> Objects:
     )
 
 
-def areas_within(numbers: NDArray[np.int64], labels: NDArray[Any], inner: NDArray[Any], /) -> Any:
+def areas_within(
+    numbers: NDArray[np.int64], labels: NDArray[Any], inner: NDArray[Any], /
+) -> NDArray[np.int64]:
     """How many pixels of each object of ``labels`` have its number in ``inner`` too, (n,)."""
     found, counts = np.unique(labels[(labels == inner) & (labels > 0)], return_counts=True)
-    areas = np.zeros(len(numbers), np.int64)
+    areas: NDArray[np.int64] = np.zeros(len(numbers), np.int64)
     areas[np.searchsorted(numbers, found)] = counts
     return areas
 
 
-def _slabs(labels: NDArray[Any]) -> Any:
+def _slabs(labels: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
     """Pieces of the image along its first axis, each with the place where it begins."""
     thick = max(1, _AT_ONCE // max(1, labels[:1].size))
     for begin in range(0, len(labels), thick):
@@ -91,9 +95,9 @@ def _slabs(labels: NDArray[Any]) -> Any:
 
 
 def _numbers(labels: NDArray[Any]) -> NDArray[Any]:
-    each = [np.unique(slab) for _, slab in _slabs(labels)]
-    every = np.unique(np.concatenate(each))
-    return every[every > 0]
+    # background first: most pixels are, and the rest is sorted
+    each = [np.unique(slab[slab > 0]) for _, slab in _slabs(labels)]
+    return np.unique(np.concatenate(each))
 
 
 def _parts(

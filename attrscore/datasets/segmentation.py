@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from scipy import ndimage
 
+from attrscore.datasets.files import digest_of
 from attrscore.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SEGMENTERS", "Cellpose", "Otsu", "Segmenter"]
+__all__ = ["SEGMENTERS", "Cellpose", "Otsu", "Segmenter", "identity"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,16 +154,16 @@ SEGMENTERS: dict[str, Callable[..., Segmenter]] = {"otsu": Otsu, "cellpose": Cel
 
 
 def identity(segmenter: Segmenter, /) -> dict[str, Any]:
-    """What the labels came from: options, the package and its version."""
+    """What labels came from: options, a network's file by its content, the package's version."""
+    told = {"by": type(segmenter).__name__.lower(), **asdict(segmenter)}
+    file = Path(told.get("model", "")).expanduser()
+    if file.is_file():
+        told["model"] = f"{file.name} {digest_of(file).hex()[:16]}"
     try:
-        installed = version(segmenter.package)
+        told[segmenter.package] = version(segmenter.package)
     except PackageNotFoundError:
-        installed = "unknown"
-    return {
-        **asdict(segmenter),
-        "by": type(segmenter).__name__.lower(),
-        segmenter.package: installed,
-    }
+        told[segmenter.package] = "of unknown version"
+    return told
 
 
 def _check_positive(option: str, value: float | None) -> None:

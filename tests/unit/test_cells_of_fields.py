@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -274,6 +276,23 @@ def test_a_plate_is_normalised_by_its_controls(plates):
 # memory
 
 
+def test_memory_does_not_grow_with_the_folder(plates):
+    labels = np.zeros((400, 500), np.uint16)
+    labels[100:120, 100:120], labels[300:330, 400:420] = 1, 2
+    for number in range(14):  # 400 kB of pixels and 800 kB of labels each, once decoded
+        plates.add(f"f{number:02}", labels=labels, compression="zlib")
+    tracemalloc.start()
+    try:
+        fields = plates.fields(crop=[16, 16])
+        for start in range(0, len(fields.table), 4):
+            fields.read(range(start, start + 4))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(fields.table) == 28
+    assert peak < 8 * (400 + 800) * 1000  # four fields, and what reading one takes; not 14
+
+
 def test_windows_of_large_fields_are_what_whole_fields_give(plates, monkeypatch):
     plates.add("a", compression="zlib", rowsperstrip=4)
     options = {"boundary": 2.0, "spacing": [1.0, 1.0], "resample": 0.7}
@@ -287,4 +306,4 @@ def test_windows_of_large_fields_are_what_whole_fields_give(plates, monkeypatch)
     assert torch.equal(found.inputs, expected.inputs)
     for name, region in expected.regions.items():
         assert torch.equal(found.regions[name], region)
-    assert not pieces._reader.open("a")._decoded
+    assert not pieces._parts.reader.open("a")._decoded

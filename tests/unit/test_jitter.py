@@ -85,7 +85,7 @@ def test_fields_are_cropped_beside_the_cell(fields):
 def test_micrometres_become_pixels(fields):
     moved = fields(jitter=1.0, jitter_unit="micrometre", spacing=(1.0, 0.5))
     assert moved.table[JITTER].abs().max().le([1, 2]).all()
-    assert moved._geometry((1.0, 0.5)).most == (1, 2)
+    assert moved._parts.geometry((1.0, 0.5)).most == (1, 2)
 
 
 def test_crops_of_a_file_are_moved_and_zeros_move_in(tmp_path):

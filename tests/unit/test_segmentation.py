@@ -48,7 +48,7 @@ def test_otsu_finds_bright_discs_and_divides_those_that_touch(field):
     labels = fields.field("a b").labels
     assert ((labels > 0) != inside).mean() < 0.01
     assert fields.read([0]).inputs.shape == (1, 1, 32, 32)  # segmented in another channel
-    assert fields.about["masks"].startswith("made, not given: channels (1,), smooth 1.0")
+    assert fields.about["masks"].startswith("made, not given: by otsu, channels 1, smo")
 
 
 def test_a_field_is_segmented_once_and_what_decides_stands_in_the_fingerprint(field, monkeypatch):
@@ -64,7 +64,7 @@ def test_a_field_is_segmented_once_and_what_decides_stands_in_the_fingerprint(fi
     fields = Fields(**options)
     batch = fields.read([1, 0])
     fields.fingerprint()
-    fields._reader._kept.clear()
+    fields._parts.reader._kept.clear()
     assert torch.equal(fields.read([1, 0]).inputs, batch.inputs)
     assert len(calls) == 1
     again = pickle.loads(pickle.dumps(fields))  # as a worker process has it
@@ -146,7 +146,11 @@ def test_cellpose_is_asked_as_its_version_4_wants_it(field, cellpose, tmp_path):
     assert fields.table["Metadata_area"].tolist() == [100]
     fields.read([0])
     assert FakeModel.asked == [(str(weights), (70, 80, 2), -1, None, 16, False, None)]
-    assert "cellpose" in fields.about["masks"]
+    assert "by cellpose, channels 1,0" in fields.about["masks"]
+    assert str(tmp_path) not in fields.about["masks"]  # a network is known by its content
+    before = fields.fingerprint()
+    weights.write_bytes(b"y")
+    assert Fields(**options, segment_model=str(weights)).fingerprint() != before
     with pytest.raises(ConfigError, match="neither a file nor a network .* Did you mean 'cpsam'"):
         Fields(**options, segment_model="cpsamm")
     with pytest.raises(ConfigError, match="cellpose takes one to three channels"):
