@@ -17,7 +17,7 @@ $(BASE): pyproject.toml constraints.txt
 
 $(DEV): $(BASE)
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps grad-cam
+	$(PIP) --no-deps grad-cam hydra-ray-launcher
 	touch $@
 
 demo: $(BASE)

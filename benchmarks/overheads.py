@@ -10,6 +10,7 @@ libraries that a job needs, Hydra's configuration; no job). Medians. It asserts 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import statistics
@@ -24,7 +25,12 @@ from attrscore.composition import configuration, settings_of
 
 START = "from attrscore.composition import configuration; configuration([]); import attrscore.jobs"
 COMMAND = "import sys; from attrscore.cli import main; sys.exit(main())"
-SWEEP = ("method=grad_cam,hires_cam,layer_cam", "layers=features.3,features.6,features.7")
+SWEEP = (  # 48 combinations
+    "method=grad_cam,hires_cam,layer_cam",
+    "layers=" + ",".join(f"features.{number}" for number in range(8)),
+    "model.width=8,16",
+)
+QUICK = ("method=grad_cam,hires_cam", "layers=features.3,features.7", "model.width=8")
 
 
 def share_of_writing(network: str, cells: int, size: int, batch: int) -> tuple[float, float]:
@@ -78,7 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few cells, once")
     given = parser.parse_args(arguments)
-    repeat = 1 if given.quick else 5
+    repeat = 1 if given.quick else 3
+    sweep = QUICK if given.quick else SWEEP
+    number = math.prod(each.count(",") + 1 for each in sweep)
 
     print("writing scores, share of a job's CPU time")
     for network, cells, size, batch in (("tiny_cnn", 4096, 32, 64), ("monai_resnet", 256, 64, 32)):
@@ -90,17 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = [f"dataset.cells={8 if given.quick else 256}", "dataset.size=[32,32]"]
         one = (*small, "figures=none", f"results={folder}")
-        fused = ("-m", "hydra/sweeper=attrscore_fused", *one, *SWEEP)
-        plain = ("-m", *one, *SWEEP)
-        cpu(COMMAND, *fused)
-        cpu(COMMAND, *one)
+        fused = ("-m", "hydra/sweeper=attrscore_fused", *one, *sweep)
+        plain = ("-m", *one, *sweep)
+        for command in (fused, plain, one):
+            cpu(COMMAND, *command)
         runs: dict[str, list[float]] = {}
         for _ in range(repeat):  # the contestants take turns
             for name, command in {
                 "start-up": (START,),
                 "a job": (COMMAND, *one),
-                "9 combinations, fused": (COMMAND, *fused),
-                "9 combinations, plain": (COMMAND, *plain),
+                f"{number} combinations, fused": (COMMAND, *fused),
+                f"{number} combinations, plain": (COMMAND, *plain),
             }.items():
                 runs.setdefault(name, []).append(cpu(*command))
     print("finding that nothing is left to do, x start-up")
