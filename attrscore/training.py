@@ -20,6 +20,7 @@ from torch.optim.swa_utils import update_bn
 
 from attrscore.core import Dataset
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, preview
+from attrscore.layers import SealedNetwork
 from attrscore.splits import Rows, split
 
 __all__ = ["Epoch", "Trained", "train"]
@@ -81,6 +82,11 @@ def train(
         diverges.
     """
     _check_options(epochs, batch_size, learning_rate, augment)
+    if isinstance(model, SealedNetwork):
+        raise UnsupportedError(
+            f"The network is {model.what}, which is not trained here; give the nn.Module that it "
+            "was made from."
+        )
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ConfigError(

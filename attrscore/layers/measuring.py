@@ -26,12 +26,19 @@ class _EnoughSeen(Exception):  # noqa: N818  # no error: it ends a forward pass 
 def watching(
     modules: Mapping[str, nn.Module], see: Callable[[str, Any], None], /
 ) -> Iterator[None]:
-    """Show ``see`` the name and output of each module whenever it finishes inside ``with``."""
+    """Show ``see`` the name and output of each module whenever it finishes inside ``with``.
+
+    Of TorchScript nothing is seen: it takes no hooks.
+    """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _module, _args, output: see(name, output)
 
-    handles = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+    handles = [
+        module.register_forward_hook(hook(name))
+        for name, module in modules.items()
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from attrscore.layers.layouts import Layout, LayoutOptions, anchor_of, hidden_state
 from attrscore.layers.measuring import measure_axes, measure_tokens, watching
-from attrscore.layers.wrappers import call
+from attrscore.layers.wrappers import SealedNetwork, call
 
 __all__ = ["LayerInfo", "trace"]
 
@@ -86,7 +86,8 @@ def trace(
         hidden = hidden_state(output)
         shapes[name] = None if hidden is None else tuple(hidden.shape)
 
-    modules = {name: module for name, module in model.named_modules() if name}
+    sealed = isinstance(model, SealedNetwork)
+    modules = {name: module for name, module in model.named_modules() if name and not sealed}
     with watching(modules, see):
         call(model, inputs, *others)
     ran = [LayerInfo(name, modules[name], calls[name], shapes[name]) for name in shapes]

@@ -171,11 +171,18 @@ def in_precision(model: nn.Module, wanted: Precision | None, /) -> nn.Module:
     """The network in this type of numbers: a copy, unless its parameters are of that type already.
 
     ``autocast`` and None leave it as it is.
+
+    :raises UnsupportedError: a sealed network in other numbers.
     """
     choose(wanted or "autocast", get_args(Precision), option="precision")
     dtype = None if wanted in (None, "autocast") else getattr(torch, str(wanted))
     if dtype is None or all(p.dtype is dtype for p in model.parameters() if p.is_floating_point()):
         return model
+    if isinstance(model, SealedNetwork):
+        raise UnsupportedError(
+            f"precision={wanted}: the network is {model.what}, and computes in the numbers that it "
+            "was made with; leave precision out, or give the nn.Module that it was made from."
+        )
     return copy.deepcopy(model).to(dtype)
 
 

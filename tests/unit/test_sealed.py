@@ -71,7 +71,6 @@ FORMS = {
     "script": torch.jit.script,
     "trace": lambda model: torch.jit.trace(model, inputs()),
     "program": exported,
-    "module": lambda model: exported(model).module(),
     "unflattened": lambda model: torch.export.unflatten(exported(model)),
 }
 
@@ -126,6 +125,15 @@ def test_files_give_the_network_back_and_its_fingerprint_sees_code_and_weights(t
         model[0].bias += 1
     prints.add(fingerprint(unwrap(torch.jit.script(model))))
     assert len(prints) == 5
+
+
+def test_numbers_are_those_that_the_file_was_made_with():
+    options = {"methods": "saliency", "layers": ["0"], "keep": "native"}
+    (expected,) = run(network(), crops(), precision="autocast", **options)
+    (found,) = run(torch.jit.script(network()), crops(), precision="autocast", **options)
+    np.testing.assert_allclose(found.maps, expected.maps, atol=0.02)
+    with pytest.raises(UnsupportedError, match="precision=bfloat16: the network is TorchScript"):
+        next(run(torch.jit.script(network()), crops(), precision="bfloat16", **options))
 
 
 def test_a_program_for_a_fixed_number_of_cells_is_told(tmp_path):
@@ -201,5 +209,12 @@ def test_a_file_is_audited_from_the_command_line(tmp_path, monkeypatch, capsys):
     by_method = scores.groupby("method")["status"].unique()
     assert set(by_method["grad_cam"]) == {"unsupported"}
     assert set(by_method["saliency"]) <= {"ok", "no_positive_mass"}
+    capsys.readouterr()
+    assert main(["inspect", *data[:3], *model]) == 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "saliency input yes" in told
+    assert "only methods that explain the input work" in told
+    assert main(["train", *data[:3], *model[:2], "train.output=w.safetensors"]) == 1
+    assert "TorchScript, which is not trained here" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ConfigError):
         MODELS.build("torchscript")
