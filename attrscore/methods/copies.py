@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from attrscore.errors import ConfigError, UnsupportedError
+from attrscore.layers import LightNorms
 from attrscore.passes import Pass
 
 __all__ = ["at_once", "blocks", "check_chunk", "generator_of", "gradients_at", "noisy", "values_at"]
@@ -59,7 +60,8 @@ def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
     """
     inputs = points.flatten(0, 1).requires_grad_()
     additional = (_repeated(each[rows], len(points)) for each in run.additional)
-    scalar = run.explained(inputs.clone(), *additional)  # a layer may work in place
+    with LightNorms():
+        scalar = run.explained(inputs.clone(), *additional)  # a layer may work in place
     gradient: Tensor | None = None
     if scalar.requires_grad:
         (gradient,) = torch.autograd.grad(scalar.sum(), inputs, allow_unused=True)
