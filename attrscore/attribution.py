@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -168,7 +169,8 @@ def attribute(
 ) -> tuple[Maps, dict[str, Failure]]:
     """The maps of a method, and the status and reason of each place for which there is none."""
     try:
-        with as_found(run.model):
+        alone = not declared(method, "needs_network", default=True)
+        with contextlib.nullcontext() if alone else as_found(run.model):
             maps = method(run)
         _check_maps(maps, places, run.batch)
     except Exception as error:

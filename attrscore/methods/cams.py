@@ -155,6 +155,7 @@ class _LayerByLayer:
     """A map of each layer from its activation and gradient alone."""
 
     formula: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
+    needs_network: ClassVar[bool] = False
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
@@ -182,6 +183,7 @@ class GradCAM:
     (``hires_cam`` does not). Selvaraju et al., ICCV 2017.
     """
 
+    needs_network: ClassVar[bool] = False
     channels: Literal["sum", "keep"] = "sum"
 
     def __post_init__(self) -> None:
@@ -262,6 +264,8 @@ class ActivationXGradient:
     As Captum's ``LayerGradientXActivation``. Shrikumar et al., arXiv 1605.01713 (2016), for layers.
     """
 
+    needs_network: ClassVar[bool] = False
+
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, C, *s)."""
         return {name: run.activations[name] * each for name, each in run.gradients.items()}
@@ -276,6 +280,7 @@ class RandomCAM:
     whatever the batch.
     """
 
+    needs_network: ClassVar[bool] = False
     seed: int = 0
 
     def __call__(self, run: Pass, /) -> Maps:
