@@ -56,8 +56,9 @@ class SealedNetwork(nn.Module):
         except AssertionError as error:  # a guard of torch.export
             raise UnsupportedError(
                 f"The network is {self.what} and does not take {len(inputs[0])} cells of "
-                f"{tuple(inputs[0].shape[1:])}: {str(error).splitlines()[0]}. Export it with an "
-                "axis of cells that is dynamic: dynamic_shapes=({0: torch.export.Dim('n')},)."
+                f"{tuple(inputs[0].shape[1:])}: {str(error).splitlines()[0]}. Give it crops "
+                "of the size it was exported with, and export it with an axis of cells that is "
+                "dynamic: dynamic_shapes=({0: torch.export.Dim('n')},)."
             ) from error
 
     def train(self, mode: bool = True) -> SealedNetwork:  # noqa: FBT001, FBT002  # torch's signature
