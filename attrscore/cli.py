@@ -30,6 +30,8 @@ from omegaconf.errors import OmegaConfBaseException
 from attrscore import verbs
 from attrscore.completion import SCRIPTS, candidates
 from attrscore.composition import (
+    changed,
+    changes_among,
     composed,
     configuration,
     help_asked,
@@ -356,12 +358,23 @@ def _plan(arguments: Sequence[str]) -> int:
     return code
 
 
-def _settings_from(config: str) -> dict[str, Any]:
+def _settings_from(config: str, changes: Sequence[str] = ()) -> dict[str, Any]:
     """Settings from the text of a configuration, for verbs that know no OmegaConf."""
     try:  # settings that were not known then have their defaults
-        return {**settings_of(configuration([])), **settings_of(OmegaConf.create(config))}  # type: ignore[arg-type]  # YAML of a mapping
-    except OmegaConfBaseException as error:
+        kept = changed(OmegaConf.create(config), changes)  # type: ignore[arg-type]  # YAML of a mapping
+        return {**settings_of(configuration([])), **settings_of(kept)}
+    except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(sentence(error, ())) from error
+
+
+def _rebuilding(verb: Callable[..., int]) -> Callable[[Sequence[str]], int]:
+    """A verb that builds again what results keep the configuration of, or what overrides say."""
+
+    def run(arguments: Sequence[str]) -> int:
+        own, changes = changes_among(arguments)
+        return verb(own, settings_of=partial(_settings_from, changes=changes))
+
+    return run
 
 
 def _plugins(arguments: Sequence[str]) -> int:
@@ -389,14 +402,14 @@ def _completion(arguments: Sequence[str]) -> int:
 VERBS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "collect": verbs.collect,
     "completion": _completion,
-    "export": partial(verbs.export, settings_of=_settings_from),
+    "export": _rebuilding(verbs.export),
     "inspect": _inspect,
     "plan": _plan,
     "plugins": _plugins,
     "report": verbs.report,
-    "reproduce": partial(verbs.reproduce, settings_of=_settings_from),
+    "reproduce": _rebuilding(verbs.reproduce),
     "status": verbs.status,
     "train": _train,
     "verify": verbs.verify,
-    "view": partial(verbs.view, settings_of=_settings_from),
+    "view": _rebuilding(verbs.view),
 }

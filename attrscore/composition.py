@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,8 @@ from attrscore.registry import MODEL_OPTIONS, REGISTRIES, Registry, conf_dir
 
 __all__ = [
     "PrivateSweep",
+    "changed",
+    "changes_among",
     "composed",
     "configuration",
     "help_asked",
@@ -141,6 +144,42 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
     folder = str(conf_dir())
     with initialize_config_dir(version_base="1.3", config_dir=folder, job_name="attrscore"):
         return compose("config", overrides=list(overrides))
+
+
+def changes_among(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of a verb that reads kept configurations: its own, and changed settings."""
+    own, changes = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        setting = re.match(r"([a-z_]+)(\.[\w.]+)?=", argument)
+        # --on has names of columns on both sides
+        if setting and before != "--on" and setting[1] in configuration([]):
+            changes.append(argument)
+        else:
+            own.append(argument)
+    return own, changes
+
+
+def changed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A kept configuration with some of its settings given anew, such as where files now lie.
+
+    :raises ConfigError: a setting that it does not have, a whole group, or a sweep.
+    """
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        parent, _, name = each.key_or_group.rpartition(".")
+        holds = OmegaConf.select(config, parent) if parent else config
+        known = list(holds) if isinstance(holds, DictConfig) else []
+        if name not in known:
+            raise ConfigError(
+                f"These results have no setting {each.key_or_group!r}. {did_you_mean(name, known)}"
+            )
+        sweeps = each.is_add() or each.is_delete() or each.is_sweep_override()
+        if sweeps or isinstance(OmegaConf.select(config, each.key_or_group), DictConfig):
+            raise ConfigError(
+                f"{each.input_line!r} cannot be applied to kept results; give single settings one "
+                "value each, such as dataset.images='moved/*.tif'."
+            )
+        OmegaConf.update(config, each.key_or_group, each.value())
+    return config
 
 
 def register_installed(arguments: Sequence[str]) -> None:

@@ -34,7 +34,8 @@ def export(arguments: Sequence[str], settings_of: SettingsOf) -> int:
         prog="attrscore export",
         description=(export.__doc__ or "").partition("\n")[0],
         epilog="example: attrscore export results/ --to csv --profiles profiles.parquet "
-        "--on Metadata_Plate,Metadata_Well,Metadata_object=Metadata_ObjectNumber",
+        "--on Metadata_Plate,Metadata_Well,Metadata_object=Metadata_ObjectNumber. Images of files "
+        "that have moved: ... --to tiff dataset.images='moved/*.tif'",
     )
     folders = "a results folder, the folder of a job, a table (default: results)"
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help=folders)

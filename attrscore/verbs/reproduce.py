@@ -29,7 +29,8 @@ def reproduce(arguments: Sequence[str], settings_of: Callable[[str], Mapping[str
     parser = argparse.ArgumentParser(
         prog="attrscore reproduce",
         description=(reproduce.__doc__ or "").partition("\n")[0],
-        epilog="example: attrscore reproduce results/jobs/0123456789abcdef",
+        epilog="example: attrscore reproduce results/jobs/0123456789abcdef; of moved files: "
+        "... dataset.images='moved/*.tif'",
     )
     parser.add_argument("path", type=Path, help="a folder of results or of a job, or a part")
     parser.add_argument("--json", action="store_true", help="for other programs")

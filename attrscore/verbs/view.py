@@ -26,7 +26,8 @@ def view(arguments: Sequence[str], settings_of: SettingsOf) -> int:
     parser = argparse.ArgumentParser(
         prog="attrscore view",
         description=(view.__doc__ or "").partition("\n")[0],
-        epilog="example: attrscore view results/ --cells field1:3,field1:7",
+        epilog="example: attrscore view results/ --cells field1:3,field1:7; of moved files: "
+        "... dataset.images='moved/*.tif'",
     )
     folders = "a results folder, or the folder of a job (default: results)"
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help=folders)

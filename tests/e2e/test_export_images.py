@@ -209,6 +209,22 @@ def test_maps_that_cannot_be_laid_back_are_told(fields, capsys, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+def test_files_that_have_moved_are_found_where_the_command_says(fields, capsys, tmp_path):
+    audit(fields)
+    (tmp_path / "my images").rename(tmp_path / "moved")
+    export = ["export", "results", "--to", "tiff"]
+    assert main([*export, "dataset.images='moved/*.tif'"]) == 0
+    assert "heat of 5 cells over 2 fields" in capsys.readouterr().out
+    assert main(["reproduce", "results", "dataset.images='moved/*.tif'"]) == 0
+    for change, told in {
+        "dataset.imagse=moved": "no setting 'dataset.imagse'. Did you mean 'images'",
+        "dataset=phantom": "give single settings one value each",
+        "dataset.images=a,b": "give single settings one value each",
+    }.items():
+        assert main([*export, "-o", "other", change]) == 2
+        assert told in " ".join(capsys.readouterr().err.split())
+
+
 def test_crops_without_fields_are_told(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["dataset.cells=4", "dataset.size=[16,16]", "figures=none", "keep=native"]
