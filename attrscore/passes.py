@@ -23,7 +23,7 @@ from attrscore.core import INPUT, Batch, Target
 from attrscore.errors import UnsupportedError, preview
 from attrscore.layers import (
     Layers,
-    LightNorms,
+    LightGradients,
     OverwrittenError,
     call,
     capture,
@@ -105,7 +105,7 @@ class Pass:
         self._to_input = to_input
         self._keep_graph = keep_graph
         self._which = output
-        self._autocast = autocast
+        self.autocast = autocast
         self._output: Tensor | None = None
         self._overflowed: Tensor | None = None
         self._aux: Tensor | None = None
@@ -214,7 +214,7 @@ class Pass:
     @functools.cached_property
     def explained(self) -> Explained:
         """The explained scalar as a module, for Captum: give it :attr:`additional` too."""
-        return Explained(self.model, self.target, self._which, autocast=self._autocast)
+        return Explained(self.model, self.target, self._which, autocast=self.autocast)
 
     @functools.cached_property
     def value(self) -> Tensor:
@@ -335,7 +335,7 @@ class Pass:
             to_input=to_input,
             output=self._which,
             pool=self.pool,
-            autocast=self._autocast,
+            autocast=self.autocast,
         )
 
     def _backward(self) -> None:
@@ -364,7 +364,7 @@ class Pass:
             _relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
             capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
             # A graph that a guided method walks must hold torch's own nodes.
-            contextlib.nullcontext() if self._keep_graph else LightNorms(),
+            contextlib.nullcontext() if self._keep_graph else LightGradients(),
         ):
             output = self._forward(inputs.clone() if whole else inputs)
         self._output = output.detach()
@@ -376,7 +376,7 @@ class Pass:
         return _Recorded(sources, output, inputs, frozenset(relus))
 
     def _scores(self, inputs: Tensor, others: Iterable[Tensor]) -> Tensor:
-        found = call(self.model, inputs, *others, autocast=self._autocast)
+        found = call(self.model, inputs, *others, autocast=self.autocast)
         return check_output(found, len(inputs), self._which)
 
     def _forward(self, inputs: Tensor) -> Tensor:

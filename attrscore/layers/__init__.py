@@ -2,10 +2,11 @@
 
 from attrscore.layers.capture import OverwrittenError, capture
 from attrscore.layers.layouts import Layout, LayoutOptions, hidden_state
+from attrscore.layers.light import LightGradients
 from attrscore.layers.measuring import watching
-from attrscore.layers.norms import LightNorms
 from attrscore.layers.path import main_path
 from attrscore.layers.selection import LAYER_RULES, Layers, select_layers, with_layouts
+from attrscore.layers.stem import PassedByError, Stem, find_stem
 from attrscore.layers.tracing import LayerInfo, trace
 from attrscore.layers.wrappers import (
     Precision,
@@ -25,14 +26,17 @@ __all__ = [
     "Layers",
     "Layout",
     "LayoutOptions",
-    "LightNorms",
+    "LightGradients",
     "OverwrittenError",
+    "PassedByError",
     "Precision",
     "SealedNetwork",
+    "Stem",
     "call",
     "capture",
     "device_of",
     "dtype_of",
+    "find_stem",
     "hidden_state",
     "in_precision",
     "main_path",

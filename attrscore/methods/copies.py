@@ -10,10 +10,19 @@ import torch
 from torch import Tensor
 
 from attrscore.errors import ConfigError, UnsupportedError
-from attrscore.layers import LightNorms
+from attrscore.layers import LightGradients
 from attrscore.passes import Pass
 
-__all__ = ["at_once", "blocks", "check_chunk", "generator_of", "gradients_at", "noisy", "values_at"]
+__all__ = [
+    "at_once",
+    "blocks",
+    "check_chunk",
+    "explained_at",
+    "generator_of",
+    "gradients_at",
+    "noisy",
+    "values_at",
+]
 
 PLACES = 2**18
 """Where ``chunk`` is not given: as many copies as have this many pixels together. More gain no time
@@ -59,9 +68,8 @@ def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
     :raises UnsupportedError: no gradient reaches the input.
     """
     inputs = points.flatten(0, 1).requires_grad_()
-    additional = (_repeated(each[rows], len(points)) for each in run.additional)
-    with LightNorms():
-        scalar = run.explained(inputs.clone(), *additional)  # a layer may work in place
+    with LightGradients():
+        scalar = explained_at(run, inputs.clone(), rows)  # a layer may work in place
     gradient: Tensor | None = None
     if scalar.requires_grad:
         (gradient,) = torch.autograd.grad(scalar.sum(), inputs, allow_unused=True)
@@ -72,6 +80,14 @@ def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
             "method: occlusion, feature_ablation, kernel_shap."
         )
     return gradient.view_as(points)
+
+
+def explained_at(run: Pass, inputs: Tensor, rows: slice, /) -> Tensor:
+    """The explained score of k copies of some rows, (k x n, C, *S) -> (k x n,)."""
+    times = len(inputs) // (rows.stop - rows.start)
+    additional = (each[rows].repeat(times, *[1] * (each.ndim - 1)) for each in run.additional)
+    found: Tensor = run.explained(inputs, *additional)
+    return found
 
 
 def values_at(
@@ -108,10 +124,6 @@ def generator_of(cell: str, seed: int, purpose: str, /) -> torch.Generator:
     """Random numbers that follow from the seed and the cell's id alone, whatever the batch."""
     digest = hashlib.blake2b(f"{seed}/{purpose}/{cell}".encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-
-
-def _repeated(each: Tensor, times: int) -> Tensor:
-    return each.repeat(times, *[1] * (each.ndim - 1))
 
 
 def noisy(inputs: Tensor, noise: float, draws: Sequence[torch.Generator], /) -> Tensor:

@@ -16,8 +16,9 @@ from torch import Tensor
 from attrscore.core import INPUT, Diagnosed, Maps
 from attrscore.errors import ConfigError, choose
 from attrscore.methods.baselines import WithBaseline
-from attrscore.methods.copies import blocks, check_chunk, gradients_at
+from attrscore.methods.copies import check_chunk
 from attrscore.methods.options import check_whole
+from attrscore.methods.straight import mean_gradient
 from attrscore.passes import Pass
 from attrscore.registry import METHODS
 
@@ -63,7 +64,8 @@ class IntegratedGradients(WithBaseline):
     ``rule`` (Captum's names); ``baseline`` and ``sigma`` as
     :class:`attrscore.methods.baselines.WithBaseline`. At most ``chunk`` copies of an input are in
     memory at once, however many the steps; without it, as many as have 2**18 pixels together.
-    Costs ``steps`` forward and backward passes, and one forward. Needs gradients down to the input.
+    Costs ``steps`` forward and backward passes, less what a convolution at the beginning of the
+    network takes, and two forwards. Needs gradients down to the input.
 
     The results get the columns ``completeness_error``, the sum of the map less F(input) -
     F(baseline), which is 0 for an exact integral, and ``output_change``, F(input) - F(baseline), to
@@ -90,14 +92,8 @@ class IntegratedGradients(WithBaseline):
         inputs = run.batch.inputs.detach()
         reference = self.reference(inputs)
         weights, places = quadrature(self.rule, self.steps)
-        total = torch.zeros_like(inputs, dtype=torch.float64)
         run.additional  # noqa: B018  # the clean input's own pass comes first
         with run.prepared():
-            for rows, steps in blocks(run, self.steps, self.chunk):
-                low, high = reference[rows], inputs[rows]
-                points = torch.stack([low + place * (high - low) for place in places[steps]])
-                gradients = gradients_at(run, points, rows)
-                for weight, gradient in zip(weights[steps], gradients, strict=True):
-                    total[rows].add_(gradient, alpha=weight)
-            signed = (total * (inputs - reference)).to(inputs.dtype)
+            mean = mean_gradient(run, reference, weights, places, chunk=self.chunk)
+            signed = (mean * (inputs - reference)).to(inputs.dtype)
             return Diagnosed({INPUT: signed}, completeness(run, signed, reference))

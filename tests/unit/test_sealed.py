@@ -90,8 +90,12 @@ def test_each_method_gives_the_networks_own_map_or_is_refused(form):
     for result in run(sealed, crops(), **options):
         if result.method in fine:
             same = expected[result.method, result.layer]
-            np.testing.assert_array_equal(result.maps, same.maps)
-            np.testing.assert_array_equal(result.columns["grad_camo"], same.columns["grad_camo"])
+            # the first convolution of a network that can be watched is left out between steps
+            close = {"rtol": 1e-4, "atol": 1e-6} if "gradients" in result.method else {"rtol": 0}
+            np.testing.assert_allclose(result.maps, same.maps, **close)
+            np.testing.assert_allclose(
+                result.columns["grad_camo"], same.columns["grad_camo"], **close
+            )
         else:
             assert set(result.columns["status"]) == {"unsupported"}
     reasons = {each.reason for each in findings if each.method == "grad_cam"}
