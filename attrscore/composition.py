@@ -148,11 +148,12 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
 
 def changes_among(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments of a verb that reads kept configurations: its own, and changed settings."""
+    found = [re.match(r"([a-z_]+)(\.[\w.]+)?=", each) for each in arguments]
+    known = configuration([]) if any(found) else {}
     own, changes = [], []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        setting = re.match(r"([a-z_]+)(\.[\w.]+)?=", argument)
+    for before, argument, setting in zip(["", *arguments], arguments, found, strict=False):
         # --on has names of columns on both sides
-        if setting and before != "--on" and setting[1] in configuration([]):
+        if setting and before != "--on" and setting[1] in known:
             changes.append(argument)
         else:
             own.append(argument)

@@ -24,9 +24,9 @@ __all__ = [
     "values_at",
 ]
 
-PLACES = 2**18
-"""Where ``chunk`` is not given: as many copies as have this many pixels together. More gain no time
-on a CPU, and in 3D lose some."""
+PLACES = 2**17
+"""Where ``chunk`` is not given: as many copies as have this many pixels together. More were seen to
+gain no time on a CPU, and to lose some where their maps leave its caches."""
 
 
 def check_chunk(chunk: int | None, /) -> None:

@@ -63,7 +63,7 @@ class IntegratedGradients(WithBaseline):
     Each pixel's share in F(input) - F(baseline), signed. ``steps`` points of the quadrature
     ``rule`` (Captum's names); ``baseline`` and ``sigma`` as
     :class:`attrscore.methods.baselines.WithBaseline`. At most ``chunk`` copies of an input are in
-    memory at once, however many the steps; without it, as many as have 2**18 pixels together.
+    memory at once, however many the steps; without it, as many as have 2**17 pixels together.
     Costs ``steps`` forward and backward passes, less what a convolution at the beginning of the
     network takes, and two forwards. Needs gradients down to the input.
 

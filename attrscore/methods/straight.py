@@ -26,7 +26,11 @@ class _Way(NamedTuple):
 
     def at(self, places: Sequence[float], /) -> Tensor:
         """The points at k places within [0, 1], (k, n, C, *S)."""
-        return torch.stack([self.low + place * (self.high - self.low) for place in places])
+        whole = self.high - self.low
+        points = whole.new_empty(len(places), *whole.shape)
+        for point, place in zip(points, places, strict=True):
+            torch.add(self.low, whole, alpha=place, out=point)
+        return points
 
 
 def mean_gradient(
