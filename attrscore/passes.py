@@ -10,15 +10,15 @@ import contextlib
 import copy
 import functools
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from attrscore.autograd import Graph, Recorded, gradients_of, relu_nodes
 from attrscore.core import INPUT, Batch, Target
 from attrscore.errors import UnsupportedError, preview
 from attrscore.layers import (
@@ -34,7 +34,7 @@ from attrscore.layers import (
 )
 from attrscore.network import Explained, as_found, check_output, wide
 
-__all__ = ["Graph", "OnStep", "Pass"]
+__all__ = ["OnStep", "Pass"]
 
 AT_ONCE = {"cpu": 1}
 """Targets whose backward passes are one, by device; 8 elsewhere. Their gradients are in memory
@@ -44,26 +44,6 @@ Value = TypeVar("Value")
 
 OnStep = Callable[[int, int], None]
 """Told how many steps of a method are done, and of how many."""
-
-
-class Graph(NamedTuple):
-    """The forward pass of a batch, to be differentiated again by rules of one's own."""
-
-    inputs: Tensor
-    scalar: Tensor
-    """The explained score, (N,); differentiate it with ``retain_graph=True``."""
-    relus: frozenset[Any]
-    """The node of each call of an ``nn.ReLU`` module."""
-
-
-class _Recorded(NamedTuple):
-    """One forward pass in the autograd graph."""
-
-    sources: dict[str, Tensor]
-    """Outputs of the layers as they put them out, and the inputs where their gradient is asked."""
-    output: Tensor
-    inputs: Tensor
-    relus: frozenset[Any]
 
 
 class Pass:
@@ -308,7 +288,7 @@ class Pass:
             last = start + step >= len(targets) and not self._keep_graph
             with torch.enable_grad():
                 scalars = [each.target(recorded.output, each.aux) for each in some]
-                found = _gradients([each.sum() for each in scalars], recorded.sources, last=last)
+                found = gradients_of([each.sum() for each in scalars], recorded.sources, last=last)
             for each, scalar, gradients in zip(some, scalars, found, strict=True):
                 with contextlib.suppress(UnsupportedError):  # as above
                     each._keep(recorded, scalar, gradients)
@@ -343,10 +323,10 @@ class Pass:
         with as_found(self.model):
             recorded = self._record()
             scalar = self.target(recorded.output, self.aux)
-            (gradients,) = _gradients([scalar.sum()], recorded.sources, last=not self._keep_graph)
+            (gradients,) = gradients_of([scalar.sum()], recorded.sources, last=not self._keep_graph)
         self._keep(recorded, scalar, gradients)
 
-    def _record(self) -> _Recorded:
+    def _record(self) -> Recorded:
         """One forward pass in the autograd graph, as deep as is asked for."""
         while True:
             try:
@@ -354,14 +334,14 @@ class Pass:
             except OverwrittenError:
                 continue  # once a network: the next capture makes copies
 
-    def _recorded(self) -> _Recorded:
+    def _recorded(self) -> Recorded:
         inputs = self.batch.inputs.detach()
         whole = self._to_input or self._keep_graph
         if whole:
             inputs = inputs.clone().requires_grad_()  # an in-place first layer must not spoil it
         with (
             # Only where asked for: a hook on every ReLU takes time.
-            _relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
+            relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
             capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
             # A graph that a guided method walks must hold torch's own nodes.
             contextlib.nullcontext() if self._keep_graph else LightGradients(),
@@ -373,7 +353,7 @@ class Pass:
         }
         if self._to_input:
             sources[INPUT] = inputs
-        return _Recorded(sources, output, inputs, frozenset(relus))
+        return Recorded(sources, output, inputs, frozenset(relus))
 
     def _scores(self, inputs: Tensor, others: Iterable[Tensor]) -> Tensor:
         found = call(self.model, inputs, *others, autocast=self.autocast)
@@ -399,9 +379,7 @@ class Pass:
         layout = self.layers.infos[name].layout
         return wide(values if layout is None else layout.to_grid(values))
 
-    def _keep(
-        self, recorded: _Recorded, scalar: Tensor, gradients: Sequence[Tensor | None]
-    ) -> None:
+    def _keep(self, recorded: Recorded, scalar: Tensor, gradients: Sequence[Tensor | None]) -> None:
         by_name = dict(zip(recorded.sources, gradients, strict=True))
         graph_alone = self._keep_graph and not recorded.sources and scalar.requires_grad
         if all(gradient is None for gradient in gradients) and not graph_alone:
@@ -432,53 +410,3 @@ class Pass:
         """
         layout = self.layers.infos[name].layout
         return layout is not None and bool(layout.prefix) and not bool(gradient.any())
-
-
-def _gradients(
-    scalars: Sequence[Tensor], sources: Mapping[str, Tensor], *, last: bool = True
-) -> list[Sequence[Tensor | None]]:
-    """Of each scalar, its gradients with respect to the sources; None where it depends on none.
-
-    The graph can be used again unless these are the ``last``.
-    """
-    live = [scalar for scalar in scalars if scalar.requires_grad]
-    if not live or not sources:
-        return [[None] * len(sources) for _ in scalars]
-    inputs = list(sources.values())
-    if len(scalars) == 1:
-        return [torch.autograd.grad(scalars[0], inputs, retain_graph=not last, allow_unused=True)]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            together = torch.autograd.grad(
-                torch.stack(list(scalars)),
-                inputs,
-                torch.eye(len(scalars), device=scalars[0].device, dtype=scalars[0].dtype),
-                allow_unused=True,
-                retain_graph=True,
-                is_grads_batched=True,
-            )
-    except RuntimeError:  # an operation that torch cannot vectorise
-        return [
-            torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=True)
-            for scalar in scalars
-        ]
-    return [[None if each is None else each[i] for each in together] for i in range(len(scalars))]
-
-
-@contextmanager
-def _relu_nodes(model: nn.Module) -> Iterator[set[Any]]:
-    """The graph node of each call of an ``nn.ReLU`` module inside."""
-    found: set[Any] = set()
-
-    def remember(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        found.add(output.grad_fn)
-
-    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
-    handles = [module.register_forward_hook(remember) for module in relus]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-        found.discard(None)
