@@ -125,7 +125,12 @@ class Labels:
 
         :raises DataError: damaged; negative numbers, or ones beyond 2^63; read whole and empty.
         """
-        pixels: NDArray[Any] = self.image.read(window)[0]
+        return self.numbers(self.image.read(window)[0], whole=window is None)
+
+    def numbers(self, pixels: NDArray[Any], /, *, whole: bool) -> NDArray[Any]:
+        """What :meth:`read` gives, of pixels *S of its image."""
+        if not whole and pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
+            return pixels.astype(np.int32)  # nothing to look for
         low, high = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
         name = f"the {self.what} '{shown(self.path)}'"
         if low < 0 or high >= 2**63:
@@ -134,7 +139,7 @@ class Labels:
                 f"({'down to' if low < 0 else 'up to'} {low if low < 0 else high}); expected 0 for "
                 "background and one positive number a cell."
             )
-        if high == 0 and window is None:
+        if high == 0 and whole:
             raise DataError(
                 f"{name} is empty: every pixel is 0; leave the field out, or segment it again."
             )

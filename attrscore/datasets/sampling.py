@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +34,16 @@ def overlap(
     start: NDArray[np.int64], size: tuple[int, ...], shape: tuple[int, ...], /
 ) -> tuple[Window, Window]:
     """Where ``size`` pixels from ``start`` meet a field: there, and in the crop."""
+    return _overlap(tuple(start.tolist()), size, shape)
+
+
+@lru_cache(maxsize=8)  # pixels and labels of a crop ask alike
+def _overlap(
+    start: tuple[int, ...], size: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[Window, Window]:
     source: list[slice] = []
     target: list[slice] = []
-    for begin, extent, limit in zip(start.tolist(), size, shape, strict=True):
+    for begin, extent, limit in zip(start, size, shape, strict=True):
         low, high = max(begin, 0), min(begin + extent, limit)
         high = max(high, low)
         if low >= limit or high <= 0:  # beside the field
