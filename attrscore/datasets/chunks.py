@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -85,27 +86,26 @@ class _Chunks:
 
     def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
         out = np.empty([each.stop - each.start for each in window], self.dtype)
+        size = math.prod(self.chunk) * self.held.itemsize
+        # checks the size, and allocates large chunks faster than numcodecs
+        codec = pa.Codec("zstd") if self.packed else None
         for place in _touched(window, self.chunk):
-            begins = [n * at for n, at in zip(self.chunk, place, strict=True)]
             source, target = [], []
-            for each, begin, extent in zip(window, begins, self.chunk, strict=True):
+            for each, at, extent in zip(window, place, self.chunk, strict=True):
+                begin = at * extent
                 low, high = max(each.start, begin), min(each.stop, begin + extent)
                 source.append(slice(low - begin, high - begin))
                 target.append(slice(low - each.start, high - each.start))
             try:
-                data = (self.folder / self.key(place)).read_bytes()
+                with FileIO(f"{self.folder}/{self.key(place)}") as file:
+                    data = file.readall()
             except FileNotFoundError:
                 out[tuple(target)] = 0 if self.fill is None else self.fill
                 continue
-            out[tuple(target)] = self._decoded(data)[tuple(source)]
+            if codec is not None:
+                data = codec.decompress(data, size)
+            out[tuple(target)] = np.frombuffer(data, self.held).reshape(self.chunk)[tuple(source)]
         return out
-
-    def _decoded(self, data: bytes) -> NDArray[Any]:
-        if self.packed:
-            size = math.prod(self.chunk) * self.held.itemsize
-            # checks the size, and allocates large chunks faster than numcodecs
-            data = pa.Codec("zstd").decompress(data, decompressed_size=size)
-        return np.frombuffer(data, self.held).reshape(self.chunk)
 
 
 @dataclass(frozen=True, eq=False)
