@@ -12,8 +12,8 @@ and label image, deflated where the fields are compressed, read with tifffile an
 batches: float32, normalised by channel, with regions. All files are in the cache of the system. CPU
 time, ratios within one run.
 
-The *floor* is what no reader of fields in Python can leave out: every strip or chunk unpacked once
-by zlib or zstd, from memory, and of every cell, from arrays in memory into new batches, the window
+The *floor* is what no reader made of NumPy, zlib and zstd can leave out: every strip or chunk
+unpacked once, from memory, and of every cell, from arrays in memory into new batches, the window
 converted, minus, times and clipped, and its labels compared twice. It opens no file, places no
 pixel that was unpacked and checks nothing.
 """
@@ -34,7 +34,7 @@ from scipy import ndimage
 from timing import begin, measure, parser, table
 
 import attrscore
-from attrscore.datasets import Fields, ngff, tiff
+from attrscore.datasets import Fields, tiff
 from attrscore.engine import batches_of
 from attrscore.registry import MODELS
 
@@ -98,7 +98,10 @@ def zarr_written(path: Path, pixels: np.ndarray, axes: str) -> None:
 
 def opened(root: Path, packed: str, crop: tuple[int, ...]) -> Fields:
     tiff.LAYOUTS.clear()  # as in a new process
-    ngff.LAYOUTS.clear()
+    if packed == "zarr":
+        from attrscore.datasets import ngff
+
+        ngff.LAYOUTS.clear()
     end = "zarr" if packed == "zarr" else "tif"
     folder = root / packed
     fields = Fields(
