@@ -284,11 +284,14 @@ def _check_region(name: str, region: Tensor, n: int, space: tuple[int, ...]) -> 
 
 
 def _check_disjoint(cell: Tensor, neighbours: Tensor) -> None:
+    import torch  # as above
+
     if "bool" in str(cell.dtype) and cell.dtype == neighbours.dtype:
-        overlap = bool((cell & neighbours).any())
+        # as bytes: torch looks through bools an eighth as fast
+        both, most = (cell & neighbours).view(torch.uint8), 0.0
     else:
-        both = cell.double() + neighbours.double()
-        overlap = both.numel() > 0 and float(both.max()) > 1 + 1e-6
+        both, most = cell.double() + neighbours.double(), 1 + 1e-6
+    overlap = both.numel() > 0 and float(both.max()) > most
     if overlap:
         raise DataError(
             "regions 'cell' and 'neighbours' overlap, so shares could not sum to 1; "

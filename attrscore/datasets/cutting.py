@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from attrscore.datasets.regions import Boundary, regions_of
-from attrscore.datasets.sampling import resampled
+from attrscore.datasets.sampling import overlap, resampled
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from attrscore.datasets.decoding import Field
@@ -31,16 +33,17 @@ def cut(
     geometry: Geometry,
     boundary: Boundary | None,
     outside: Outside,
-) -> tuple[NDArray[np.float32], dict[str, NDArray[np.bool_]]]:
-    """Inputs (C, *S) and regions *S of the cell ``number``, from the pixel ``first`` on.
+    inputs: NDArray[np.float32],
+    regions: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Write the crop of the cell ``number`` that begins at the pixel ``first``.
 
-    Only the window that they need is read. Pixels are normalised, then resampled, then those
-    outside the cell replaced; zeros beyond the field.
+    Into ``inputs`` (C, *S) and ``regions`` *S, where they have to be in the end. Only the window
+    that they need is read. Pixels are normalised, then resampled, then those outside the cell
+    replaced; zeros beyond the field.
     """
     ratio = geometry.ratio(field.spacing)
-    inputs = resampled(
-        lambda window: levels.apply(field.pixels(window)), first, geometry.size, ratio, field.shape
-    )
+    _pixels(field, levels, first, ratio, inputs)
     margin = (0,) * len(geometry.size)
     if boundary is not None and geometry.spacing is not None:
         margin = boundary.reach(geometry.spacing)
@@ -57,13 +60,14 @@ def cut(
         )
 
     cells = labels("cell")
-    regions = regions_of(
+    regions_of(
         cells,
-        number,
+        int(number),  # not one of NumPy's, by which the pixels would be brought to 64 bits
         nuclei=labels("nucleus") if "nucleus" in field.masks else None,
         boundary=boundary,
         spacing=geometry.spacing,
         margin=margin,
+        out=regions,
     )
     if outside != "keep":
         inner = tuple(slice(by, by + n) for by, n in zip(margin, geometry.size, strict=True))
@@ -73,4 +77,26 @@ def cut(
         if outside == "mean" and beside.any():
             fill = inputs[:, beside].mean(axis=1, dtype=np.float64).astype(np.float32)
         inputs[:, around] = fill[:, None]
-    return inputs, regions
+
+
+def _pixels(
+    field: Field,
+    levels: Levels,
+    first: NDArray[np.int64],
+    ratio: tuple[float, ...],
+    out: NDArray[np.float32],
+) -> None:
+    size = out.shape[1:]
+    if any(each != 1 for each in ratio):
+        out[...] = resampled(
+            lambda window: levels.apply(field.pixels(window)), first, size, ratio, field.shape
+        )
+        return
+    source, target = overlap(first, size, field.shape)
+    values = field.pixels(source)
+    if values.shape == out.shape:
+        levels.apply(values, out=out)
+        return
+    out[...] = 0
+    within: tuple[Any, ...] = (slice(None), *target)
+    levels.apply(values, out=out[within])

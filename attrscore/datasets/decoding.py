@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from attrscore.datasets.files import find_files, match_files, shown, stem
-from attrscore.datasets.images import Image, open_image, open_labels
+from attrscore.datasets.images import Image, Labels, open_image, open_labels
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
@@ -112,12 +112,14 @@ class Field:
 
     def labels(self, window: Window | None = None, /, *, of: str = "cell") -> NDArray[Any]:
         """One number a cell, *S."""
+        mask = self.masks[of]
         if not self._small:
-            return self.masks[of].read(window)
+            return mask.read(window)
         if of not in self._decoded:
-            self._decoded[of] = self.masks[of].read()
-        labels = self._decoded[of]
-        return labels if window is None else labels[window]
+            self._decoded[of] = mask.image.read()[0] if isinstance(mask, Labels) else mask.read()
+        labels = self._decoded[of] if window is None else self._decoded[of][window]
+        # of a window at a time: all of a field would be twice as large as in its file
+        return mask.numbers(labels, whole=window is None) if isinstance(mask, Labels) else labels
 
     def pieces(self) -> Iterator[Iterator[NDArray[Any]]]:
         """Every channel, each in pieces along the first axis."""
@@ -139,7 +141,7 @@ class Field:
         )
         return [(slice(*each), *rest) for each in ends]
 
-    @property
+    @cached_property
     def _small(self) -> bool:
         pixels = len(self.channels) * math.prod(self.shape)
         return pixels * self.image.dtype.itemsize <= _SMALL

@@ -146,7 +146,7 @@ class DeepProfilerFields:
         names, numbers = table["Metadata_image"].tolist(), table["Metadata_object"].tolist()
         first = self._first(table)
         for place in sorted(range(len(rows)), key=lambda place: rows[place]):
-            inputs[place], mine = cut(
+            cut(
                 self._field(names[place]),
                 self._levels(names[place]),
                 numbers[place],
@@ -154,9 +154,9 @@ class DeepProfilerFields:
                 geometry=self._geometry,
                 boundary=None,
                 outside="keep",
+                inputs=inputs[place],
+                regions={region: pixels[place] for region, pixels in regions.items()},
             )
-            for name, region in mine.items():
-                regions[name][place] = region
         return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.channels)
 
     def places(self, rows: Sequence[int], /) -> Places:

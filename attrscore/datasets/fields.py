@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from types import MappingProxyType
 from typing import Literal
 
@@ -189,19 +190,23 @@ class Fields:
         size = found.geometry.size
         inputs = np.empty((len(rows), found.channels, *size), np.float32)
         regions = {name: np.empty((len(rows), *size), bool) for name in self._parts.regions}
-        for place in sorted(range(len(rows)), key=lambda place: rows[place]):
-            name = table["Metadata_image"][place]
-            inputs[place], mine = cut(
-                self._parts.reader.open(name),
-                self._parts.normaliser(name, self._parts.reader.open),
-                table["Metadata_object"][place],
-                found.first[rows[place]],
-                geometry=found.geometry,
-                boundary=self._parts.boundary,
-                outside=self.outside,
-            )
-            for region, pixels in mine.items():
-                regions[region][place] = pixels
+        images = table["Metadata_image"]
+        in_order = sorted(range(len(rows)), key=rows.__getitem__)
+        for name, places in groupby(in_order, key=images.__getitem__):
+            field = self._parts.reader.open(name)
+            levels = self._parts.normaliser(name, self._parts.reader.open)
+            for place in places:
+                cut(
+                    field,
+                    levels,
+                    table["Metadata_object"][place],
+                    found.first[rows[place]],
+                    geometry=found.geometry,
+                    boundary=self._parts.boundary,
+                    outside=self.outside,
+                    inputs=inputs[place],
+                    regions={region: pixels[place] for region, pixels in regions.items()},
+                )
         return to_batch(table, inputs, regions, spacing=found.geometry.spacing, stains=found.stains)
 
     def places(self, rows: Sequence[int], /) -> Places:

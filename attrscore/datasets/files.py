@@ -9,13 +9,23 @@ from pathlib import Path
 
 from attrscore.errors import DataError
 
-__all__ = ["SUFFIXES", "digest_of", "find_files", "in_zarr", "match_files", "shown", "stem"]
+__all__ = [
+    "SUFFIXES",
+    "ZARR_METADATA",
+    "digest_of",
+    "find_files",
+    "in_zarr",
+    "match_files",
+    "shown",
+    "stem",
+]
 
 SUFFIXES = (".tif", ".tiff", ".png", ".nii", ".nii.gz", ".npy", ".npz", ".zarr")
 """Of the formats that can be opened; letters of any case."""
 
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
-_ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+"""Files of a group or an array that say what it is."""
 
 
 def find_files(pattern: str, /, *, option: str) -> list[Path]:
@@ -41,7 +51,7 @@ def find_files(pattern: str, /, *, option: str) -> list[Path]:
 
 def _is_zarr(path: Path) -> bool:
     return path.is_dir() and (
-        path.suffix.lower() == ".zarr" or any((path / name).exists() for name in _ZARR_METADATA)
+        path.suffix.lower() == ".zarr" or any((path / name).exists() for name in ZARR_METADATA)
     )
 
 

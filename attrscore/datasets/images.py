@@ -121,11 +121,19 @@ class Labels:
         return self.image.shape[1:]
 
     def read(self, window: tuple[slice, ...] | None = None, /) -> NDArray[Any]:
-        """A window (None: all) as int32, or int64 where numbers are that large.
+        """A window (None: all), mostly as int32: see :meth:`numbers`.
 
         :raises DataError: damaged; negative numbers, or ones beyond 2^63; read whole and empty.
         """
-        pixels: NDArray[Any] = self.image.read(window)[0]
+        return self.numbers(self.image.read(window)[0], whole=window is None)
+
+    def numbers(self, pixels: NDArray[Any], /, *, whole: bool) -> NDArray[Any]:
+        """Pixels *S of its image as int32, or as int64 where numbers are that large.
+
+        A window of unsigned numbers of at most 16 bits stays as it is.
+        """
+        if not whole and pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
+            return pixels
         low, high = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
         name = f"the {self.what} '{shown(self.path)}'"
         if low < 0 or high >= 2**63:
@@ -134,7 +142,7 @@ class Labels:
                 f"({'down to' if low < 0 else 'up to'} {low if low < 0 else high}); expected 0 for "
                 "background and one positive number a cell."
             )
-        if high == 0 and window is None:
+        if high == 0 and whole:
             raise DataError(
                 f"{name} is empty: every pixel is 0; leave the field out, or segment it again."
             )

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
-from attrscore.datasets.files import shown
+from attrscore.datasets.chunks import pixels_of
+from attrscore.datasets.files import ZARR_METADATA, shown
+from attrscore.datasets.remembered import Remembered
 from attrscore.datasets.stored import MICROMETRES, Stored
 from attrscore.errors import ConfigError, DataError, preview
 
-__all__ = ["open_ngff"]
+__all__ = ["LAYOUTS", "open_ngff"]
 
-_HEADER = 16
-"""Bytes of Blosc before its data; the last four say how many there are, these included."""
+LAYOUTS: Remembered[Stored] = Remembered(2**14)
+"""Of arrays that were opened before."""
 
 
 def open_ngff(path: Path, /, *, level: int = 0) -> Stored:
@@ -28,6 +27,11 @@ def open_ngff(path: Path, /, *, level: int = 0) -> Stored:
     :raises DataError: no such group, or metadata without what the specification asks for.
     :raises ConfigError: a level that it does not have.
     """
+    return LAYOUTS.get((path, level), lambda: _layout(path, level))
+
+
+def _layout(path: Path, level: int) -> tuple[Stored, list[Path]]:
+    """And the files that say so."""
     name = shown(path)
     try:
         group = zarr.open_group(str(path), mode="r")
@@ -66,8 +70,6 @@ def open_ngff(path: Path, /, *, level: int = 0) -> Stored:
             f"'{name}' names the axes {axes} but its level {level} has the shape "
             f"{getattr(pixels, 'shape', 'of a group')}."
         )
-    if pixels.compressors and type(pixels.compressors[-1]).__name__ in ("Blosc", "BloscCodec"):
-        pixels = _Whole(pixels, path / where)
     size = np.ones(len(axes))
     for each in (levels[level], scales[0]):
         for step in each.get("coordinateTransformations") or ():
@@ -80,45 +82,11 @@ def open_ngff(path: Path, /, *, level: int = 0) -> Stored:
     }
     channels = (told.get("omero") or {}).get("channels") or ()
     names = tuple(str(channel.get("label", "")) for channel in channels)
-    return Stored(pixels, axes, spacing, names if all(names) else (), definite=True)
-
-
-@dataclass(frozen=True, eq=False)
-class _Whole:
-    """An array compressed by Blosc, whose chunks are looked at before they are decoded.
-
-    numcodecs gives whatever lies behind the end of a chunk that was cut short, without an error.
-    """
-
-    array: Any
-    folder: Path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = self.array.dtype
-        return dtype
-
-    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
-        touched = (
-            range(each.start // n, -(-each.stop // n))
-            for each, n in zip(window, self.array.chunks, strict=True)
-        )
-        for place in itertools.product(*touched):
-            chunk = self.folder / self.array.metadata.encode_chunk_key(place)
-            if chunk.is_file():  # else all of it is the fill value
-                with chunk.open("rb") as file:
-                    header = file.read(_HEADER)
-                size = chunk.stat().st_size
-                if len(header) < _HEADER or int.from_bytes(header[12:16], "little") != size:
-                    raise DataError(
-                        f"'{shown(chunk)}' cannot be read as a Zarr: the chunk is cut short or "
-                        "damaged; copy it again."
-                    )
-        return np.asarray(self.array[window])
+    array = path / where
+    return (
+        Stored(pixels_of(pixels, array), axes, spacing, names if all(names) else (), definite=True),
+        [folder / each for folder in (path, array) for each in ZARR_METADATA],
+    )
 
 
 def _axes(scale: Mapping[str, Any], name: str) -> tuple[str, tuple[str, ...]]:

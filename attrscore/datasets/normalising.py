@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -40,23 +41,40 @@ class Levels:
     pixels: int
     """Of each channel, from which these are."""
 
-    def apply(self, values: NDArray[Any], /) -> NDArray[np.float32]:
-        """A window (C, *S) of a field, normalised. A channel without contrast becomes 0."""
+    def apply(
+        self, values: NDArray[Any], /, *, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """A window (C, *S) of a field, normalised, into ``out`` where that is given.
+
+        A channel without contrast becomes 0.
+        """
         if self.rule == "none":
-            return values.astype(np.float32)
+            return _as_float32(values, out)
         # whole steps first: exact in float32 for whole numbers of 16 bits, so that nothing is lost
         # where a bright channel has little contrast
         narrow = values.dtype.itemsize <= 2 or values.dtype == np.float32
-        work = np.float32 if narrow else np.float64
         column = (-1, *(1,) * (values.ndim - 1))
-        steps, factor = np.rint(self.low), 1 / np.where(self.spread == 0, 1.0, self.spread)
-        moved = np.subtract(values, steps.astype(work).reshape(column), dtype=work)
-        moved *= factor.astype(work).reshape(column)
-        moved += ((steps - self.low) * factor).astype(work).reshape(column)
+        steps, factor, rest = (
+            each.reshape(column) for each in (self._narrow if narrow else self._wide)
+        )
+        moved = out if narrow and out is not None else np.empty(values.shape, steps.dtype)
+        moved[...] = np.ascontiguousarray(values)  # NumPy converts rows of a window more slowly
+        moved -= steps
+        moved *= factor
+        moved += rest
         if self.rule in ("percentile", "fixed"):
             moved.clip(0, 1, out=moved)
-        normalised: NDArray[np.float32] = moved.astype(np.float32, copy=False)
-        return normalised
+        return moved if narrow else _as_float32(moved, out)
+
+    @cached_property
+    def _wide(self) -> tuple[NDArray[Any], ...]:
+        """(C,) each: whole steps subtracted, the factor, and what is added then."""
+        steps, factor = np.rint(self.low), 1 / np.where(self.spread == 0, 1.0, self.spread)
+        return steps, factor, (steps - self.low) * factor
+
+    @cached_property
+    def _narrow(self) -> tuple[NDArray[Any], ...]:
+        return tuple(each.astype(np.float32) for each in self._wide)
 
 
 def levels_of(
@@ -171,6 +189,13 @@ class Normaliser:
             )
         low, high = np.broadcast_to(np.array(ranges, float), (channels, 2)).T
         return Levels(self.rule, low.copy(), high - low, pixels)
+
+
+def _as_float32(values: NDArray[Any], out: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if out is None:
+        return values.astype(np.float32)
+    out[...] = values
+    return out
 
 
 def _counting(pieces: Iterable[NDArray[Any]], wrong: list[int]) -> Iterator[NDArray[Any]]:

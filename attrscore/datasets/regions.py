@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -78,19 +79,22 @@ def regions_of(
     boundary: Boundary | None,
     spacing: tuple[float, ...] | None,
     margin: tuple[int, ...],
-) -> dict[str, NDArray[np.bool_]]:
-    """Regions of one cell, *S each, from label images that reach ``margin`` pixels further.
+    out: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Regions of one cell, from label images that reach ``margin`` pixels further.
 
-    ``cell``, and ``neighbours``, which are the other numbers; with ``nuclei`` also ``nucleus``, the
-    cell's number there as far as it lies in the cell, and ``cytoplasm``, the rest of the cell; with
-    ``boundary`` the ring around the cell's edge, which reaches into cell and neighbours.
+    Into ``out``, *S each: ``cell``, and ``neighbours``, which are the other numbers; with
+    ``nuclei`` also ``nucleus``, the cell's number there as far as it lies in the cell, and
+    ``cytoplasm``, the rest of the cell; with ``boundary`` the ring around the cell's edge, which
+    reaches into cell and neighbours.
     """
     inner = tuple(slice(by, extent - by) for by, extent in zip(margin, labels.shape, strict=True))
-    cell = labels[inner] == number
-    regions = {"cell": cell, "neighbours": (labels[inner] > 0) & ~cell}
+    cell = np.equal(labels[inner], number, out=out["cell"])
+    others = np.greater(labels[inner], 0, out=out["neighbours"])
+    np.greater(others, cell, out=others)
     if nuclei is not None:
-        regions["nucleus"] = cell & (nuclei[inner] == number)
-        regions["cytoplasm"] = cell & ~regions["nucleus"]
+        nucleus = np.equal(nuclei[inner], number, out=out["nucleus"])
+        nucleus &= cell
+        np.greater(cell, nucleus, out=out["cytoplasm"])
     if boundary is not None and spacing is not None:
-        regions["boundary"] = ring(labels, number, boundary, spacing=spacing)[inner]
-    return regions
+        out["boundary"][...] = ring(labels, number, boundary, spacing=spacing)[inner]

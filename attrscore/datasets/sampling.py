@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,9 +34,16 @@ def overlap(
     start: NDArray[np.int64], size: tuple[int, ...], shape: tuple[int, ...], /
 ) -> tuple[Window, Window]:
     """Where ``size`` pixels from ``start`` meet a field: there, and in the crop."""
+    return _overlap(tuple(start.tolist()), size, shape)
+
+
+@lru_cache(maxsize=8)  # pixels and labels of a crop ask alike
+def _overlap(
+    start: tuple[int, ...], size: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[Window, Window]:
     source: list[slice] = []
     target: list[slice] = []
-    for begin, extent, limit in zip(start.tolist(), size, shape, strict=True):
+    for begin, extent, limit in zip(start, size, shape, strict=True):
         low, high = max(begin, 0), min(begin + extent, limit)
         high = max(high, low)
         if low >= limit or high <= 0:  # beside the field
@@ -75,7 +83,7 @@ def resampled(
     shape: tuple[int, ...],
     /,
     *,
-    nearest: float | None = None,
+    nearest: int | None = None,
 ) -> NDArray[Any]:
     """``size`` pixels from ``start`` of a field of ``shape``, each ``ratio`` of its pixels wide.
 
@@ -91,9 +99,8 @@ def resampled(
         values = read(source)
         if values.shape[-len(size) :] == size:
             return values
-        out: NDArray[Any] = np.full(
-            (*values.shape[: -len(size)], *size), nearest or 0, values.dtype
-        )
+        dtype = values.dtype if nearest is None else _holding(nearest, values.dtype)
+        out: NDArray[Any] = np.full((*values.shape[: -len(size)], *size), nearest or 0, dtype)
         within: tuple[Any, ...] = (..., *target)
         out[within] = values
         return out
@@ -107,7 +114,8 @@ def resampled(
         ends = window[axis]
         if nearest is not None:
             index = np.floor(middle + 0.5).astype(int) - ends.start
-            filled = np.full_like(values, nearest, shape=_with(values.shape, lead + axis, extent))
+            dtype = _holding(nearest, values.dtype)
+            filled = np.full(_with(values.shape, lead + axis, extent), nearest, dtype)
             at: Any = [slice(None)] * values.ndim
             at[lead + axis] = inside
             filled[tuple(at)] = np.take(values, index[inside], lead + axis)
@@ -120,6 +128,11 @@ def resampled(
         moved = np.tensordot(weights.astype(np.float32), values, axes=(1, lead + axis))
         values = np.moveaxis(moved, 0, lead + axis)
     return np.ascontiguousarray(values)
+
+
+def _holding(number: int, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """A type for ``dtype`` and this number too, which may be negative."""
+    return np.result_type(dtype, np.min_scalar_type(number))
 
 
 def _with(shape: tuple[int, ...], axis: int, extent: int) -> tuple[int, ...]:

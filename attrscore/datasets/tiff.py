@@ -6,7 +6,6 @@ touches are decoded, with the file opened for each read, so that forked workers 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,35 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
+from attrscore.datasets.planes import Mapped, Segmented, mapped, segmented
+from attrscore.datasets.remembered import Remembered
 from attrscore.datasets.stored import MICROMETRES, Decoded, Pixels, Stored
 from attrscore.errors import DataError
 
-__all__ = ["open_tiff"]
+__all__ = ["LAYOUTS", "open_tiff"]
 
-_JPEG = (6, 7, 33007, 34892)
-"""Compressions whose segments need tables of their page."""
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """What a file says of itself."""
+
+    axes: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    spacing: Mapping[str, float]
+    names: tuple[str, ...]
+    planes: Mapped | Segmented | None
+    """None: they can only be had whole."""
+
+    def pixels(self, path: Path, /) -> Pixels:
+        if self.planes is not None:
+            return self.planes.open()
+        return Decoded(self.shape, self.dtype, lambda: tifffile.imread(path, series=0))
+
+
+LAYOUTS: Remembered[_Layout] = Remembered(2**14)
+"""Of files that were opened before."""
 
 
 def open_tiff(path: Path, /) -> Stored:
@@ -33,18 +52,26 @@ def open_tiff(path: Path, /) -> Stored:
     sizes are taken from OME and ImageJ metadata only: the resolution of a plain TIFF is mostly that
     of a printer.
     """
+    layout = LAYOUTS.get(path, lambda: _layout(path))
+    return Stored(layout.pixels(path), layout.axes, layout.spacing, layout.names)
+
+
+def _layout(path: Path) -> tuple[_Layout, set[Path]]:
+    """And the files that the series is in."""
     with tifffile.TiffFile(path) as file:
         series = file.series[0]
         axes = str(series.get_axes(squeeze=False))
         shape = tuple(int(extent) for extent in series.get_shape(squeeze=False))
         _check_whole(series, path)
+        planes: Mapped | Segmented | None = None
+        if not series.is_multifile:
+            planes = mapped(file, shape)
+        if planes is None:
+            planes = segmented(series, axes, shape)
+        files = {Path(page.parent.filehandle.path) for page in series.pages if page is not None}
+        dtype = np.dtype(series.dtype)
         spacing, names = _metadata(file)
-        pixels = _mapped(file, shape) if not series.is_multifile else None
-        if pixels is None:
-            pixels = _segmented(series, axes, shape)
-    if pixels is None:
-        pixels = Decoded(shape, np.dtype(series.dtype), lambda: tifffile.imread(path, series=0))
-    return Stored(pixels, axes, spacing, names)
+    return _Layout(axes, shape, dtype, spacing, names, planes), {path, *files}
 
 
 def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
@@ -65,113 +92,6 @@ def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
                 f"'{path.name}' cannot be read as a TIFF: it is cut short, with {size} bytes of at "
                 f"least {max(ends)}; copy it again."
             )
-
-
-def _mapped(file: tifffile.TiffFile, shape: tuple[int, ...]) -> Pixels | None:
-    """The pixels as they lie in the file, or None where that is not possible."""
-    series = file.series[0]
-    offset = series.dataoffset
-    if offset is None:
-        return None
-    dtype = np.dtype(series.dtype).newbyteorder(file.byteorder)
-    if offset + int(np.prod(shape)) * dtype.itemsize > file.filehandle.size:
-        raise DataError(
-            f"'{file.filename}' cannot be read as a TIFF: it is cut short; copy it again."
-        )
-    where = Path(file.filehandle.path)
-    mapped: Pixels = np.memmap(where, dtype=dtype, mode="r", offset=offset, shape=shape)
-    return mapped
-
-
-@dataclass(frozen=True, eq=False)
-class _Page:
-    """Where the strips or tiles of one plane are."""
-
-    path: Path
-    offsets: tuple[int, ...]
-    counts: tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Segmented:
-    """Planes (Y, X) or (Y, X, samples) along any other axes, decoded by strip or tile."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    lead: int
-    """Axes before Y."""
-    pages: tuple[_Page, ...]
-    keyframe: Any
-    """tifffile's, which decodes; its file is closed."""
-
-    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
-        bounds = [range(*each.indices(n)) for each, n in zip(window, self.shape, strict=True)]
-        out = np.zeros([len(bound) for bound in bounds], self.dtype)
-        rows, columns = bounds[self.lead], bounds[self.lead + 1]
-        plane = np.zeros((len(rows), len(columns), self.keyframe.shaped[4]), self.dtype)
-        samples = window[self.lead + 2] if len(window) > self.lead + 2 else None
-        for place in itertools.product(*(range(len(bound)) for bound in bounds[: self.lead])):
-            index = tuple(bound[at] for bound, at in zip(bounds, place, strict=False))
-            number = int(np.ravel_multi_index(index, self.shape[: self.lead])) if index else 0
-            self._fill(plane, self.pages[number], rows, columns)
-            out[place] = plane[..., 0] if samples is None else plane[..., samples]
-        return out
-
-    def _fill(self, plane: NDArray[Any], page: _Page, rows: range, columns: range) -> None:
-        plane[...] = 0  # a segment without bytes is background
-        if not plane.size:
-            return
-        height, width = self.keyframe.chunks[:2]
-        across = self.keyframe.chunked[1]
-        touched = [
-            row * across + column
-            for row in range(rows.start // height, (rows.stop - 1) // height + 1)
-            for column in range(columns.start // width, (columns.stop - 1) // width + 1)
-        ]
-        with page.path.open("rb") as file:
-            for segment in touched:
-                if not page.counts[segment]:
-                    continue
-                file.seek(page.offsets[segment])
-                data = file.read(page.counts[segment])
-                decoded, (_, _, top, left, _), (_, down, right, _) = self.keyframe.decode(
-                    data, segment
-                )
-                first = max(rows.start, top), max(columns.start, left)
-                stop = min(rows.stop, top + down), min(columns.stop, left + right)
-                plane[
-                    first[0] - rows.start : stop[0] - rows.start,
-                    first[1] - columns.start : stop[1] - columns.start,
-                ] = decoded[0, first[0] - top : stop[0] - top, first[1] - left : stop[1] - left]
-
-
-def _segmented(
-    series: tifffile.TiffPageSeries, axes: str, shape: tuple[int, ...]
-) -> _Segmented | None:
-    """None for what has planes of another form: separate samples, volumes, JPEG, transforms."""
-    keyframe: Any = series.keyframe
-    if "Y" not in axes or series.transform is not None or keyframe.compression in _JPEG:
-        return None
-    lead = axes.index("Y")
-    height, width, samples = keyframe.shaped[2:]
-    plane = {(height, width, samples)} | ({(height, width)} if samples == 1 else set())
-    if (
-        keyframe.shaped[:2] != (1, 1)
-        or shape[lead:] not in plane
-        or int(np.prod(shape[:lead])) != len(series.pages)
-    ):
-        return None
-    keyframe.decode  # noqa: B018  # made while the file is open
-    pages = tuple(
-        _Page(
-            Path(page.parent.filehandle.path),
-            tuple(map(int, page.dataoffsets)),
-            tuple(map(int, page.databytecounts)),
-        )
-        for page in series.pages
-        if page is not None
-    )
-    return _Segmented(shape, np.dtype(series.dtype), lead, pages, keyframe)
 
 
 def _metadata(file: tifffile.TiffFile) -> tuple[Mapping[str, float], tuple[str, ...]]:

@@ -72,3 +72,12 @@ def test_pixels_as_large_as_the_fields_are_those_of_the_field():
     crop = resampled(reader(field), np.array([-1, 2]), (4, 4), (1.0, 1.0), (8, 9))
     assert np.array_equal(crop[:, 1:], field[:, :3, 2:6])
     assert not crop[:, 0].any()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int32])
+@pytest.mark.parametrize("ratio", [(1.0, 1.0), (1.0, 0.5)])
+def test_numbers_of_any_type_may_be_negative_beyond_the_field(dtype, ratio):
+    field = np.full((8, 9), np.iinfo(dtype).max, dtype)
+    found = resampled(reader(field), np.array([-1, 2]), (4, 4), ratio, field.shape, nearest=-1)
+    assert (found[0] == -1).all()
+    assert (found[1:] == np.iinfo(dtype).max).all()

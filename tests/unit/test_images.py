@@ -17,6 +17,7 @@ from PIL import Image as Pillow
 from attrscore.datasets import Fields
 from attrscore.datasets.files import digest_of, find_files, stem
 from attrscore.datasets.images import open_image, open_labels
+from attrscore.datasets.planes import Segments
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
 
 
@@ -112,11 +113,12 @@ def test_a_window_decodes_only_the_tiles_that_it_touches(root, monkeypatch):
     options = {"compression": "zlib", "tile": (16, 16), "photometric": "minisblack"}
     tifffile.imwrite(root / "a.tif", array, **options)
     image = open_image(root / "a.tif", axes="CYX")
-    keyframe = image.stored.pixels.keyframe
     decoded = []
-    real = keyframe.decode
+    real = Segments.__call__
     monkeypatch.setattr(
-        keyframe, "decode", lambda data, index: decoded.append(index) or real(data, index)
+        Segments,
+        "__call__",
+        lambda self, data, number: decoded.append(number) or real(self, data, number),
     )
     window = slice(15, 17), slice(0, 16)
     assert np.array_equal(image.read(window, channels=[2])[0], array[2][window])
@@ -127,10 +129,10 @@ def test_a_compression_that_needs_another_package_says_which(root, monkeypatch):
     tifffile.imwrite(root / "a.tif", pixels((40, 50)), compression="zlib")
     image = open_image(root / "a.tif")
 
-    def without_codec(data, index):
+    def without_codec(self, data, number):
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
-    monkeypatch.setattr(image.stored.pixels.keyframe, "decode", without_codec)
+    monkeypatch.setattr(Segments, "__call__", without_codec)
     with pytest.raises(
         DataError, match="'a.tif' cannot be read as a TIFF.*pip install imagecodecs"
     ):
