@@ -63,8 +63,8 @@ def test_the_merge_streams_the_same_table(suffix, tmp_path, monkeypatch):
     whole = read_scores(tmp_path)
     collect(tmp_path, tmp_path / f"all{suffix}")
     pd.testing.assert_frame_equal(read_scores(tmp_path / f"all{suffix}"), whole)
-    monkeypatch.setattr(stream, "CACHE_BYTES", 1)  # nothing is held
-    monkeypatch.setattr(merge, "FLUSH_ROWS", 3)
+    monkeypatch.setattr(stream, "HELD_BYTES", 1)  # nothing is held
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)  # a row at a time
     merge.merge(lambda _: None, folder=str(tmp_path), output=str(tmp_path / f"few{suffix}"))
     pd.testing.assert_frame_equal(read_scores(tmp_path / f"few{suffix}"), whole)
 
