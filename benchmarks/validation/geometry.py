@@ -31,11 +31,11 @@ FLAT = 0.3
 """A correlation, of either sign, below which a column does not move."""
 
 SIZED = ("grad_camo.auc", "grad_camo.cell_vs_neighbours")
-"""Corrected for size, not for chance alone.
+"""Promised to move with area neither under trained nor under random weights.
 
 Heat spills over the edge of a cell of radius r by a width of the grid, so that its odds grow as r,
-where those of chance grow as r^2 in 2D and r^3 in 3D: log odds fall with size under an honest
-network. A share of heat cannot be flat; a rank and a ratio of densities beside the cell can.
+where those of chance grow as r^2 in 2D and r^3 in 3D: under an honest network log odds, which are
+of a share of heat, must fall with size. A rank and a ratio of densities need not.
 """
 
 COLUMNS = (RAW, *CORRECTED)
