@@ -29,7 +29,7 @@ def parts(found: Report, /) -> Iterator[Table | str]:
     """The report from top to bottom: tables, and lines with markup."""
     yield _head(found)
     yield _scores(found, found.summary, "scores")
-    yield _corrected(found, found.summary, "corrected for area: 0 is chance")
+    yield _corrected(found, found.summary, "corrected for chance, which is 0")
     yield from _undefined(found)
     yield _verdicts(found)
     for verdict in found.verdicts:
@@ -38,7 +38,7 @@ def parts(found: Report, /) -> Iterator[Table | str]:
         yield f"[bold]{named}[/]: [{colour}]{escape(verdict.sentence)}[/]"
     if len(found.groups):
         yield _scores(found, found.groups, "by group")
-        yield _corrected(found, found.groups, "by group, corrected for area: 0 is chance")
+        yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
     for between, table in found.comparisons.items():
         yield _comparison(found, between, table)
     for model, matrix in found.agreement.items():

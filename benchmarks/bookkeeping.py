@@ -4,7 +4,8 @@
     python benchmarks/bookkeeping.py --quick        # does it run?
 
 Each verb runs as its own process, as a user starts it. Prints wall and CPU time, and the
-peak memory of the process or its child. It asserts nothing.
+peak memory of the process or its child. Then collect again with a limit on its child's memory,
+and once more with more jobs: its peak should not grow with the table. It asserts nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +65,10 @@ def table(job: Job, first: int, start: int, stop: int, rng: np.random.Generator)
     return pd.concat(frames, ignore_index=True)
 
 
-def simulate(folder: Path, shards: int, cells: int, places: int) -> None:
+def simulate(folder: Path, shards: Iterable[int], of: int, cells: int, places: int) -> None:
     rng = np.random.default_rng(0)
-    for k in range(shards):
-        job = shard(k, shards, cells, places)
+    for k in shards:
+        job = shard(k, of, cells, places)
         writer = Writer(
             folder, job, labels={"model": "tiny_cnn", "dataset": "screen"}, config="x: 1"
         )
@@ -83,23 +85,30 @@ def used():
     cpu = sum(each.ru_utime + each.ru_stime for each in (own, child))
     print("USED", cpu, max(own.ru_maxrss, child.ru_maxrss) / 1024)
 atexit.register(used)
-from attrscore.cli import main
 import sys
-sys.exit(main(sys.argv[1:]))
+"""
+VERB = "from attrscore.cli import main; sys.exit(main(sys.argv[1:]))"
+LIMITED = """
+from attrscore.store.merge import rows_and_bytes
+print(*rows_and_bytes(*sys.argv[1:3], memory=int(sys.argv[3]) * 2**20))
 """
 
 
-def timed(*arguments: str) -> str:
+def timed(*arguments: str, code: str = VERB) -> str:
     """Wall time, CPU time and the most memory of any process, as a user's command has them."""
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", USED, *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-c", USED + code, *arguments], capture_output=True, text=True, check=False
     )
     seconds = time.perf_counter() - began
     if done.returncode:
         sys.exit(done.stdout + done.stderr)
     *_, cpu, memory = done.stdout.split()
-    return f"{seconds:6.1f} s wall {float(cpu):6.1f} s CPU {float(memory):6.0f} MiB"
+    told = f"{seconds:6.1f} s wall {float(cpu):6.1f} s CPU {float(memory):6.0f} MiB"
+    if code == LIMITED:
+        rows, size, *_ = done.stdout.split()
+        told += f" of a table of {int(size) / 2**20:.0f} MiB, {rows} rows"
+    return told
 
 
 def main() -> None:
@@ -108,6 +117,8 @@ def main() -> None:
     parser.add_argument("--cells", type=int, default=1000, help="a shard")
     parser.add_argument("--places", type=int, default=2, help="methods times layers")
     parser.add_argument("--conditions", type=int, default=10_000, help="jobs of one condition each")
+    parser.add_argument("--more", type=int, default=4, help="times as many shards, at the end")
+    parser.add_argument("--limit", type=int, default=256, help="MiB for collect, beside Python")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -117,7 +128,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
     with tempfile.TemporaryDirectory() as place:
         many, sweep = Path(place, "many"), Path(place, "sweep")
-        simulate(sweep, options.shards, options.cells, options.places)
+        every = options.shards * options.more
+        simulate(sweep, range(options.shards), every, options.cells, options.places)
         rows = options.shards * options.cells * options.places
         size = sum(each.stat().st_size for each in sweep.rglob("*.h5")) / 2**20
         print(f"{options.shards} jobs, {rows} rows, {size:.0f} MiB of parts")
@@ -129,7 +141,14 @@ def main() -> None:
         ):
             name = f"{arguments[0]} {Path(arguments[-3]).suffix if len(arguments) > 2 else ''}"
             print(f"{name:16} {timed(*arguments)}", flush=True)
-        simulate(many, options.conditions, 4, 1)
+        for shards in (range(0), range(options.shards, every)):
+            simulate(sweep, shards, every, options.cells, options.places)
+            for suffix in (".h5", ".parquet", ".csv"):
+                output = Path(place, f"limited{suffix}")
+                told = timed(str(sweep), str(output), str(options.limit), code=LIMITED)
+                print(f"collect {suffix}, limit {options.limit} MiB: {told}", flush=True)
+                output.unlink()
+        simulate(many, range(options.conditions), options.conditions, 4, 1)
         print(f"status of {options.conditions} jobs of one condition: {timed('status', str(many))}")
         first = next((many / "jobs").iterdir())
         print(f"status of 1 job: {timed('status', str(first))}")

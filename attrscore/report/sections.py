@@ -98,7 +98,10 @@ def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict
             f"attainable above {found.threshold:g}",
             f"Share of cells whose grid allows a score above {found.threshold:g}.",
         ),
-        "above_chance": ("above chance", "Corrected for area: 0 is chance, 1 all on the cell."),
+        "above_chance": (
+            "above chance",
+            "0 is chance whatever the area, 1 all on the cell; above 0 it grows with the area.",
+        ),
         "log_odds": ("log odds", "Log odds ratio against the area of the cell: 0 is chance."),
         "cell_vs_neighbours": (
             "cell against neighbours",

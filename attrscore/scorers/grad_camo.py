@@ -79,6 +79,13 @@ class GradCAMO:
       shares kept ``clip`` away from 0; NaN where there is no neighbour
     - ``auc``: ROC-AUC of the resized map against the mask; 0.5 is chance for any f
 
+    Chance has one value for any f in ``lift``, ``above_chance``, ``log_odds``, ``resolved``,
+    ``cell_vs_neighbours`` and ``auc``, but that does not free them of size. ``above_chance`` and
+    ``resolved`` grow with area. ``log_odds``, ``cell_vs_neighbours`` and ``auc`` do not where the
+    map knows nothing of the cell; under a network that reads it, heat spills over the edge by a
+    width of the grid, and in 3D all three fall with size. Compare groups of cells of unlike size
+    with :func:`attrscore.stats.adjusted`.
+
     All are NaN where the row's status says so. Shares need no resized map, only ``auc`` does.
     """
 

@@ -19,7 +19,8 @@ from attrscore.stats.paired import adjust, sign_flip
 __all__ = ["CORRECTED", "resolvable", "summarise"]
 
 CORRECTED = ("above_chance", "log_odds", "cell_vs_neighbours")
-"""Companions of a score whose chance level is 0, whatever the area of the cell."""
+"""Companions of a score whose chance level is 0, whatever the area of the cell; away from 0 the
+first two may move with it."""
 
 
 def summarise(

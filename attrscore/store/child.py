@@ -32,6 +32,11 @@ STARTING = 60.0
 """Seconds in which an interpreter has started, on the slowest disk."""
 
 _STARTED = {"started": True}
+_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    # Arrow's own allocator holds 1 GiB of addresses from the start, which no limit would count.
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 _START = "from attrscore.store.child import main; main()"
 
 
@@ -57,7 +62,6 @@ def run_in_child(
     :raises ChildError: it crashed, hung or needed too much memory.
     :raises StoreError: what the task raised.
     """  # noqa: D205  # one sentence
-    quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     sent = json.dumps({"task": task, "arguments": dict(arguments), "memory": memory})
     with (
         tempfile.TemporaryFile() as said,
@@ -66,7 +70,7 @@ def run_in_child(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            env={**os.environ, **quiet},
+            env={**os.environ, **_ENVIRONMENT},
         ) as child,
     ):
         try:
@@ -133,6 +137,8 @@ def main() -> None:
     try:
         task(tell, **told["arguments"])
     except AttrscoreError as error:
+        if _exhausted(int(told["memory"])):
+            raise MemoryError("nearly all was taken") from error
         tell({"error": str(error)})
 
 
@@ -153,3 +159,12 @@ def _limit(memory: int) -> None:
         most = pages * os.sysconf("SC_PAGE_SIZE") + memory
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _exhausted(memory: int) -> bool:
+    """Whether hardly any memory was left: HDF5 then calls files damaged that are whole."""
+    with suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text()
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return int(status.partition("VmPeak:")[2].split()[0]) * 1024 > most - memory // 8
+    return False

@@ -19,8 +19,8 @@ from attrscore.store.folders import JobFolder, serving
 from attrscore.store.identity import Job, Range
 from attrscore.store.maps import Array, MapKey
 from attrscore.store.parts import owner
-from attrscore.store.rows import Source, gather
-from attrscore.store.tables import pooled, split
+from attrscore.store.rows import Source, gather, split
+from attrscore.store.tables import pooled
 
 __all__ = ["Halves", "Piece", "joined"]
 

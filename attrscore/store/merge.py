@@ -19,10 +19,8 @@ from attrscore.errors import StoreError
 from attrscore.store.child import GIB, ChildError, Tell, run_in_child
 from attrscore.store.columns import (
     CHECKED,
-    CHUNK_BYTES,
     create_group,
     escape,
-    write_array,
     write_attribute,
     write_column,
 )
@@ -33,11 +31,10 @@ from attrscore.store.parts import write_header
 from attrscore.store.places import Location, find
 from attrscore.store.stream import Plan, check_any
 
-__all__ = ["FORMATS", "collect", "merge"]
+__all__ = ["FORMATS", "collect", "merge", "rows_and_bytes"]
 
 FORMATS = (".h5", ".csv", ".parquet")
 
-FLUSH_ROWS = 1 << 16
 SPARE = 64 * 2**20
 
 
@@ -47,50 +44,64 @@ def collect(
     """Write the table of :func:`read_scores` to ``output`` (.h5, .csv or .parquet); its rows.
 
     It may be larger than memory: a child process streams it, and it appears whole or not at all.
+    Beside Python and the libraries the child may take ``memory`` bytes. It holds a part, some
+    blocks of rows and parts for the rows that follow, 150 MiB in all with parts of 1024 cells, less
+    where ``memory`` is less; and 20 to 50 kB a job. Only Parquet adds to it by rows, 2 bytes each.
 
     :raises StoreError: as :func:`read_scores`; another suffix, too little space, or an output that
         cannot be written.
     """
+    return rows_and_bytes(folder, output, seconds=seconds, memory=memory)[0]
+
+
+def rows_and_bytes(
+    folder: Location, output: Location, /, *, seconds: float = 600.0, memory: int = 4 * GIB
+) -> tuple[int, int]:
+    """As :func:`collect`; with the rows, the bytes that they take in memory once read."""
     path = Path(output)
     if path.suffix not in FORMATS:
         raise StoreError(f"{path} must end in one of {', '.join(FORMATS)}.")
     make_folder(path.parent)
     remove_leftovers([path.parent])
-    arguments = {"folder": str(folder), "output": str(path)}
-    rows = 0
+    arguments = {"folder": str(folder), "output": str(path), "memory": memory}
+    rows, size = 0, 0
     try:
         for told in run_in_child("merge", arguments, seconds=seconds, memory=memory):
-            rows = int(told["rows"])
+            rows, size = int(told["rows"]), int(told["bytes"])
     except ChildError as error:
         remove_leftovers([path.parent])
         free = shutil.disk_usage(path.parent).free // 2**20
+        why = f"Either the disk is full ({free} MiB are free), or a part is damaged"
+        if error.how == "memory":
+            why = f"Give it more than {memory // 2**20} MiB (attrscore.collect(..., memory=...)), "
+            why += "or a part is damaged"
         raise StoreError(
-            f"{path} was not written: {error}. Either the disk is full ({free} MiB are free), or a "
-            f"part is damaged: attrscore verify {folder}"
+            f"{path} was not written: {error}. {why}: attrscore verify {folder}"
         ) from error
-    return rows
+    return rows, size
 
 
 # In the child
 
 
-def merge(tell: Tell, *, folder: str, output: str) -> None:
-    """Stream a results folder into a file, telling how many rows are written."""
+def merge(tell: Tell, *, folder: str, output: str, memory: int = 4 * GIB) -> None:
+    """Stream a results folder into a file, telling how many rows and bytes are written."""
     path = Path(output)
     jobs, merged = find([folder])
     if merged:
         raise StoreError(f"{folder} is a merged file already; collect a results folder.")
-    plan = Plan(jobs)
+    plan = Plan(jobs, memory=memory)
     check_any(plan, folder)
     _check_space(path, plan)
     writers = {".h5": _hdf5, ".csv": _csv, ".parquet": _parquet}
-    rows = 0
+    rows, size = 0, 0
     with aside_of(path) as aside:
         with writers[path.suffix](aside, plan) as sink:
-            for table in _gathered(plan.blocks()):
+            for table in _gathered(plan.blocks(), plan.block_rows):
                 sink.write(table)
                 rows += len(table)
-                tell({"rows": rows})
+                size += int(table.memory_usage(index=False, deep=True).sum())
+                tell({"rows": rows, "bytes": size})
         if path.suffix == ".h5":
             _check_written(aside, plan, rows)
         sync(aside)
@@ -102,16 +113,21 @@ class _Sink(Protocol):
         ...
 
 
-def _gathered(blocks: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+def _gathered(blocks: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
+    """Tables of exactly so many rows, but for the last."""
     held: list[pd.DataFrame] = []
     count = 0
     for block in blocks:
         held.append(block)
         count += len(block)
-        if count >= FLUSH_ROWS:
-            yield pd.concat(held, ignore_index=True)
-            held, count = [], 0
-    if held:
+        if count < rows:
+            continue
+        table = pd.concat(held, ignore_index=True)
+        whole = count - count % rows
+        for start in range(0, whole, rows):
+            yield table.iloc[start : start + rows]
+        held, count = [table.iloc[whole:]], count - whole
+    if count:
         yield pd.concat(held, ignore_index=True)
 
 
@@ -160,14 +176,17 @@ def _parquet(path: Path, plan: Plan) -> Iterator[_Sink]:
 
         class Sink:
             def write(self, table: pd.DataFrame, /) -> None:
-                file.write_table(pa.Table.from_pandas(table, schema, preserve_index=False))
+                columns = pa.Table.from_pandas(table, schema, preserve_index=False, nthreads=1)
+                file.write_table(columns)
 
         yield Sink()
 
 
 @contextmanager
 def _hdf5(path: Path, plan: Plan) -> Iterator[_Sink]:
-    with h5py.File(path, "w-", libver=("v110", "v114"), track_order=False) as file:
+    # Whole chunks are written: none has to be held, of any of the columns.
+    options = {"libver": ("v110", "v114"), "track_order": False, "rdcc_nbytes": 0}
+    with h5py.File(path, "w-", **options) as file:
         write_header(file, "merged")
         jobs = create_group(file, "jobs")
         told = pd.DataFrame(_jobs(plan))
@@ -182,8 +201,10 @@ class _HDF5:
     """Columns that grow, each as :func:`attrscore.store.columns.write_column` would write it."""
 
     def __init__(self, file: h5py.File, plan: Plan) -> None:
-        self._file, self._plan = file, plan
+        self._plan = plan
         self._rows = 0
+        growing = {"shape": (0,), "maxshape": (None,), "chunks": (plan.block_rows,), **CHECKED}
+        self._axis = file.create_dataset("row", dtype=np.int64, **growing)
         group = create_group(file, "scores")
         self._datasets: dict[str, h5py.Dataset] = {}
         for order, name in enumerate(plan.names):
@@ -192,9 +213,7 @@ class _HDF5:
             if column.text:
                 width = max(column.width, len(column.missing or ""))
                 dtype = h5py.string_dtype("utf-8", width)
-            rows = max(1, CHUNK_BYTES // np.dtype(dtype).itemsize)
-            options = {"maxshape": (None,), "chunks": (min(rows, FLUSH_ROWS),), **CHECKED}
-            dataset = group.create_dataset(escape(name), shape=(0,), dtype=dtype, **options)
+            dataset = group.create_dataset(escape(name), dtype=dtype, **growing)
             attributes = {"kind": column.kind, "order": order}
             if column.missing is not None:
                 attributes["missing_value"] = column.missing
@@ -205,6 +224,8 @@ class _HDF5:
     def write(self, table: pd.DataFrame, /) -> None:
         """Append rows to every column."""
         stop = self._rows + len(table)
+        self._axis.resize((stop,))
+        self._axis[self._rows : stop] = np.arange(self._rows, stop)
         for name, dataset in self._datasets.items():
             column = self._plan.columns[name]
             values = table[name]
@@ -217,10 +238,9 @@ class _HDF5:
 
     def finish(self) -> None:
         """A named axis, so that netCDF readers open it."""
-        rows = write_array(self._file, "row", np.arange(self._rows))
-        rows.make_scale("row")
+        self._axis.make_scale("row")
         for dataset in self._datasets.values():
-            dataset.dims[0].attach_scale(rows)
+            dataset.dims[0].attach_scale(self._axis)
 
 
 def _bytes(values: pd.Series[Any], missing: str | None, dtype: Any) -> np.ndarray[Any, Any]:
@@ -239,8 +259,8 @@ def _check_written(path: Path, plan: Plan, rows: int) -> None:
                 dataset = file["scores"][escape(name)]
                 if dataset.shape != (rows,):
                     raise StoreError(f"{path.name}: column '{name}' is not whole.")
-                for start in range(0, rows, FLUSH_ROWS):
-                    dataset[start : start + FLUSH_ROWS]
+                for start in range(0, rows, plan.block_rows):
+                    dataset[start : start + plan.block_rows]
     except (OSError, RuntimeError, KeyError) as error:
         raise StoreError(
             f"The merged file could not be written whole ({error}); is the disk full?"

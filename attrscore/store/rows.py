@@ -14,12 +14,50 @@ from attrscore.core import BETWEEN_REASONS, KEY_COLUMNS, SCORER_FAILED
 from attrscore.errors import StoreError
 from attrscore.store.columns import stack
 from attrscore.store.folders import JobFolder, without_keep
-from attrscore.store.identity import Plugin, canonical, flatten
+from attrscore.store.identity import Plugin, Range, canonical, flatten
 from attrscore.store.parts import owner
 
-__all__ = ["Group", "Source", "differing_settings", "gather", "natural"]
+__all__ = [
+    "Group",
+    "Place",
+    "Source",
+    "by_place",
+    "differing_settings",
+    "gather",
+    "natural",
+    "split",
+]
 
 Array = np.ndarray[Any, Any]
+
+Place = tuple[str, str, str]
+"""Method, layer and target."""
+
+
+def split(table: pd.DataFrame) -> dict[Place, pd.DataFrame]:
+    """The rows by method, layer and target, each in the order it had."""
+    table, stretches = by_place(table)
+    return {place: table.iloc[start:stop] for place, (start, stop) in stretches.items()}
+
+
+def by_place(table: pd.DataFrame, /) -> tuple[pd.DataFrame, dict[Place, Range]]:
+    """The rows sorted by method, layer and target, and from where to where each of them goes."""
+    methods, method_names = pd.factorize(table["method"])
+    layers, layer_names = pd.factorize(table["layer"])
+    told = table["target"] if "target" in table else pd.Series("", index=table.index)
+    targets, target_names = pd.factorize(told)
+    shape = (len(method_names), len(layer_names), len(target_names))
+    codes = np.ravel_multi_index((methods, layers, targets), shape) if len(table) else methods
+    if (np.diff(codes) < 0).any():
+        order = np.argsort(codes, kind="stable")
+        table, codes = table.take(order), codes[order]
+    found, starts = np.unique(codes, return_index=True)
+    stretches = {}
+    for code, start, stop in zip(found, starts, [*starts[1:], len(codes)], strict=True):
+        method, layer, target = map(int, np.unravel_index(int(code), shape))
+        place = str(method_names[method]), str(layer_names[layer]), str(target_names[target])
+        stretches[place] = int(start), int(stop)
+    return table, stretches
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,13 +17,16 @@ from attrscore.store.columns import TEXT, escape, read_column, stack
 from attrscore.store.identity import Range
 from attrscore.store.parts import columns_of, kinds_of, opened, part_ranges
 from attrscore.store.places import Found
-from attrscore.store.rows import Group, Source, differing_settings, gather
-from attrscore.store.tables import Place, ordered, read_part_table, repeat, split
+from attrscore.store.rows import Group, Place, Source, by_place, differing_settings, gather
+from attrscore.store.tables import ordered, read_part_table, repeat
 
 __all__ = ["Column", "Plan"]
 
-CACHE_BYTES = 256 * 2**20
-"""Parts that are held in memory, for the groups that follow."""
+HELD_BYTES = 64 * 2**20
+"""Parts that are held in memory, for the groups that follow; at most an eighth of the memory."""
+
+BLOCK_BYTES = 8 * 2**20
+"""Rows that are written at a time; at most a thirty-second of the memory."""
 
 MISSING = "NA"
 
@@ -67,26 +70,54 @@ class Column:
         return word
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The rows of a part by method, layer and target."""
+
+    table: pd.DataFrame
+    stretches: Mapping[Place, Range]
+
+    @property
+    def bytes(self) -> int:
+        """Of its table in memory."""
+        return int(self.table.memory_usage(index=False, deep=True).sum())
+
+    def rows(self, place: Place) -> pd.DataFrame | None:
+        """A copy: a view would keep the whole part in memory."""
+        if place not in self.stretches:
+            return None
+        return self.table.take(np.arange(*self.stretches[place]))
+
+
 class Plan:
     """What a table of these jobs will hold, known without holding it."""
 
-    def __init__(self, jobs: Sequence[Found]) -> None:
+    def __init__(self, jobs: Sequence[Found], /, *, memory: int) -> None:
         self.jobs = [found for found in jobs if found.parts]
         self.columns: dict[str, Column] = {}
         self.bytes = 0
-        self._held: OrderedDict[Path, dict[Place, pd.DataFrame]] = OrderedDict()
-        self._held_bytes = 0
+        self._held: dict[Path, _Part] = {}
+        self._room = min(HELD_BYTES, memory // 8)
+        self._block_bytes = min(BLOCK_BYTES, memory // 32)
         sources = [source for found in self.jobs for source in self._survey(found)]
         self._parts = {id(found.folder): found.parts for found in self.jobs}
         self.groups = gather(sources)
+        members = [source.folder for group in self.groups for source in group.sources]
+        self._due = Counter(path for one in members for path in self._parts[id(one)].values())
         self._find_words()
         self._shown()
         scorers = {key for group in self.groups for key in group.scorers}
         self.kinds = {name: column.kind for name, column in self.columns.items()}
         self.names = ordered(self.kinds, scorers)
 
+    @property
+    def block_rows(self) -> int:
+        """Rows that are written at a time, were each text as long as the longest."""
+        widths = [each.width if each.text else 0 for each in self.columns.values()]
+        return max(1, self._block_bytes // sum(8 + width for width in widths))
+
     def blocks(self) -> Iterator[pd.DataFrame]:
-        """The table, some thousand rows at a time, its columns in order and of their types."""
+        """The table, at most a part's rows at a time, its columns in order and of their types."""
         for place, group in enumerate(self.groups):
             for ranges in _together(self._ranges(source) for source in group.sources):
                 table = self._block(group, ranges)
@@ -141,7 +172,7 @@ class Plan:
             column.gaps = True
 
     def _find_words(self) -> None:
-        """Texts that begin as the word for missing ones does, in columns that need that word."""
+        """Texts that the word for missing ones could be, in columns that need that word."""
         wanted = [name for name, column in self.columns.items() if column.text and column.gaps]
         parts = [path for job in self.jobs for path in job.parts.values()] if wanted else []
         for path in parts:
@@ -149,9 +180,8 @@ class Plan:
                 for name in set(wanted).intersection(columns_of(file)):
                     values = read_column(file["scores"], name).array
                     if values.dtype.kind == "S" and values.size:
-                        found = np.unique(values[np.char.startswith(values, MISSING.encode())])
-                        words = {word.decode("utf-8", "replace") for word in found}
-                        self.columns[name].words |= words
+                        like = np.char.rstrip(values, b"_") == MISSING.encode()
+                        self.columns[name].words |= {word.decode() for word in set(values[like])}
 
     def _shown(self) -> None:
         """Columns that no part holds: names, and settings that differ."""
@@ -185,7 +215,7 @@ class Plan:
         sources = []
         for source, paths in zip(group.sources, ranges, strict=True):
             place = source.method.key, source.layer, source.target
-            pieces = [self._part(path).get(place) for path in paths]
+            pieces = [self._part(path).rows(place) for path in paths]
             there = [piece for piece in pieces if piece is not None]
             if not there:
                 continue
@@ -201,17 +231,22 @@ class Plan:
             return pd.DataFrame()
         return Group(sources, group.scorers).table()
 
-    def _part(self, path: Path) -> dict[Place, pd.DataFrame]:
-        """The rows of a part by method, layer and target; parts read last are held."""
-        if path in self._held:
-            self._held.move_to_end(path)
-            return self._held[path]
-        tables = split(read_part_table(path))
-        self._held[path] = tables
-        self._held_bytes += _size(tables)
-        while self._held_bytes > CACHE_BYTES and len(self._held) > 1:
-            self._held_bytes -= _size(self._held.popitem(last=False)[1])
-        return tables
+    def _part(self, path: Path) -> _Part:
+        """A part, held while groups that follow need it and there is room.
+
+        The first ones stay: groups go through all parts in turn, so that those read last would
+        each be dropped shortly before they are needed.
+        """
+        self._due[path] -= 1
+        part = self._held.get(path)
+        if part is None:
+            part = _Part(*by_place(read_part_table(path)))
+            if self._due[path] and part.bytes <= self._room:
+                self._held[path] = part
+                self._room -= part.bytes
+        elif not self._due[path]:
+            self._room += self._held.pop(path).bytes
+        return part
 
     def _typed(self, table: pd.DataFrame, place: int) -> pd.DataFrame:
         columns: dict[str, Any] = {}
@@ -220,19 +255,15 @@ class Plan:
                 value = self._constants[name].iloc[place]
                 values = pd.Series([value] * len(table), dtype=self._constants[name].dtype)
             elif name in table:
-                values = table[name].reset_index(drop=True)
+                values = table[name]
             else:
                 values = pd.Series(np.full(len(table), np.nan))
             dtype = self.columns[name].dtype
             if values.dtype != dtype:
                 values = stack([values, pd.Series([], dtype=dtype)], [len(values), 0])
                 values = values if values.dtype == dtype else values.astype(dtype)
-            columns[name] = values
+            columns[name] = values.array  # series would be aligned, which takes long
         return pd.DataFrame(columns)
-
-
-def _size(tables: Mapping[Place, pd.DataFrame]) -> int:
-    return int(sum(table.memory_usage(index=False).sum() for table in tables.values()))
 
 
 def _together(sources: Iterator[dict[Range, Path]]) -> Iterator[list[list[Path]]]:

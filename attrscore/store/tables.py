@@ -27,17 +27,15 @@ from attrscore.store.parts import (
     read_columns,
 )
 from attrscore.store.places import Found, Location, find
-from attrscore.store.rows import Source, differing_settings, gather
+from attrscore.store.rows import Place, Source, differing_settings, gather, split
 
 __all__ = [
     "Kinds",
-    "Place",
     "ordered",
     "pooled",
     "read_part_table",
     "read_scores",
     "repeat",
-    "split",
     "table_and_kinds",
 ]
 
@@ -184,30 +182,6 @@ def _kinds(file: h5py.File, names: Sequence[str], scorers: Collection[str]) -> K
     scores = [name for name in names if name not in known and owner(name, scorers)]
     known |= dict.fromkeys(scores, "score")
     return known | kinds_of(file, [name for name in names if name not in known])
-
-
-Place = tuple[str, str, str]
-"""Method, layer and target."""
-
-
-def split(table: pd.DataFrame) -> dict[Place, pd.DataFrame]:
-    """The rows by method, layer and target, each in the order it had."""
-    methods, method_names = pd.factorize(table["method"])
-    layers, layer_names = pd.factorize(table["layer"])
-    told = table["target"] if "target" in table else pd.Series("", index=table.index)
-    targets, target_names = pd.factorize(told)
-    shape = (len(method_names), len(layer_names), len(target_names))
-    codes = np.ravel_multi_index((methods, layers, targets), shape) if len(table) else methods
-    if (np.diff(codes) < 0).any():
-        order = np.argsort(codes, kind="stable")
-        table, codes = table.take(order), codes[order]
-    found, starts = np.unique(codes, return_index=True)
-    blocks = {}
-    for code, start, stop in zip(found, starts, [*starts[1:], len(codes)], strict=True):
-        method, layer, target = map(int, np.unravel_index(int(code), shape))
-        place = str(method_names[method]), str(layer_names[layer]), str(target_names[target])
-        blocks[place] = table.iloc[start:stop]
-    return blocks
 
 
 def _sources(folder: JobFolder, tables: Mapping[Place, pd.DataFrame]) -> list[Source]:

@@ -13,8 +13,8 @@ from attrscore.errors import ConfigError
 
 __all__ = ["collect", "status", "verify"]
 
-MOST_ROWS = 1_000_000
-"""Rows of a merged file that are read back for a summary and a figure."""
+MOST_BYTES = 256 * 2**20
+"""Of a table that is read back for a summary and a figure: some million rows."""
 
 OK, FAILED, INCOMPLETE = 0, 1, 3
 
@@ -38,7 +38,7 @@ def collect(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     from attrscore import plots, store, terminal
     from attrscore.store.folders import no_results
-    from attrscore.store.merge import FORMATS
+    from attrscore.store.merge import FORMATS, rows_and_bytes
 
     output = options.output or options.results / "results.h5"
     if output.suffix not in FORMATS:
@@ -47,10 +47,10 @@ def collect(arguments: Sequence[str]) -> int:
         raise no_results(options.results)
     from attrscore.stats.conditions import is_null
 
-    rows = store.collect(options.results, output)
+    rows, size = rows_and_bytes(options.results, output)
     out = terminal.stderr() if options.json else terminal.stdout()
     told: dict[str, Any] = {"output": str(output), "rows": rows, "means": []}
-    if rows <= MOST_ROWS:
+    if size <= MOST_BYTES:
         whole = options.results if output.suffix == ".csv" else output
         scores = store.read_scores(whole)
         told["means"] = terminal.means(scores)
@@ -64,6 +64,8 @@ def collect(arguments: Sequence[str]) -> int:
             path = plots.save(drawn, output.with_name(f"{output.stem}-scores.png"))
             for figure in [path, *sorted((options.results / "figures").glob("cells-*.png"))]:
                 out.print(f"figure: {figure}", soft_wrap=True)
+    else:
+        out.print(f"no summary and no figure: the table takes {size // 2**20} MiB of memory")
     out.print(f"table:  {output} ({rows} rows)", soft_wrap=True)
     if options.json:
         sys.stdout.write(json.dumps(told, indent=1) + "\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import nn
 
 import attrscore
+from attrscore import stats
 from attrscore.core import Batch
 from attrscore.datasets import Phantom
 from attrscore.engine import batches_of
@@ -27,7 +28,15 @@ from attrscore.training import train
 
 RAW = "grad_camo"
 FLAT = 0.3
-"""A correlation below which a column does not move."""
+"""A correlation, of either sign, below which a column does not move."""
+
+SIZED = ("grad_camo.auc", "grad_camo.cell_vs_neighbours")
+"""Promised to move with area neither under trained nor under random weights.
+
+Heat spills over the edge of a cell of radius r by a width of the grid, so that its odds grow as r,
+where those of chance grow as r^2 in 2D and r^3 in 3D: under an honest network log odds, which are
+of a share of heat, must fall with size. A rank and a ratio of densities need not.
+"""
 
 COLUMNS = (RAW, *CORRECTED)
 SPACING = 0.5
@@ -43,11 +52,11 @@ SHIFTS = (0.0, 1.0, 2.0, 4.0)
 def run(scale: Scale, out: Path) -> list[Check]:
     """An honest network a plane and seed, trained on cells of every size and place.
 
-    Beside it the same network with random weights, whose map hardly knows the cell: there a
-    corrected column must not move with area, whatever the network does.
+    Beside it the same network with random weights, whose map hardly knows the cell: there log odds
+    must not move with area either.
     """
     places, masks = [], []
-    for plane, seed in itertools.product(scale.planes, scale.seeds):
+    for plane, seed in itertools.product(scale.planes, scale.fresh):
         size = tuple(map(int, SIZES[plane][1].strip("[]").split(",")))
         kinds = {"area": (0.04, 0.35), "offset": 0.2, "size": size}
         cells = Phantom(cells=scale.trained_on, seed=400 + 2 * seed, **kinds)
@@ -67,7 +76,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
     slopes.to_csv(out / "segmentation_error.csv", index=False)
     save(place_figure(place), out / "size_and_place.png")
     save(mask_figure(mask), out / "segmentation_error.png")
-    return [*_place_checks(moved), *_mask_checks(slopes)]
+    return [*_place_checks(moved), *_adjusted_checks(place), *_mask_checks(slopes)]
 
 
 def _audit(model: nn.Module, batches: list[Batch]) -> pd.DataFrame:
@@ -156,18 +165,73 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
     checks = []
     for (weights, cause, plane), group in moved.groupby(["weights", "cause", "plane"], sort=False):
         told = group.groupby("column", sort=False)["correlation"].mean()
-        listed = ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in told.items())
-        flat = told.abs()[HEADLINE] < FLAT
+        about = f"{plane}, {weights} weights: correlation with the cell's"
+        if cause == "off_centre":
+            flat: list[str] = [HEADLINE]
+            expected = f"log odds within {FLAT} of 0"
+        else:
+            flat = [*SIZED, *([HEADLINE] if weights == "randomised" else [])]
+            expected = f"raw above {FLAT}; {_names(flat)} within {FLAT} of 0"
+            chance_alone = told.drop([RAW, *flat])
+            checks.append(
+                Check(
+                    "size and place",
+                    f"{about} area: columns corrected for chance alone",
+                    "reported",
+                    _listed(chance_alone),
+                    None,
+                )
+            )
+        of_one = group[group["column"].isin(flat)]["correlation"].abs().max()
+        holds = (told[flat].abs() < FLAT).all() and (cause != "area" or told[RAW] > FLAT)
         checks.append(
             Check(
                 "size and place",
-                f"{plane}, {weights} weights: correlation with the cell's "
-                f"{cause.replace('_', '-')}",
-                f"raw score moves with area (above {FLAT}), log odds does not (below)"
-                if cause == "area"
-                else f"log odds does not move (below {FLAT})",
-                f"{listed}; mean of {group['seed'].nunique()} networks",
-                bool(flat and (cause != "area" or told[RAW] > FLAT)),
+                f"{about} {cause.replace('_', '-')}",
+                expected,
+                f"{_listed(told)}; mean of {group['seed'].nunique()} networks; of those promised "
+                f"to stay, at most {of_one:.2f} under one network",
+                bool(holds),
+            )
+        )
+    return checks
+
+
+def _names(columns: Iterable[str]) -> str:
+    return ", ".join(column.removeprefix("grad_camo.") for column in columns)
+
+
+def _listed(told: pd.Series[float]) -> str:
+    return ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in told.items())
+
+
+def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
+    """Cells of one network in two groups, the one mostly of larger cells: no true difference."""
+    checks = []
+    trained = place[place["weights"] == "trained"]
+    for plane, networks in trained.groupby("plane", sort=False):
+        found = []
+        for seed, cells in networks.groupby("seed"):
+            drawn = np.random.default_rng(int(seed)).random(len(cells))
+            group = np.where(drawn < cells["area"].rank(pct=True), "larger", "smaller")
+            means = stats.adjusted(
+                cells.assign(group=group),
+                group="group",
+                score=HEADLINE,
+                covariates=["area"],
+                clusters=["id"],
+            ).set_index("group")[["mean", "adjusted"]]
+            found.append(means.loc["larger"] - means.loc["smaller"])
+        told = pd.DataFrame(found)
+        checks.append(
+            Check(
+                "size and place",
+                f"{plane}, trained weights: log odds of a group of larger cells minus one of "
+                "smaller, before and after attrscore.stats.adjusted by area",
+                "reported",
+                f"{told['mean'].mean():+.2f}, {told['adjusted'].mean():+.2f}; each network: "
+                + "; ".join(f"{a:+.2f}, {b:+.2f}" for a, b in told.to_numpy()),
+                None,
             )
         )
     return checks

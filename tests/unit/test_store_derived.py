@@ -63,8 +63,8 @@ def test_the_merge_streams_the_same_table(suffix, tmp_path, monkeypatch):
     whole = read_scores(tmp_path)
     collect(tmp_path, tmp_path / f"all{suffix}")
     pd.testing.assert_frame_equal(read_scores(tmp_path / f"all{suffix}"), whole)
-    monkeypatch.setattr(stream, "CACHE_BYTES", 1)  # nothing is held
-    monkeypatch.setattr(merge, "FLUSH_ROWS", 3)
+    monkeypatch.setattr(stream, "HELD_BYTES", 1)  # nothing is held
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)  # a row at a time
     merge.merge(lambda _: None, folder=str(tmp_path), output=str(tmp_path / f"few{suffix}"))
     pd.testing.assert_frame_equal(read_scores(tmp_path / f"few{suffix}"), whole)
 
@@ -138,6 +138,14 @@ def test_a_damaged_part_stops_a_merge_with_its_name(tmp_path):
     with pytest.raises(StoreError, match="000000002-000000004.h5 is damaged"):
         collect(tmp_path, tmp_path / "all.h5")
     assert not list(tmp_path.glob("*all*"))
+
+
+def test_a_table_that_takes_much_memory_is_not_read_back(tmp_path, capsys, monkeypatch):
+    fill(tmp_path, job())
+    monkeypatch.setattr("attrscore.verbs.results.MOST_BYTES", 100)
+    assert main(["collect", str(tmp_path), "-o", str(tmp_path / "all.h5")]) == 0
+    assert "no summary and no figure" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.png"))
 
 
 # Older and newer files
