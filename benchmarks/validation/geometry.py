@@ -14,7 +14,7 @@ import torch
 from common import CORRECTED, HEADLINE, PRESET, SIZES, Check, Scale
 from matplotlib.figure import Figure
 from scipy import ndimage
-from torch import nn
+from torch import Tensor, nn
 
 import attrscore
 from attrscore import stats
@@ -38,6 +38,9 @@ where those of chance grow as r^2 in 2D and r^3 in 3D: under an honest network l
 of a share of heat, must fall with size. A rank and a ratio of densities need not.
 """
 
+DENSER = 10
+"""The known map on the cell, beside elsewhere."""
+
 COLUMNS = (RAW, *CORRECTED)
 SPACING = 0.5
 """Micrometres a voxel, along every axis, that the phantom is taken to have here."""
@@ -52,8 +55,8 @@ SHIFTS = (0.0, 1.0, 2.0, 4.0)
 def run(scale: Scale, out: Path) -> list[Check]:
     """An honest network a plane and seed, trained on cells of every size and place.
 
-    Beside it the same network with random weights, whose map hardly knows the cell: there log odds
-    must not move with area either.
+    Beside it the same network with random weights, whose map hardly knows the cell, and a map that
+    is known: there log odds must not move with area either.
     """
     places, masks = [], []
     for plane, seed in itertools.product(scale.planes, scale.fresh):
@@ -67,6 +70,8 @@ def run(scale: Scale, out: Path) -> list[Check]:
         about = {"plane": plane, "seed": seed}
         for weights, network in (("trained", model), ("randomised", randomized(model))):
             places.append(_by_place(network, batches).assign(weights=weights, **about))
+        known = [_as_inputs(batch, seed) for batch in batches]
+        places.append(_by_place(Plain(), known, "features").assign(weights="known", **about))
         masks.append(_by_mask(model, batches).assign(**about))
     place = pd.concat(places, ignore_index=True)
     mask = pd.concat(masks, ignore_index=True)
@@ -79,21 +84,40 @@ def run(scale: Scale, out: Path) -> list[Check]:
     return [*_place_checks(moved), *_adjusted_checks(place), *_mask_checks(slopes)]
 
 
-def _audit(model: nn.Module, batches: list[Batch]) -> pd.DataFrame:
-    method, layer = PRESET
+class Plain(nn.Module):
+    """A network whose map at ``features`` is its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, 2)."""
+        mean = self.features(inputs).flatten(2).mean(2)
+        return torch.cat([mean, -mean], 1)
+
+
+def _as_inputs(batch: Batch, seed: int) -> Batch:
+    """Maps ``DENSER`` times as dense on the cell as elsewhere, with noise, whatever its size."""
+    cell = batch.regions["cell"][:, None]
+    noise = torch.empty(cell.shape).exponential_(generator=torch.Generator().manual_seed(seed))
+    return replace(batch, inputs=torch.where(cell, noise, noise / DENSER), stains=())
+
+
+def _audit(model: nn.Module, batches: list[Batch], layer: str = PRESET[1]) -> pd.DataFrame:
     return attrscore.evaluate(
         model,
         batches,
-        methods=method,
+        methods=PRESET[0],
         layers=layer,
         target=Predicted(scalar="margin"),
         progress="none",
     )
 
 
-def _by_place(model: nn.Module, batches: list[Batch]) -> pd.DataFrame:
+def _by_place(model: nn.Module, batches: list[Batch], layer: str = PRESET[1]) -> pd.DataFrame:
     """Scores with each cell's area fraction and its distance from the centre, as a share."""
-    scores = _audit(model, batches)
+    scores = _audit(model, batches, layer)
     away = [_off_centre(mask.numpy()) for batch in batches for mask in batch.regions["cell"]]
     return scores.assign(area=scores["grad_camo.chance"], off_centre=away)
 
@@ -165,12 +189,13 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
     checks = []
     for (weights, cause, plane), group in moved.groupby(["weights", "cause", "plane"], sort=False):
         told = group.groupby("column", sort=False)["correlation"].mean()
-        about = f"{plane}, {weights} weights: correlation with the cell's"
+        network = "a known map" if weights == "known" else f"{weights} weights"
+        about = f"{plane}, {network}: correlation with the cell's"
         if cause == "off_centre":
             flat: list[str] = [HEADLINE]
             expected = f"log odds within {FLAT} of 0"
         else:
-            flat = [*SIZED, *([HEADLINE] if weights == "randomised" else [])]
+            flat = [*SIZED, *([] if weights == "trained" else [HEADLINE])]
             expected = f"raw above {FLAT}; {_names(flat)} within {FLAT} of 0"
             chance_alone = told.drop([RAW, *flat])
             checks.append(

@@ -102,6 +102,7 @@ def test_the_validation_finds_in_small_what_was_planted(tmp_path):
         "ranks networks as the swap intervention does",
         "held-out cells on which brightness tells nothing find it",
         "2D, randomised weights: correlation with the cell's area |",
+        "2D, a known map: correlation with the cell's area |",
     ):
         (line,) = [line for line in lines if claim in line]
         assert line.endswith("| holds |"), line
