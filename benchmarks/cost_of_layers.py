@@ -53,22 +53,21 @@ def compare(case: Case, given: Any) -> None:
     shape = case.crops(quick=given.quick)
     model, inputs, mask = prepared(case, shape, given.device)
     options = {"layers": case.layers, "methods": ["grad_cam"]}
+    six = {"layers": case.layers, "methods": list(CAMS)}
     tuned = attrscore.tune(model, batch(inputs, mask), **options)
     contestants: dict[str, Callable[[], object]] = {
         "floor": floor(model, case.layers[0], inputs),
         "attrscore: pass alone": ours_pass(model, case.layers, inputs, mask),
         "attrscore.run, Grad-CAM": ours(model, inputs, mask, **options),
         "attrscore.run, Grad-CAM, tuned": ours(tuned.model, inputs, mask, **options),
-        "attrscore.run, six methods": ours(
-            model, inputs, mask, layers=case.layers, methods=list(CAMS)
-        ),
-        "attrscore.run, six methods, tuned": ours(
-            tuned.model, inputs, mask, layers=case.layers, methods=list(CAMS)
+        "attrscore.run, six methods": ours(model, inputs, mask, **six),
+        "attrscore.run, six methods, tuned": ours(tuned.model, inputs, mask, **six),
+        "attrscore.run, six methods, without AUC": ours(
+            model, inputs, mask, scorers=attrscore.SCORERS.build("grad_camo", auc=False), **six
         ),
     }
-    targets = dict(
-        zip(contestants, (None, None, "1.10", given.tuned_target, "1.25", None), strict=True)
-    )
+    wanted = (None, None, "1.10", given.tuned_target, "1.25", None, "1.25")
+    targets = dict(zip(contestants, wanted, strict=True))
     if case.guided:
         contestants["attrscore.run, Guided Grad-CAM"] = ours(
             model, inputs, mask, layers=case.layers, methods=["guided_grad_cam"]

@@ -86,7 +86,8 @@ class GradCAMO:
     width of the grid, and in 3D all three fall with size. Compare groups of cells of unlike size
     with :func:`attrscore.stats.adjusted`.
 
-    All are NaN where the row's status says so. Shares need no resized map, only ``auc`` does.
+    All are NaN where the row's status says so. Shares need no resized map, only ``auc`` does:
+    ``auc=False`` leaves that column out, and with it most of the time that scoring takes.
     """
 
     readings: ClassVar[Declared] = {
@@ -124,6 +125,7 @@ class GradCAMO:
 
     region: str = "cell"
     clip: float = 1e-6
+    auc: bool = True
 
     def __post_init__(self) -> None:
         if not 0 < self.clip < 0.5:
@@ -154,8 +156,9 @@ class GradCAMO:
                 unresolvable(highest, chance), torch.nan, (share - chance) / (highest - chance)
             ),
             **self._shares(heat, share, total, regions),
-            "auc": heat.once(("auc", self.region), lambda: roc_auc(heat.full(), region)),
         }
+        if self.auc:
+            columns["auc"] = heat.once(("auc", self.region), lambda: roc_auc(heat.full(), region))
         undefined = heat.undefined(region)
         return Reasoned(
             {name: values.masked_fill(undefined, torch.nan) for name, values in columns.items()},

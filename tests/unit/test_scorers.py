@@ -249,3 +249,13 @@ def test_the_auc_of_one_map_is_computed_once(monkeypatch):
     (result,) = run(net(2), batch(2), scorers=["grad_camo", "auc"], layers="high")
     assert len(calls) == 1
     np.testing.assert_array_equal(result.columns["auc"], result.columns["grad_camo.auc"])
+
+
+def test_grad_camo_without_auc_has_the_other_columns_and_resizes_no_map(monkeypatch):
+    whole, alone = SCORERS.build("grad_camo"), SCORERS.build("grad_camo", auc=False)
+    (expected,) = run(net(2), batch(2), scorers=whole, layers="high")
+    monkeypatch.setattr(Heat, "full", None)
+    (result,) = run(net(2), batch(2), scorers=alone, layers="high", on_error="raise")
+    assert set(expected.columns) - set(result.columns) == {"grad_camo.auc"}
+    for name in set(result.columns) - {"reason"}:
+        np.testing.assert_array_equal(result.columns[name], expected.columns[name])
