@@ -130,6 +130,8 @@ class GradCAMO:
     def __post_init__(self) -> None:
         if not 0 < self.clip < 0.5:
             raise ConfigError(f"clip={self.clip} must lie between 0 and 0.5.")
+        if not isinstance(self.auc, bool):
+            raise ConfigError(f"auc={self.auc!r} must be true or false.")
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """Column -> (N,) float64."""

@@ -221,6 +221,7 @@ def test_erosion_that_leaves_nothing_and_dilation_that_leaves_no_outside_are_und
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
+        ("grad_camo", {"auc": "maybe"}, "auc=.maybe. must be true or false"),
         ("region_shares", {"ring": 0}, "ring=0"),
         ("region_shares", {"clip": 0}, "clip=0"),
         ("region_shares", {"regions": []}, "different regions"),
