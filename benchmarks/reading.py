@@ -34,7 +34,8 @@ from scipy import ndimage
 from timing import begin, measure, parser, table
 
 import attrscore
-from attrscore.datasets import Fields, tiff
+from attrscore.datasets import Fields
+from attrscore.datasets.images import tiff
 from attrscore.engine import batches_of
 from attrscore.registry import MODELS
 
@@ -99,7 +100,7 @@ def zarr_written(path: Path, pixels: np.ndarray, axes: str) -> None:
 def opened(root: Path, packed: str, crop: tuple[int, ...]) -> Fields:
     tiff.LAYOUTS.clear()  # as in a new process
     if packed == "zarr":
-        from attrscore.datasets import ngff
+        from attrscore.datasets.images import ngff
 
         ngff.LAYOUTS.clear()
     end = "zarr" if packed == "zarr" else "tif"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrscore.datasets.files import stem
+from attrscore.datasets.images.files import stem
 from attrscore.datasets.tables import carried_columns, classes_of, need_columns, read_table
 from attrscore.errors import ConfigError, DataError, preview
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from attrscore.datasets.decoding import Field
     from attrscore.datasets.geometry import Geometry
+    from attrscore.datasets.images.field import Field
     from attrscore.datasets.normalising import Levels
 
 __all__ = ["Outside", "cut"]

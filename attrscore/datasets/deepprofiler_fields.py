@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from attrscore.core import Batch, InputSpec
 from attrscore.datasets.cutting import cut
-from attrscore.datasets.decoding import Field, LabelImage, Whole
-from attrscore.datasets.files import digest_of
 from attrscore.datasets.geometry import Geometry
 from attrscore.datasets.images import stacked
+from attrscore.datasets.images.field import Field, LabelImage, Whole
+from attrscore.datasets.images.files import digest_of
 from attrscore.datasets.normalising import Levels, Normalise, levels_of
 from attrscore.datasets.options import as_tuples, check_limit
 from attrscore.datasets.places import Places

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attrscore.datasets.annotations import Annotations, read_annotations
-from attrscore.datasets.decoding import FieldReader
 from attrscore.datasets.expressions import Expression
 from attrscore.datasets.geometry import Geometry, geometry_of
+from attrscore.datasets.images.field import FieldReader
 from attrscore.datasets.normalising import Normaliser
 from attrscore.datasets.regions import Boundary
 from attrscore.datasets.scanning import OWN_COLUMNS, Scan, Wanted, plates_of, scan

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from attrscore.datasets.files import shown
+from attrscore.datasets.images.files import shown
 from attrscore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from attrscore.datasets.decoding import Field
+    from attrscore.datasets.images.field import Field
 
 __all__ = ["Levels", "Normalise", "Normaliser", "levels_of", "pooled"]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from attrscore.datasets.expressions import Expression
-from attrscore.datasets.files import shown
 from attrscore.datasets.geometry import Geometry
+from attrscore.datasets.images.files import shown
 from attrscore.datasets.jitter import jitter_columns
 from attrscore.datasets.objects import Objects, areas_within, measure
 from attrscore.errors import ConfigError, DataError, EmptyShardError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from attrscore.datasets.annotations import Annotations
-    from attrscore.datasets.decoding import Field, FieldReader
+    from attrscore.datasets.images.field import Field, FieldReader
     from attrscore.datasets.normalising import Normaliser
 
 __all__ = ["OWN_COLUMNS", "Scan", "Wanted", "plates_of", "scan"]

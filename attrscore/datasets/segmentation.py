@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from scipy import ndimage
 
-from attrscore.datasets.files import digest_of
+from attrscore.datasets.images.files import digest_of
 from attrscore.errors import ConfigError, DataError, did_you_mean
 
 if TYPE_CHECKING:

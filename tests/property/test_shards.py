@@ -116,7 +116,7 @@ def test_a_shard_of_fields_has_whole_fields_and_opens_no_other(tmp_path, monkeyp
         opened.add(path.stem)
         return open_image(path, **options)
 
-    monkeypatch.setattr("attrscore.datasets.decoding.open_image", counting)
+    monkeypatch.setattr("attrscore.datasets.images.field.open_image", counting)
     ids = []
     for number in range(2):
         opened.clear()

@@ -298,8 +298,8 @@ def test_windows_of_large_fields_are_what_whole_fields_give(plates, monkeypatch)
     options = {"boundary": 2.0, "spacing": [1.0, 1.0], "resample": 0.7}
     whole = plates.fields(**options)
     expected, table = whole.read([1, 0]), whole.table
-    monkeypatch.setattr("attrscore.datasets.decoding._SMALL", 0)
-    monkeypatch.setattr("attrscore.datasets.decoding._PIECE", 100)
+    monkeypatch.setattr("attrscore.datasets.images.field._SMALL", 0)
+    monkeypatch.setattr("attrscore.datasets.images.field._PIECE", 100)
     pieces = plates.fields(**options)
     found = pieces.read([1, 0])
     assert pieces.table.equals(table)

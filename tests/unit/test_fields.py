@@ -7,9 +7,9 @@ import tifffile
 import torch
 
 from attrscore.datasets import Fields
-from attrscore.datasets.axes import check_axes
 from attrscore.datasets.crops import crop, starts
-from attrscore.datasets.files import stem
+from attrscore.datasets.images.axes import check_axes
+from attrscore.datasets.images.files import stem
 from attrscore.datasets.objects import measure
 from attrscore.datasets.places import HasPlaces
 from attrscore.errors import ConfigError, DataError

@@ -11,9 +11,9 @@ import pytest
 import tifffile
 import zarr
 
-from attrscore.datasets import Fields, chunks, ngff, tiff
-from attrscore.datasets.images import open_image
-from attrscore.datasets.remembered import Remembered
+from attrscore.datasets import Fields
+from attrscore.datasets.images import chunks, ngff, open_image, tiff
+from attrscore.datasets.images.remembered import Remembered
 from attrscore.errors import DataError
 
 
@@ -124,7 +124,7 @@ def test_segments_are_those_of_tifffile_with_its_codecs_and_without(tmp_path, mo
         mine = open_image(path, axes="CYX").read()
         tiff.LAYOUTS.clear()
         with monkeypatch.context() as patched:  # as where imagecodecs is installed
-            patched.setattr("attrscore.datasets.planes.find_spec", lambda name: name)
+            patched.setattr("attrscore.datasets.images.planes.find_spec", lambda name: name)
             its = open_image(path, axes="CYX").read()
         tiff.LAYOUTS.clear()
         assert np.array_equal(mine, array)

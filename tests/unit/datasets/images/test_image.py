@@ -15,9 +15,9 @@ import zarr
 from PIL import Image as Pillow
 
 from attrscore.datasets import Fields
-from attrscore.datasets.files import digest_of, find_files, stem
 from attrscore.datasets.images import open_image, open_labels
-from attrscore.datasets.planes import Segments
+from attrscore.datasets.images.files import digest_of, find_files, stem
+from attrscore.datasets.images.planes import Segments
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
 
 
@@ -528,7 +528,7 @@ def test_a_digest_follows_every_file_of_a_folder(root):
 
 def test_a_format_whose_package_is_missing_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    monkeypatch.delitem(sys.modules, "attrscore.datasets.nifti", raising=False)
+    monkeypatch.delitem(sys.modules, "attrscore.datasets.images.nifti", raising=False)
     with pytest.raises(
         ConfigError, match=r"'a.nii' needs the package nibabel: pip install 'attrscore\[n"
     ):

@@ -16,7 +16,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from attrscore.datasets.stored import Pixels
+from attrscore.datasets.images.stored import Pixels
 from attrscore.errors import DataError
 
 __all__ = ["Mapped", "Segmented", "Segments", "mapped", "segmented"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from attrscore.datasets.chunks import pixels_of
-from attrscore.datasets.files import ZARR_METADATA, shown
-from attrscore.datasets.remembered import Remembered
-from attrscore.datasets.stored import MICROMETRES, Stored
+from attrscore.datasets.images.chunks import pixels_of
+from attrscore.datasets.images.files import ZARR_METADATA, shown
+from attrscore.datasets.images.remembered import Remembered
+from attrscore.datasets.images.stored import MICROMETRES, Stored
 from attrscore.errors import ConfigError, DataError, preview
 
 __all__ = ["LAYOUTS", "open_ngff"]

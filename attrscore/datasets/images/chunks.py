@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from attrscore.datasets.files import shown
-from attrscore.datasets.stored import Pixels
+from attrscore.datasets.images.files import shown
+from attrscore.datasets.images.stored import Pixels
 from attrscore.errors import DataError
 
 __all__ = ["pixels_of"]

@@ -8,7 +8,7 @@ from typing import Any
 import nibabel
 import numpy as np
 
-from attrscore.datasets.stored import MICROMETRES, Decoded, Stored
+from attrscore.datasets.images.stored import MICROMETRES, Decoded, Stored
 from attrscore.errors import DataError
 
 __all__ = ["open_nifti"]

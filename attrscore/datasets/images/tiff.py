@@ -15,9 +15,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import tifffile
 
-from attrscore.datasets.planes import Mapped, Segmented, mapped, segmented
-from attrscore.datasets.remembered import Remembered
-from attrscore.datasets.stored import MICROMETRES, Decoded, Pixels, Stored
+from attrscore.datasets.images.planes import Mapped, Segmented, mapped, segmented
+from attrscore.datasets.images.remembered import Remembered
+from attrscore.datasets.images.stored import MICROMETRES, Decoded, Pixels, Stored
 from attrscore.errors import DataError
 
 __all__ = ["LAYOUTS", "open_tiff"]

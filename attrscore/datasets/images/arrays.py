@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.stored import Decoded, Stored
+from attrscore.datasets.images.stored import Decoded, Stored
 from attrscore.errors import AttrscoreWarning, DataError, preview
 
 __all__ = ["open_arrays"]

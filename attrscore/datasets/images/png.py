@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from attrscore.datasets.stored import Decoded, Stored
+from attrscore.datasets.images.stored import Decoded, Stored
 from attrscore.errors import DataError
 
 __all__ = ["open_png"]

@@ -27,9 +27,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.axes import ORDER, known, long_axes, named, stated
-from attrscore.datasets.files import SUFFIXES, in_zarr, shown
-from attrscore.datasets.stored import Stored
+from attrscore.datasets.images.axes import ORDER, known, long_axes, named, stated
+from attrscore.datasets.images.files import SUFFIXES, in_zarr, shown
+from attrscore.datasets.images.stored import Stored
 from attrscore.errors import AttrscoreError, ConfigError, DataError
 
 __all__ = ["Image", "Labels", "open_image", "open_labels", "stacked"]
@@ -279,7 +279,7 @@ def _reader(
     module: str, name: str, path: Path | None = None, package: str = "", extra: str = ""
 ) -> Callable[..., Any]:
     try:
-        return getattr(import_module(f"attrscore.datasets.{module}"), name)  # type: ignore[no-any-return]
+        return getattr(import_module(f"attrscore.datasets.images.{module}"), name)  # type: ignore[no-any-return]
     except ModuleNotFoundError as error:
         if path is None or error.name != package:
             raise

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attrscore.datasets.files import shown
-from attrscore.datasets.stored import Stored
+from attrscore.datasets.images.files import shown
+from attrscore.datasets.images.stored import Stored
 from attrscore.errors import ConfigError, DataError
 
 __all__ = ["ORDER", "check_axes", "known", "long_axes", "named", "stated"]
