@@ -10,8 +10,8 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
-from attrscore.stats.concordance import map_matrix
-from attrscore.stats.conditions import label, telling
+from attrscore.stats.agreement import map_matrix
+from attrscore.stats.conditions import distinguishing, label
 from attrscore.stats.reporting import SHOWN
 from attrscore.stats.summary import CORRECTED
 
@@ -107,7 +107,7 @@ def _keys(found: Report, rows: pd.DataFrame) -> list[str]:
     """What tells these rows apart: conditions, and the groups within them."""
     own = [name for name in map(str, rows) if name not in found.summary]
     told = [name for name in found.shown if name in rows]
-    return [*telling(rows, told, SHOWN), *own]
+    return [*distinguishing(rows, told, SHOWN), *own]
 
 
 def _shared(found: Report, rows: pd.DataFrame) -> list[str]:

@@ -12,8 +12,8 @@ from attrscore.errors import DataError
 from attrscore.plots.sheet import Sheet
 from attrscore.readings import reading_of
 from attrscore.stats import threshold_curve
-from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import by_condition, label, varying
+from attrscore.stats.resampling import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

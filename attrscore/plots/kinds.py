@@ -16,9 +16,8 @@ from attrscore.plots.evidence import agreement_sheet, area_sheet, grid, threshol
 from attrscore.plots.scores import distributions
 from attrscore.plots.sheet import Sheet
 from attrscore.plots.summaries import bands, differences, named, plate_map, score_table, well_place
-from attrscore.stats.bootstrap import numbers
-from attrscore.stats.clusters import CLUSTERS
 from attrscore.stats.conditions import RANDOMIZE, is_null
+from attrscore.stats.resampling import CLUSTERS, numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

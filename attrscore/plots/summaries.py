@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from attrscore.errors import DataError
 from attrscore.plots.evidence import colours_for
 from attrscore.plots.sheet import Sheet
-from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import RANDOMIZE, is_null, label
+from attrscore.stats.resampling import numbers
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -11,7 +11,7 @@ import pandas as pd
 
 from attrscore.report.conditions import Condition
 from attrscore.stats import adjust, paired
-from attrscore.stats.conditions import by_condition, label, once
+from attrscore.stats.conditions import by_condition, by_id, label
 
 __all__ = ["changed", "changed_between", "ranks", "run_differences"]
 
@@ -132,7 +132,7 @@ def changed_between(runs: Mapping[str, pd.DataFrame], score: str, /) -> list[dic
     for (one, first), (other, second) in combinations(runs.items(), 2):
         for held, a, b in _alike(first, second):
             if score in a and score in b:
-                pair = {one: once(a)[score], other: once(b)[score]}
+                pair = {one: by_id(a)[score], other: by_id(b)[score]}
                 dataset = str(a["dataset"].iloc[0]) if "dataset" in a else ""
                 rows += _largest(pd.DataFrame(pair), one, other, held, dataset)
     return sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CHANGED]

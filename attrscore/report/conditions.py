@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from attrscore.plots.summaries import named
-from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import by_condition, columns_of, is_null
+from attrscore.stats.resampling import numbers
 from attrscore.store.crops import order_of
 
 if TYPE_CHECKING:

@@ -99,7 +99,7 @@ def _numbers(verdicts: Sequence[tuple[str, Verdict]]) -> str:
         span = _span(min(values), max(values))
         told.append(f"Above chance its score lies {span} that of its randomised weights.")
     lacks = dict.fromkeys(
-        each[name].told
+        each[name].text
         for _, each in verdicts
         for name in ("evidence", "null", "swap")
         if (each[name].answer in ("missing", "no") and not np.isfinite(each[name].value))

@@ -11,8 +11,8 @@ import pandas as pd
 from attrscore.plots.summaries import named, records, short
 from attrscore.report.conditions import Condition
 from attrscore.stats import threshold_curve
-from attrscore.stats.bootstrap import numbers
 from attrscore.stats.conditions import is_null, label
+from attrscore.stats.resampling import numbers
 from attrscore.store.crops import order_of
 
 if TYPE_CHECKING:

@@ -7,16 +7,12 @@ undefined is NaN with a sentence beside it.
 
 from __future__ import annotations
 
-from attrscore.stats.adjustment import adjusted
-from attrscore.stats.bootstrap import Estimate, Resampling, bootstrap
-from attrscore.stats.clusters import CLUSTERS, Clusters
-from attrscore.stats.concordance import agreement, map_agreement, map_matrix
-from attrscore.stats.curves import threshold_curve
-from attrscore.stats.gaps import undefined
-from attrscore.stats.judgement import Evidence, Verdict, verdict, verdicts
-from attrscore.stats.paired import adjust, auroc, compare, paired, sign_flip
+from attrscore.stats.agreement import agreement, map_agreement, map_matrix
+from attrscore.stats.comparisons import adjust, adjusted, auroc, compare, paired, sign_flip
 from attrscore.stats.reporting import Report, report
-from attrscore.stats.summary import resolvable, summarise
+from attrscore.stats.resampling import CLUSTERS, Clusters, Estimate, Resampling, bootstrap
+from attrscore.stats.summary import resolvable, summarise, threshold_curve, undefined
+from attrscore.stats.verdict import Evidence, Verdict, verdict, verdicts
 
 __all__ = [
     "CLUSTERS",

@@ -1,4 +1,4 @@
-"""Which rows of a results table belong to one condition, and which to a null."""
+"""Which rows of a results table belong to one condition, and which to its null and its swap."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 
 from attrscore.errors import DataError, did_you_mean
+from attrscore.stats.resampling import numbers
 
 __all__ = [
     "RANDOMIZE",
     "by_condition",
+    "by_id",
     "columns_of",
+    "distinguishing",
     "is_null",
     "label",
-    "once",
-    "telling",
+    "null_of",
+    "swap_of",
     "varying",
 ]
 
@@ -30,7 +33,7 @@ _BARE = ("seed", "output", "attrscore")
 
 
 def columns_of(table: pd.DataFrame, /, *, without: Sequence[str] = ()) -> list[str]:
-    """The columns that name a condition: what was computed how, beside the cell.
+    """List the columns that name a condition: what was computed and how, but not the cell.
 
     ``without`` leaves out a name with its options: ``model`` also ``model.randomize``.
 
@@ -58,12 +61,12 @@ def varying(table: pd.DataFrame, columns: Sequence[str], /) -> list[str]:
     return [name for name in columns if len(table[name].drop_duplicates()) > 1]
 
 
-def telling(
+def distinguishing(
     table: pd.DataFrame, columns: Sequence[str], always: Sequence[str] = (), /
 ) -> list[str]:
-    """Those of the columns that tell rows apart, and those always shown; in this order.
+    """Those of the columns whose values differ between rows, and those of ``always``, in order.
 
-    Fingerprints stand for weights and data that have names: they are left out where those do.
+    A fingerprint is left out where the other columns distinguish the same rows without it.
     """
     found = [name for name in columns if name in always or name in varying(table, [name])]
     for name in [name for name in found if name.endswith(".fingerprint")]:
@@ -76,10 +79,7 @@ def telling(
 def by_condition(
     table: pd.DataFrame, columns: Sequence[str], /
 ) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """The rows of each combination of these columns, in the order of the table.
-
-    :raises DataError: a cell that stands twice in one condition.
-    """
+    """Each combination of values of these columns with its rows, in the order of the table."""
     if not columns:
         yield {}, table
         return
@@ -87,10 +87,10 @@ def by_condition(
         yield dict(zip(columns, values, strict=True)), rows
 
 
-def once(rows: pd.DataFrame, /) -> pd.DataFrame:
-    """The rows by id.
+def by_id(rows: pd.DataFrame, /) -> pd.DataFrame:
+    """The rows indexed by cell.
 
-    :raises DataError: a cell that stands twice.
+    :raises DataError: several rows of one cell.
     """
     twice = rows["id"][rows["id"].duplicated()]
     if len(twice):
@@ -101,6 +101,19 @@ def once(rows: pd.DataFrame, /) -> pd.DataFrame:
     return rows.set_index(rows["id"].to_numpy())
 
 
+def label(condition: dict[str, Any], shown: Sequence[str], /) -> str:
+    """A condition as text: the values of these columns, options with their name.
+
+    >>> label({"method": "grad_cam", "heat.sign": "absolute"}, ["method", "heat.sign"])
+    'grad_cam sign=absolute'
+    """
+    return " ".join(
+        f"{'' if name in _NAMES else name.rpartition('.')[2] + '='}{condition[name]}"
+        for name in shown
+        if pd.notna(condition.get(name))
+    )
+
+
 def is_null(table: pd.DataFrame, /, *, null: str | None = None) -> np.ndarray[Any, Any]:
     """Which rows are of randomised weights: by ``model.randomize``, or the model called ``null``.
 
@@ -108,8 +121,8 @@ def is_null(table: pd.DataFrame, /, *, null: str | None = None) -> np.ndarray[An
     """
     found = np.zeros(len(table), dtype=bool)
     if RANDOMIZE in table:
-        told = table[RANDOMIZE]
-        found |= (told.notna() & ~told.astype(str).isin(["none", ""])).to_numpy()
+        option = table[RANDOMIZE]
+        found |= (option.notna() & ~option.astype(str).isin(["none", ""])).to_numpy()
     if null is not None:
         named = (table["model"].astype(str) == null).to_numpy()
         if not named.any():
@@ -121,14 +134,56 @@ def is_null(table: pd.DataFrame, /, *, null: str | None = None) -> np.ndarray[An
     return found
 
 
-def label(condition: dict[str, Any], shown: Sequence[str], /) -> str:
-    """A condition in words: the values of these columns, options with their name.
+def null_of(
+    condition: dict[str, Any],
+    table: pd.DataFrame,
+    nulls: pd.DataFrame,
+    null: str | None,
+    column: str,
+    /,
+) -> pd.DataFrame:
+    """The rows of one condition under randomised weights: of several draws that of highest mean."""
+    held = [name for name in columns_of(table, without=["model", "seed"]) if name != "attrscore"]
+    rows: pd.DataFrame = nulls[_alike(nulls, condition, held)]
+    named = rows["model"].astype(str) == null
+    of_it = rows["model"].astype(str) == str(condition["model"])
+    if RANDOMIZE in rows:
+        of_it &= rows[RANDOMIZE].astype(str) == "all"
+    rows = rows[named | of_it]
+    if column not in rows or rows.empty:
+        return rows
+    draws = [draw for _, draw in by_condition(rows, columns_of(table))]
+    return max(draws, key=lambda draw: _mean(numbers(draw, column)))
 
-    >>> label({"method": "grad_cam", "heat.sign": "absolute"}, ["method", "heat.sign"])
-    'grad_cam sign=absolute'
+
+def _mean(values: np.ndarray[Any, Any]) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else -np.inf
+
+
+def swap_of(
+    condition: dict[str, Any], table: pd.DataFrame, tested: pd.DataFrame, /
+) -> pd.DataFrame:
+    """The swap of a condition's model: a row a cell, whatever the method and layer.
+
+    Columns ``inside``, ``outside`` and ``difference`` are NaN where the swap is undefined; without
+    them no swap was run.
     """
-    return " ".join(
-        f"{'' if name in _NAMES else name.rpartition('.')[2] + '='}{condition[name]}"
-        for name in shown
-        if pd.notna(condition.get(name))
-    )
+    if "swap.inside" not in tested or "swap.outside" not in tested:
+        return pd.DataFrame()
+    held = columns_of(table, without=["method", "layer", "heat", "scorer"])
+    rows: pd.DataFrame = tested[_alike(tested, condition, held)]
+    inside, outside = (numbers(rows, f"swap.{side}") for side in ("inside", "outside"))
+    rows = rows.assign(inside=inside, outside=outside, difference=inside - outside)
+    means = rows.groupby("id")[["inside", "outside", "difference"]].transform("mean")
+    return rows.assign(**{str(name): means[name] for name in means}).drop_duplicates("id")
+
+
+def _alike(rows: pd.DataFrame, condition: dict[str, Any], names: Sequence[str]) -> Any:
+    """Which rows have the condition's values in these columns; missing equals missing."""
+    same = np.ones(len(rows), dtype=bool)
+    for name in names:
+        wanted = condition[name]
+        column = rows[name]
+        same &= (column.isna() if pd.isna(wanted) else column == wanted).to_numpy(dtype=bool)
+    return same

@@ -1,4 +1,4 @@
-"""All that a results table says, gathered once for the terminal, for JSON and for a page."""
+"""Everything that is said of a results table, computed once for the terminal, JSON and the page."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ import pandas as pd
 
 from attrscore.errors import ConfigError, DataError
 from attrscore.readings import Reading, reading_of
-from attrscore.stats.adjustment import adjusted
-from attrscore.stats.bootstrap import numbers
-from attrscore.stats.clusters import CLUSTERS
-from attrscore.stats.concordance import agreement
-from attrscore.stats.conditions import by_condition, columns_of, is_null, label, telling
-from attrscore.stats.gaps import undefined
-from attrscore.stats.judgement import Verdict, verdicts
-from attrscore.stats.paired import compare
-from attrscore.stats.summary import summarise
+from attrscore.stats.agreement import agreement
+from attrscore.stats.comparisons import adjusted, compare
+from attrscore.stats.conditions import by_condition, columns_of, distinguishing, is_null, label
+from attrscore.stats.resampling import CLUSTERS, numbers
+from attrscore.stats.summary import summarise, undefined
+from attrscore.stats.verdict import Verdict, verdicts
 
 __all__ = ["SHOWN", "Report", "report"]
 
@@ -101,9 +98,9 @@ def report(
     numbers(table, score)
     using = [name for name in CLUSTERS if name in table] if clusters is None else list(clusters)
     interval = {"clusters": using, "resamples": resamples, **options}
-    told = {"score": score, "threshold": threshold, **interval}
+    scored = {"score": score, "threshold": threshold, **interval}
     columns = columns_of(table)
-    shown = telling(table, columns, SHOWN)
+    shown = distinguishing(table, columns, SHOWN)
     tested = table[~is_null(table, null=null)]
     corrected = f"{score}.above_chance" if f"{score}.above_chance" in table else score
     return Report(
@@ -115,10 +112,10 @@ def report(
         clusters=tuple(using),
         cells=int(table["id"].nunique()),
         shown=tuple(shown),
-        summary=summarise(table, **told),
+        summary=summarise(table, **scored),
         undefined=_undefined(table, columns, score, threshold),
         verdicts=verdicts(table, score=score, null=null, least_cells=least_cells, **interval),
-        groups=summarise(tested, by=by, **told) if by else pd.DataFrame(),
+        groups=summarise(tested, by=by, **scored) if by else pd.DataFrame(),
         comparisons={
             between: made
             for between in ("model", "method", "layer")
@@ -143,11 +140,11 @@ def _undefined(
 
 def _agreements(tested: pd.DataFrame, score: str) -> dict[str, pd.DataFrame]:
     held = columns_of(tested, without=["method", "layer"])
-    told = telling(tested, held, ["model"])
+    named = distinguishing(tested, held, ["model"])
     own = [name for name in columns_of(tested) if name not in held]
-    over = telling(tested, own, ["method", "layer"])
+    over = distinguishing(tested, own, ["method", "layer"])
     found = {
-        label(shared, told): agreement(rows, score=score, over=over)
+        label(shared, named): agreement(rows, score=score, over=over)
         for shared, rows in by_condition(tested, held)
     }
     return {name: matrix for name, matrix in found.items() if len(matrix) > 1}

@@ -1,4 +1,4 @@
-"""One row a condition: how high the scores are, how sure that is, and what could be reached."""
+"""How high the scores of each condition are, how sure that is, and what could be reached."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ import numpy as np
 import pandas as pd
 
 from attrscore.errors import ConfigError, did_you_mean
-from attrscore.readings import chance_of
-from attrscore.stats.bootstrap import bootstrap, numbers
-from attrscore.stats.clusters import Clusters
+from attrscore.readings import chance_of, reading_of
+from attrscore.stats.comparisons import adjust, sign_flip
 from attrscore.stats.conditions import by_condition, columns_of
-from attrscore.stats.gaps import undefined
-from attrscore.stats.paired import adjust, sign_flip
+from attrscore.stats.resampling import Clusters, Resampling, bootstrap, numbers
 
-__all__ = ["CORRECTED", "resolvable", "summarise"]
+__all__ = ["CORRECTED", "resolvable", "summarise", "threshold_curve", "undefined"]
 
 CORRECTED = ("above_chance", "log_odds", "cell_vs_neighbours")
 """Companions of a score whose chance level is 0, whatever the area of the cell; away from 0 the
@@ -98,12 +96,12 @@ def resolvable(table: pd.DataFrame, /, *, score: str = "grad_camo") -> float:
     """
     finite = np.isfinite(numbers(table, score))
     if f"{score}.resolved" in table:
-        told = np.isfinite(numbers(table, f"{score}.resolved"))
+        resolved = np.isfinite(numbers(table, f"{score}.resolved"))
     elif "status" in table:
-        told = (table["status"] != "unresolvable").to_numpy(dtype=bool)
+        resolved = (table["status"] != "unresolvable").to_numpy(dtype=bool)
     else:
-        told = finite
-    return float(told[finite].mean()) if finite.any() else np.nan
+        resolved = finite
+    return float(resolved[finite].mean()) if finite.any() else np.nan
 
 
 def _attainable(part: pd.DataFrame, score: str, threshold: float) -> float:
@@ -121,3 +119,87 @@ def _p(part: pd.DataFrame, column: str, clusters: Sequence[str] | None) -> float
     values = numbers(part, column)
     finite = np.isfinite(values)
     return sign_flip(values[finite], Clusters.of(part, clusters).among(finite))
+
+
+def threshold_curve(
+    table: pd.DataFrame,
+    /,
+    *,
+    score: str = "grad_camo",
+    thresholds: Sequence[float] | None = None,
+    clusters: Sequence[str] | None = None,
+    resamples: int = 1999,
+    **options: Any,
+) -> pd.DataFrame:
+    """The share of defined cells above each threshold, for rows of one condition.
+
+    Columns: ``threshold`` (100 steps over the score's range, 0 to 1 where that is not known; over
+    the values where they leave it), ``above`` with its pointwise band ``low`` and
+    ``high`` over units; ``attainable``: the share of the same cells whose layer grid allows a score
+    above the threshold at all (P(highest > t)); ``chance``: the share that a map which ignores the
+    mask would have above it (P(area fraction > t)). The last two are NaN where they are not known.
+
+    >>> one = pd.DataFrame({"x": [0.2, 0.6], "x.highest": [0.5, 0.9]})
+    >>> threshold_curve(one, score="x", thresholds=[0.5])[["above", "attainable"]].values.tolist()
+    [[0.5, 0.5]]
+    """
+    values = numbers(table, score)
+    finite = np.isfinite(values)
+    at = _steps(table, score, values[finite]) if thresholds is None else np.asarray(thresholds)
+    found = Clusters.of(table, clusters).among(finite)
+    plan = Resampling(resamples=resamples, **options)
+    above = (values[finite, None] > at).astype(float)
+    share, low, high, _ = plan.shares(above, found)
+    curve = {"threshold": at, "above": share, "low": low, "high": high}
+    highest = f"{score}.highest"
+    reach = numbers(table, highest) if highest in table else np.full(len(table), np.nan)
+    curve["attainable"] = _share(reach[finite], at)
+    curve["chance"] = _share(chance_of(table, score).to_numpy()[finite], at)
+    return pd.DataFrame(curve)
+
+
+def _steps(table: pd.DataFrame, score: str, values: Any) -> Any:
+    low, high = reading_of(table, score).range
+    if len(values) and (low is None or high is None):
+        low, high = min(0.0, float(values.min())), max(1.0, float(values.max()))
+    low, high = 0.0 if low is None else low, 1.0 if high is None else high
+    return low + (high - low) * np.arange(101) / 100
+
+
+def _share(values: Any, at: Any) -> Any:
+    values = values[np.isfinite(values)]
+    return (values[:, None] > at).mean(0) if len(values) else np.full(len(at), np.nan)
+
+
+def undefined(
+    table: pd.DataFrame, /, *, score: str = "grad_camo", threshold: float = 0.5
+) -> dict[str, float]:
+    """Count the cells of one condition without a score, and bound what they could change.
+
+    ``status.<status>`` counts its rows. ``left_out`` is the share of defined cells above the
+    threshold; ``as_zero`` and ``as_one`` count undefined cells as never and as always above: what
+    the share would be, whatever they are, lies between. ``mean_as_zero`` and ``mean_as_one`` bound
+    the mean of a score within [0, 1] in the same way, NaN for other scores. All NaN without rows.
+
+    >>> two = pd.DataFrame({"x": [0.8, float("nan")], "status": ["ok", "no_positive_mass"]})
+    >>> found = undefined(two, score="x")
+    >>> found["as_zero"], found["left_out"], found["as_one"]
+    (0.5, 1.0, 1.0)
+    """
+    values = numbers(table, score)
+    finite = values[np.isfinite(values)]
+    missing = len(values) - len(finite)
+    above, total = int((finite > threshold).sum()), float(finite.sum())
+    share = bool(((finite >= 0) & (finite <= 1)).all())
+    rows = len(values) or np.nan
+    statuses = table["status"].astype(str) if "status" in table else pd.Series(dtype=str)
+    return {
+        "cells": len(values),
+        "undefined": missing,
+        **{f"status.{k}": int(v) for k, v in statuses.value_counts(sort=False).items()},
+        "left_out": above / (len(finite) or np.nan),
+        "as_zero": above / rows,
+        "as_one": (above + missing) / rows,
+        "mean_as_zero": total / rows if share else np.nan,
+        "mean_as_one": (total + missing) / rows if share else np.nan,
+    }

@@ -9,7 +9,7 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from attrscore.stats import adjust, adjusted, agreement, bootstrap, map_agreement, sign_flip
-from attrscore.stats.clusters import Clusters
+from attrscore.stats.resampling import Clusters
 
 
 @pytest.fixture

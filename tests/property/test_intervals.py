@@ -20,7 +20,7 @@ from attrscore.stats import (
     threshold_curve,
     undefined,
 )
-from attrscore.stats.clusters import Clusters
+from attrscore.stats.resampling import Clusters
 
 REPLICATIONS = 200
 

@@ -1,4 +1,4 @@
-"""Does the network look at the cell? What attribution and intervention say together."""
+"""The rule of the verdict, which says whether a model looks at the cell; see :func:`verdicts`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ import pandas as pd
 
 from attrscore.core import BETWEEN_REASONS
 from attrscore.errors import DataError, preview
-from attrscore.stats.bootstrap import bootstrap, numbers
-from attrscore.stats.clusters import FEWEST, Clusters
-from attrscore.stats.companions import null_of, swap_of
-from attrscore.stats.conditions import by_condition, columns_of, is_null, label
-from attrscore.stats.paired import paired
+from attrscore.stats.comparisons import paired
+from attrscore.stats.conditions import (
+    by_condition,
+    columns_of,
+    is_null,
+    label,
+    null_of,
+    swap_of,
+)
+from attrscore.stats.resampling import FEWEST, Clusters, bootstrap, numbers
 from attrscore.stats.summary import resolvable
 
 __all__ = ["Evidence", "Kind", "Verdict", "verdict", "verdicts"]
@@ -33,8 +38,8 @@ class Evidence:
 
     name: Literal["evidence", "resolvable", "null", "neighbours", "swap"]
     answer: Answer
-    told: str
-    """What was found, in words and numbers; what to do where it is missing."""
+    text: str
+    """What was found, with its numbers, or what to do where it is missing: for people."""
     value: float = np.nan
     low: float = np.nan
     high: float = np.nan
@@ -151,19 +156,19 @@ def _judge(
     if resolved.answer == "missing":
         why = "no cell has a score"
     elif resolved.answer == "no":
-        kind, why = "unresolvable", resolved.told
+        kind, why = "unresolvable", resolved.text
     elif lacking:
-        why = "; ".join(c.told for c in lacking)
+        why = "; ".join(c.text for c in lacking)
     elif above.answer == swapped.answer == "yes" and beside.answer in ("yes", "not asked"):
-        kind, why = "cell-focused", f"{above.told}; {swapped.told}"
+        kind, why = "cell-focused", f"{above.text}; {swapped.text}"
     elif swapped.answer == "no" and (above.answer != "yes" or beside.answer == "no"):
         kind = "looks elsewhere"
-        why = f"{swapped.told}; {beside.told if beside.answer == 'no' else above.told}"
+        why = f"{swapped.text}; {beside.text if beside.answer == 'no' else above.text}"
     else:
         open_ = [c for c in (above, beside, swapped) if c.answer in ("no", "unclear")]
         disagree = {"yes", "no"} <= {c.answer for c in (above, beside, swapped)}
         why = ("they disagree: " if disagree else "not decided: ") + "; ".join(
-            c.told for c in open_
+            c.text for c in open_
         )
     return Verdict(kind, f"{kind}: {why}", conditions, about)
 
@@ -181,22 +186,22 @@ def _evidence(
         lacks.append(f"{found.note}; let the dataset carry Metadata_Well")
     elif found.units < FEWEST:
         lacks.append(f"{found.units} units of {found.level}, fewer than {FEWEST}: score more wells")
-    told = "; ".join(lacks) or f"{cells} cells in {found.units} units of {found.level}"
+    text = "; ".join(lacks) or f"{cells} cells in {found.units} units of {found.level}"
     alike = ""
     if cells > 1 and np.ptp(numbers(rows, score)[finite]) == 0:
-        told += f"; all have the same {score}, so no interval says how sure that is"
+        text += f"; all have the same {score}, so no interval says how sure that is"
         alike = ", all with one score"
     units = f"in {found.units} units of {found.level}" if found.level else "no units known"
     answer: Answer = "no" if lacks else "yes"
-    return Evidence("evidence", answer, told, float(cells), made_of=units + alike)
+    return Evidence("evidence", answer, text, float(cells), made_of=units + alike)
 
 
 def _resolvable(rows: pd.DataFrame, score: str) -> Evidence:
     share = resolvable(rows, score=score)
     if np.isnan(share):
         return Evidence("resolvable", "missing", "no cell has a score")
-    told = f"{share:.0%} of cells lie on a grid that can tell their score from chance"
-    return Evidence("resolvable", "yes" if share >= RESOLVABLE else "no", told, share)
+    text = f"{share:.0%} of cells lie on a grid that can tell their score from chance"
+    return Evidence("resolvable", "yes" if share >= RESOLVABLE else "no", text, share)
 
 
 def _above_null(
@@ -222,8 +227,8 @@ def _beside_neighbours(rows: pd.DataFrame, column: str, options: dict[str, Any])
     if column not in rows or not np.isfinite(numbers(rows, column)).any():
         return Evidence("neighbours", "not asked", "no cell has neighbours that are known")
     found = bootstrap(rows, column, **options)
-    told = f"density of heat on the cell against neighbours ({column})"
-    return _answered("neighbours", told, found.value, found.low, found.high)
+    what = f"density of heat on the cell against neighbours ({column})"
+    return _answered("neighbours", what, found.value, found.low, found.high)
 
 
 def _swapped(rows: pd.DataFrame, options: dict[str, Any]) -> Evidence:
@@ -239,8 +244,8 @@ def _swapped(rows: pd.DataFrame, options: dict[str, Any]) -> Evidence:
         return Evidence("swap", "missing", f"no cell has a {told}" if told else run_it)
     found = bootstrap(rows, "difference", **options)
     inside, outside = rows["inside"].mean(), rows["outside"].mean()
-    told = f"change by swapping inside ({inside:.3f}) less outside ({outside:.3f})"
-    return _answered("swap", told, found.value, found.low, found.high, of=(inside, outside))
+    what = f"change by swapping inside ({inside:.3f}) less outside ({outside:.3f})"
+    return _answered("swap", what, found.value, found.low, found.high, of=(inside, outside))
 
 
 def _answered(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from attrscore.errors import ConfigError, DataError, choose
-from attrscore.stats.bootstrap import numbers
-from attrscore.stats.conditions import by_condition, label, once
+from attrscore.stats.conditions import by_condition, by_id, label
+from attrscore.stats.resampling import numbers
 
 __all__ = ["agreement", "map_agreement", "map_matrix"]
 
@@ -25,8 +24,8 @@ def agreement(
     """Spearman's correlation of per-cell scores, a square matrix of conditions.
 
     Each pair over the cells that both define; NaN with fewer than 3 of them, or where one of both
-    scores is constant. The diagonal is 1 where a score varies. ``over`` names the columns that tell
-    conditions apart; the table must hold one row a cell for each of them.
+    scores is constant. The diagonal is 1 where a score varies. ``over`` are the columns that name a
+    condition; the table must hold one row a cell for each of them.
 
     >>> rows = pd.DataFrame({"id": list("abcabc"), "method": ["x"] * 3 + ["y"] * 3, "layer": "l",
     ...                      "grad_camo": [1., 2, 3, 30, 20, 10]})
@@ -37,15 +36,10 @@ def agreement(
     """
     columns: dict[str, pd.Series[Any]] = {}
     for condition, rows in by_condition(table, over):
-        values = numbers(once(rows), score)
+        values = numbers(by_id(rows), score)
         finite = np.where(np.isfinite(values), values, np.nan)
         columns[label(condition, over)] = pd.Series(finite, rows["id"].to_numpy())
-    wide = pd.DataFrame(columns)
-    matrix = np.full((len(columns), len(columns)), np.nan)
-    for i, j in combinations_with_replacement(range(len(columns)), 2):
-        pair = wide.iloc[:, [i, j]].dropna().to_numpy()
-        matrix[i, j] = matrix[j, i] = _spearman(pair[:, 0], pair[:, 1])
-    return pd.DataFrame(matrix, index=wide.columns, columns=wide.columns)
+    return pd.DataFrame(columns).corr("spearman", min_periods=3)
 
 
 def map_agreement(
@@ -71,23 +65,22 @@ def map_agreement(
     grids = {name: array.shape[2:] for name, (_, array) in maps.items()}
     if len(set(grids.values())) > 1:
         raise DataError(f"Maps to be compared must lie on one grid; given: {grids}.")
-    heats = {name: dict(zip(ids, _heat(array), strict=True)) for name, (ids, array) in maps.items()}
+    heats = {name: _heat(ids, array) for name, (ids, array) in maps.items()}
+    ranks = {name: heat.rank(axis=1) for name, heat in heats.items()}
     rows = []
     for a, b in combinations(heats, 2):
-        pairs = [
-            (heats[a][cell], heats[b][cell])
-            for cell in heats[a]
-            if cell in heats[b] and np.ptp(heats[a][cell]) > 0 and np.ptp(heats[b][cell]) > 0
-        ]
-        size = int(np.prod(grids[a]))
+        cells = heats[a].index.intersection(heats[b].index, sort=False)
+        size = heats[a].shape[1]
         hottest = max(1, round(top * size))
+        one, other = (_hottest(heats[name].loc[cells].to_numpy(), hottest) for name in (a, b))
+        rank = ranks[a].loc[cells].corrwith(ranks[b].loc[cells], axis=1).mean()
         rows.append(
             {
                 "first": a,
                 "second": b,
-                "cells": len(pairs),
-                "rank": _mean([_spearman(x, y) for x, y in pairs]),
-                "overlap": _mean([_overlap(x, y, hottest) for x, y in pairs]),
+                "cells": len(cells),
+                "rank": rank if size > 2 else np.nan,
+                "overlap": (one & other).sum() / len(cells) / hottest if len(cells) else np.nan,
                 "overlap_chance": hottest / size,
             }
         )
@@ -111,21 +104,14 @@ def map_matrix(pairs: pd.DataFrame, value: Literal["rank", "overlap"] = "rank", 
     return matrix
 
 
-def _heat(array: Array) -> Array:
-    heat = np.clip(array.astype(np.float64).sum(1), 0, None).reshape(len(array), -1)
-    return np.where(np.isfinite(heat).all(1, keepdims=True), heat, 0)
+def _heat(ids: Sequence[str], maps: Array) -> pd.DataFrame:
+    """Signed (N, C, *s) as heat, a row a cell and a column a position, without constant maps."""
+    heat = np.clip(maps.astype(np.float64).sum(1), 0, None).reshape(len(maps), -1)
+    varies = np.isfinite(heat).all(1) & (np.ptp(heat, axis=1) > 0)
+    return pd.DataFrame(heat[varies], np.asarray(ids, dtype=object)[varies])
 
 
-def _overlap(a: Array, b: Array, hottest: int) -> float:
-    tops = [set(np.argsort(-heat, kind="stable")[:hottest].tolist()) for heat in (a, b)]
-    return len(tops[0] & tops[1]) / hottest
-
-
-def _spearman(a: Array, b: Array) -> float:
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return np.nan
-    return float(np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else np.nan
+def _hottest(heat: Array, count: int) -> Array:
+    """Which positions of (N, P) are among the hottest of their row, the first of equals."""
+    order = np.argsort(-heat, axis=1, kind="stable")
+    return np.argsort(order, axis=1) < count

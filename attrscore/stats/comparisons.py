@@ -1,0 +1,259 @@
+"""Models, methods and layers compared: on the same cells, or adjusted to alike cells."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from attrscore.errors import ConfigError, choose, did_you_mean
+from attrscore.stats.conditions import by_condition, by_id, columns_of, distinguishing, label
+from attrscore.stats.resampling import MANY, Clusters, Resampling, numbers, totals
+
+__all__ = ["adjust", "adjusted", "auroc", "compare", "paired", "sign_flip"]
+
+Array = np.ndarray[Any, Any]
+
+EXACT = 14
+"""Up to so many units all sign flips are counted: 2**14."""
+_FLIPS = 9999
+
+DENSITY = ("Metadata_neighbours", "region_shares.neighbours.area")
+"""Columns that say how crowded a crop is; :func:`adjusted` takes the first that is there."""
+
+
+def adjust(p: Array | pd.Series[Any], /) -> Array:
+    """Adjust p values for the false discovery rate; NaN stays NaN and counts as no test.
+
+    Benjamini, Hochberg, Journal of the Royal Statistical Society B, 1995.
+
+    >>> adjust(np.array([0.01, 0.04, np.nan])).tolist()
+    [0.02, 0.04, nan]
+    """
+    values = np.array(p, dtype=float)
+    tested = np.isfinite(values)
+    if tested.any():
+        values[tested] = stats.false_discovery_control(values[tested])
+    return values
+
+
+def auroc(higher: pd.Series[Any], lower: pd.Series[Any], /) -> float:
+    """The chance that a score of the first lies above one of the second, ties counted half.
+
+    Over all pairs of their finite scores, so the cells need not be the same; NaN where either has
+    none. An effect size: for p values and intervals that know of wells, see :func:`compare`.
+
+    >>> auroc(pd.Series([3.0, 1.0]), pd.Series([1.0, 0.0, np.nan]))
+    0.875
+    """
+    first, second = (np.asarray(each, dtype=float) for each in (higher, lower))
+    first, second = first[np.isfinite(first)], second[np.isfinite(second)]
+    if not len(first) or not len(second):
+        return np.nan
+    return float(stats.mannwhitneyu(first, second).statistic / (len(first) * len(second)))
+
+
+def sign_flip(values: Array, clusters: Clusters, /, *, seed: int = 0) -> float:
+    """P value of "the mean of finite (cells,) is 0", by flipping the sign of whole units.
+
+    Two-sided, of the sum; exact up to 14 units, else from 9999 seeded flips, above 2000 units by
+    their normal limit. Its smallest value is 2 / 2**units: with 5 units no p lies below 0.06. NaN
+    below 2 units. It assumes that sums of units are symmetric about 0 under the null (Canay,
+    Romano, Shaikh, Econometrica 2017).
+    """
+    units = clusters.units
+    if units < 2 or not len(values):
+        return np.nan
+    sums = totals(clusters.outer, values[:, None])[:, 0]
+    if units > MANY:
+        size = float(np.sqrt((sums**2).sum()))
+        return float(2 * stats.norm.sf(abs(sums.sum()) / size)) if size else 1.0
+    if units <= EXACT:
+        signs = 1 - 2 * (np.arange(2**units)[:, None] >> np.arange(units) & 1)
+    else:
+        rng = np.random.default_rng(seed)
+        signs = np.vstack([np.ones(units), rng.choice([-1, 1], size=(_FLIPS, units))])
+    reached = abs(signs @ sums)
+    return float((reached >= abs(sums.sum()) * (1 - 1e-9)).mean())
+
+
+def paired(
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    value: str,
+    /,
+    *,
+    clusters: Sequence[str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The mean of ``first`` minus ``second`` over the cells, by id, that both define.
+
+    ``low`` and ``high`` by bootstrap over units (options of :class:`Resampling`), ``p`` by
+    :func:`sign_flip`; ``effect`` is the mean over the deviation of the differences (Cohen's d_z
+    over cells, NaN where all are equal), ``wins`` the share of cells where ``first`` is higher,
+    ties half; ``unmatched`` counts cells that one of both lacks or leaves undefined.
+
+    >>> wells = pd.DataFrame({"id": list("abc"), "Metadata_Well": list("ABC"), "x": [1., 2, 4]})
+    >>> paired(wells.assign(x=wells.x + 1), wells, "x")["difference"]
+    1.0
+
+    :raises DataError: a cell that stands twice in one of the tables.
+    """
+    plan = Resampling(**options)
+    one, other = by_id(first), by_id(second)
+    a = pd.Series(numbers(one, value), one.index)
+    b = pd.Series(numbers(other, value), other.index)
+    both = pd.concat([a, b], axis=1, keys=["a", "b"]).replace([np.inf, -np.inf], np.nan)
+    matched = both.dropna()
+    rows = one.loc[matched.index]
+    found = Clusters.of(rows, clusters)
+    difference = (matched["a"] - matched["b"]).to_numpy()
+    point, low, high, interval = plan.means(difference[:, None], found)
+    spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+    return {
+        "cells": len(matched),
+        "unmatched": len(both) - len(matched),
+        "mean_first": float(matched["a"].mean()),
+        "mean_second": float(matched["b"].mean()),
+        "difference": float(point[0]),
+        "low": float(low[0]),
+        "high": float(high[0]),
+        "effect": float(point[0] / spread) if spread > 1e-12 * abs(point[0]) else np.nan,
+        "wins": float((np.sign(difference) / 2 + 0.5).mean()) if len(difference) else np.nan,
+        "p": sign_flip(difference, found, seed=plan.seed),
+        "units": found.units,
+        "level": found.level,
+        "interval": interval,
+        "note": found.note,
+    }
+
+
+def compare(
+    table: pd.DataFrame,
+    value: str,
+    /,
+    *,
+    between: Literal["model", "method", "layer"],
+    clusters: Sequence[str] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Compare all pairs of models, methods or layers on the same cells, all else equal.
+
+    A row a pair. Columns: what was held equal, ``first``, ``second``, those of :func:`paired`, and
+    ``q``: p over all pairs by Benjamini-Hochberg. Methods are compared at one layer (Rao et al.,
+    CVPR 2022). Options of what is compared do not separate pairs: models with other weights are a
+    pair.
+
+    :raises ConfigError: another ``between``, or no such column.
+    """
+    choose(between, ("model", "method", "layer"), option="between")
+    held = columns_of(table, without=[between])
+    rows = []
+    for shared, stratum in by_condition(table, held):
+        own = [name for name in columns_of(stratum) if name not in held]
+        named = distinguishing(stratum, own, [between])
+        parts = [(label(condition, named), part) for condition, part in by_condition(stratum, own)]
+        for (a, first), (b, second) in combinations(parts, 2):
+            made = paired(first, second, value, clusters=clusters, **options)
+            rows.append({**shared, "first": a, "second": b, **made})
+    found = pd.DataFrame(rows)
+    return found.assign(q=adjust(found["p"])) if len(found) else found
+
+
+def adjusted(
+    table: pd.DataFrame,
+    /,
+    *,
+    group: str,
+    score: str = "grad_camo",
+    covariates: Sequence[str] | None = None,
+    clusters: Sequence[str] | None = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """The mean score of each group of cells, adjusted by linear regression; a row a group.
+
+    Ordinary least squares of the score on the groups and on centred covariates, all groups having
+    the same slopes; the adjusted mean is the prediction at the mean covariates. Errors are
+    cluster-robust over units (Liang, Zeger, Biometrika 1986; with statsmodels' small-sample factor)
+    with t on units - 1 degrees of freedom: they assume nothing of how the cells of a well resemble
+    each other, and never fail to converge as a mixed model may. Below about 10 units they are too
+    narrow.
+
+    ``covariates`` are columns; None takes those that are there of the area fraction
+    ``<score>.chance``, the density and ``confidence``. The density is the number of neighbours
+    ``Metadata_neighbours``, else their area fraction, which the scorer ``region_shares`` gives. A
+    covariate that is constant, or that the groups determine, is left out. Cells that lack one of
+    the values are left out too.
+
+    Columns: the group, ``cells``, ``mean`` (as it is), ``adjusted``, ``low`` and ``high`` (NaN with
+    one unit), ``units``, ``covariates`` (those used), ``note``.
+
+    >>> rows = pd.DataFrame({"g": list("aabb"), "x": [1., 2, 3, 4], "x.chance": [1., 2, 3, 4],
+    ...                      "Metadata_Well": list("ABCD")})
+    >>> adjusted(rows, group="g", score="x")["adjusted"].round(6).tolist()
+    [2.5, 2.5]
+
+    :raises ConfigError: a column that is not there.
+    """
+    if group not in table:
+        raise ConfigError(f"There is no column '{group}'. {did_you_mean(group, table)}")
+    density = [name for name in DENSITY if name in table][:1]
+    usual = [f"{score}.chance", *density, "confidence"]
+    wanted = usual if covariates is None else list(covariates)
+    names = [name for name in wanted if covariates is not None or name in table]
+    values = numbers(table, score)
+    # A covariate that no cell has would leave no cell.
+    beside = {name: numbers(table, name) for name in names}
+    beside = {name: column for name, column in beside.items() if np.isfinite(column).any()}
+    whole = np.isfinite(values) & table[group].notna().to_numpy()
+    for column in beside.values():
+        whole &= np.isfinite(column)
+    codes, groups = pd.factorize(table.loc[whole, group], sort=True)
+    found, values = Clusters.of(table, clusters).among(whole), values[whole]
+    design, used = np.eye(len(groups))[codes], []
+    for name, column in beside.items():
+        spread = column[whole].std() if len(values) else 0.0
+        if spread <= 1e-9 * np.abs(column[whole]).max(initial=0.0):
+            continue
+        wider = np.column_stack([design, (column[whole] - column[whole].mean()) / spread])
+        if np.linalg.matrix_rank(wider) == wider.shape[1]:
+            design = wider
+            used.append(name)
+    means, errors = _fit(values, design, found, len(groups))
+    reach = stats.t.ppf(0.5 + confidence / 2, found.units - 1) if found.units > 1 else np.nan
+    return pd.DataFrame(
+        {
+            group: groups,
+            "cells": np.bincount(codes, minlength=len(groups)),
+            "mean": [float(values[codes == i].mean()) for i in range(len(groups))],
+            "adjusted": means,
+            "low": means - reach * errors,
+            "high": means + reach * errors,
+            "units": found.units,
+            "covariates": ", ".join(used) or "none",
+            "note": found.note,
+        }
+    )
+
+
+def _fit(values: Array, design: Array, clusters: Clusters, groups: int) -> tuple[Array, Array]:
+    """Coefficients of the groups, and their cluster-robust errors."""
+    import statsmodels.api as sm  # takes a second to load
+
+    nothing = np.full(groups, np.nan)
+    if len(values) <= design.shape[1]:
+        return nothing, nothing
+    model = sm.OLS(values, design)
+    if clusters.units < 2:
+        return model.fit().params[:groups], nothing
+    with warnings.catch_warnings():
+        # With as many parameters as units the joint test is undefined; it is not used.
+        warnings.simplefilter("ignore")
+        fitted = model.fit(cov_type="cluster", cov_kwds={"groups": clusters.outer})
+    errors = np.sqrt(np.clip(np.diag(fitted.cov_params())[:groups], 0, None))
+    return fitted.params[:groups], errors
