@@ -87,7 +87,7 @@ def used():
 atexit.register(used)
 import sys
 """
-VERB = "from attrscore.cli import main; sys.exit(main(sys.argv[1:]))"
+VERB = "from attrscore.cli.main import main; sys.exit(main(sys.argv[1:]))"
 LIMITED = """
 from attrscore.store.merge import rows_and_bytes
 print(*rows_and_bytes(*sys.argv[1:3], memory=int(sys.argv[3]) * 2**20))

@@ -19,7 +19,7 @@ from timing import begin, measure, parser, table
 from torch import Tensor, nn
 
 import attrscore
-from attrscore.passes import Pass
+from attrscore.core.passes import Pass
 
 CAMS = (
     *("grad_cam", "hires_cam", "grad_cam_plus_plus"),

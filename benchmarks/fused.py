@@ -31,7 +31,11 @@ WIDTHS = ("8", "16")
 
 
 def attrscore_command(*arguments: str) -> None:
-    command = [sys.executable, "-c", "import sys; from attrscore.cli import main; sys.exit(main())"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from attrscore.cli.main import main; sys.exit(main())",
+    ]
     done = subprocess.run(
         [*command, *arguments],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -20,11 +20,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from attrscore import jobs, store
-from attrscore.composition import configuration, settings_of
+from attrscore import store
+from attrscore.cli.hydra_app import configuration, settings_of
+from attrscore.jobs import run as jobs
 
-START = "from attrscore.composition import configuration; configuration([]); import attrscore.jobs"
-COMMAND = "import sys; from attrscore.cli import main; sys.exit(main())"
+START = (
+    "from attrscore.cli.hydra_app import configuration; configuration([]); import attrscore.jobs"
+)
+COMMAND = "import sys; from attrscore.cli.main import main; sys.exit(main())"
 SWEEP = (  # 48 combinations
     "method=grad_cam,hires_cam,layer_cam",
     "layers=" + ",".join(f"features.{number}" for number in range(8)),

@@ -34,10 +34,10 @@ from scipy import ndimage
 from timing import begin, measure, parser, table
 
 import attrscore
+from attrscore.core.registry import MODELS
 from attrscore.datasets import Fields
 from attrscore.datasets.images import tiff
-from attrscore.engine import batches_of
-from attrscore.registry import MODELS
+from attrscore.engine.run import batches_of
 
 FORMATS = ("tif", "zlib", "zarr")
 KINDS = {

@@ -19,8 +19,8 @@ from peers import installed
 from timing import begin, measure, parser, table
 from torch import Tensor
 
-from attrscore.grids import Grids
-from attrscore.heat import Heat
+from attrscore.core.grids import Grids
+from attrscore.core.heat import Heat
 
 GRIDS = {2: [(64, 64), (16, 16), (4, 4)], 3: [(16, 48, 48), (4, 12, 12), (1, 3, 3)]}
 """As of EfficientNet-b0: its first, fourth and last layer."""

@@ -21,14 +21,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.registry import DATASETS
 from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
 from attrscore.datasets.options import as_tuples, check_channels, check_limit, check_stains
 from attrscore.datasets.rows import chosen, to_batch
 from attrscore.datasets.tables import carried_columns, classes_of, need_columns, read_table
 from attrscore.errors import ConfigError, DataError, choose
-from attrscore.registry import DATASETS
 
 __all__ = ["DeepProfiler"]
 

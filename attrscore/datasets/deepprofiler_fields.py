@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.registry import DATASETS
 from attrscore.datasets.cutting import cut
 from attrscore.datasets.geometry import Geometry
 from attrscore.datasets.images import stacked
@@ -29,7 +30,6 @@ from attrscore.datasets.project import Project, Site
 from attrscore.datasets.rows import chosen, to_batch
 from attrscore.datasets.sites import Discs, Outlined, number_at
 from attrscore.errors import ConfigError, DataError, choose
-from attrscore.registry import DATASETS
 
 __all__ = ["DeepProfilerFields"]
 

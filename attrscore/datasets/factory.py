@@ -12,13 +12,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from attrscore.batching import as_batch, stacked
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.importing import arguments_of, resolve, working_directory_importable
+from attrscore.core.registry import DATASETS
+from attrscore.datasets.batches import as_batch, stacked
 from attrscore.datasets.options import as_tuples
 from attrscore.datasets.rows import chosen
 from attrscore.errors import ConfigError, DataError, choose, preview
-from attrscore.importing import arguments_of, resolve, working_directory_importable
-from attrscore.registry import DATASETS
 
 __all__ = ["DatasetFactory"]
 

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.registry import DATASETS
 from attrscore.datasets.cutting import Outside, cut
 from attrscore.datasets.field_options import as_tuple, check, pairs
 from attrscore.datasets.field_parts import FieldParts
@@ -30,7 +31,6 @@ from attrscore.datasets.rows import chosen, to_batch
 from attrscore.datasets.segmentation import identity
 from attrscore.datasets.shards import Shard
 from attrscore.errors import EmptyShardError
-from attrscore.registry import DATASETS
 
 __all__ = ["Fields"]
 

@@ -27,10 +27,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.registry import DATASETS
 from attrscore.datasets.named import NamedArrays, Opened
 from attrscore.errors import DataError, preview
-from attrscore.registry import DATASETS
 
 __all__ = ["HDF5", "write_hdf5"]
 

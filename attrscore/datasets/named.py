@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
 from attrscore.datasets.crops import crop
 from attrscore.datasets.jitter import JitterUnit, check_jitter, displacements, jitter_columns
 from attrscore.datasets.rows import chosen, to_batch

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attrscore.core.registry import DATASETS
 from attrscore.datasets.named import NamedArrays, Opened
 from attrscore.errors import DataError
-from attrscore.registry import DATASETS
 
 __all__ = ["NPZ"]
 

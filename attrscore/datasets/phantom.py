@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.registry import DATASETS
 from attrscore.datasets.painting import STAINS, Cells, Scene, paint, place
 from attrscore.datasets.rows import chosen, to_batch
 from attrscore.errors import ConfigError, choose
-from attrscore.registry import DATASETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

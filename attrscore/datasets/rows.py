@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
 from attrscore.errors import DataError
 
 __all__ = ["chosen", "to_batch"]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core import Batch, Dataset, InputSpec
+from attrscore.core.contracts import Batch, Dataset, InputSpec
 from attrscore.errors import ConfigError, EmptyShardError
 
 __all__ = ["Shard", "holds", "shard_of"]

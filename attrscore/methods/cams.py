@@ -13,10 +13,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core import Maps
+from attrscore.core.contracts import Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import choose
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = [
     "ActivationXGradient",

@@ -9,9 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from attrscore.core.light import LightGradients
+from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, UnsupportedError
-from attrscore.layers import LightGradients
-from attrscore.passes import Pass
 
 __all__ = [
     "at_once",

@@ -12,13 +12,13 @@ import torch
 from captum.attr import DeepLift as CaptumDeepLift
 from torch import Tensor, nn
 
-from attrscore.core import INPUT, Diagnosed, Maps
+from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError
 from attrscore.methods.baselines import WithBaseline
 from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
 from attrscore.methods.integrated_gradients import completeness
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["DeepLift"]
 

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
 from attrscore.errors import ConfigError, choose
 from attrscore.methods.options import PerAxis, check_per_axis, check_positive, check_whole, per_axis
 

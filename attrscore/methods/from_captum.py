@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attrscore.core import INPUT, Maps
+from attrscore.core.contracts import INPUT, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, UnsupportedError, did_you_mean
 from attrscore.methods.deep_lift import POOLS, DeepLift
 from attrscore.methods.guided import check_guidable
 from attrscore.methods.lrp import LRP
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["FromCaptum"]
 

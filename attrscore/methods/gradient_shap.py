@@ -7,13 +7,13 @@ from typing import ClassVar
 
 import torch
 
-from attrscore.core import INPUT, Diagnosed, Maps
+from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.methods.baselines import WithBaseline
 from attrscore.methods.copies import blocks, check_chunk, generator_of, gradients_at, noisy
 from attrscore.methods.integrated_gradients import completeness
 from attrscore.methods.options import check_share, check_whole
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["GradientShap"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from attrscore.core import INPUT, Maps
+from attrscore.core.contracts import INPUT, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import choose
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["InputXGradient", "Saliency"]
 

@@ -13,14 +13,14 @@ import torch
 from captum.attr._utils.approximation_methods import approximation_parameters
 from torch import Tensor
 
-from attrscore.core import INPUT, Diagnosed, Maps
+from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods.baselines import WithBaseline
 from attrscore.methods.copies import check_chunk
 from attrscore.methods.options import check_whole
 from attrscore.methods.straight import mean_gradient
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["IntegratedGradients", "Rule", "completeness", "quadrature"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from attrscore.core import Maps
+from attrscore.core.contracts import Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.methods.baselines import WithBaseline
 from attrscore.methods.integrated_gradients import Rule, check_rule, quadrature
 from attrscore.methods.options import check_whole
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["LayerConductance"]
 

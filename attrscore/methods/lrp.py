@@ -14,14 +14,14 @@ from captum.attr import LRP as CaptumLRP  # noqa: N811  # a name in capitals
 from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import Tensor, nn
 
-from attrscore.core import INPUT, Diagnosed, Maps
+from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.network import check_output
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
+from attrscore.core.wrappers import SealedNetwork
 from attrscore.errors import UnsupportedError, choose
-from attrscore.layers import SealedNetwork
 from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
 from attrscore.methods.options import check_positive
-from attrscore.network import check_output
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["LRP", "LayerLRP"]
 

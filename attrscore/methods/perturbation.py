@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.core import INPUT, Maps
+from attrscore.core.contracts import INPUT, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError
 from attrscore.methods.baselines import WithBaseline
 from attrscore.methods.copies import check_chunk, values_at
 from attrscore.methods.features import WithFeatures
 from attrscore.methods.options import PerAxis, check_per_axis, per_axis
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["FeatureAblation", "Occlusion"]
 

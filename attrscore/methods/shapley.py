@@ -9,13 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.core import INPUT, Diagnosed, Maps
+from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.methods.baselines import WithBaseline
 from attrscore.methods.copies import check_chunk, generator_of, values_at
 from attrscore.methods.features import WithFeatures
 from attrscore.methods.options import check_whole
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["KernelShap", "coalitions", "shapley_values"]
 

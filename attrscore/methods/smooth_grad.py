@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core import Maps, Method
+from attrscore.core.contracts import Maps, Method
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods.copies import generator_of, noisy
 from attrscore.methods.options import check_share, check_whole
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 
 __all__ = ["SmoothGrad"]
 

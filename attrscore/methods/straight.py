@@ -11,9 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attrscore.layers import LightGradients, PassedByError, Stem, dtype_of, find_stem
+from attrscore.core.light import LightGradients
+from attrscore.core.passes import Pass
+from attrscore.core.stem import PassedByError, Stem, find_stem
+from attrscore.core.wrappers import dtype_of
 from attrscore.methods.copies import blocks, explained_at, gradients_at
-from attrscore.passes import Pass
 
 __all__ = ["mean_gradient"]
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.importing import arguments_of, resolve, working_directory_importable
+from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError
-from attrscore.importing import arguments_of, resolve, working_directory_importable
 from attrscore.models.weights import initialise
-from attrscore.registry import MODELS
 
 __all__ = ["Factory"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import MODELS
 from attrscore.errors import UnsupportedError, choose
 from attrscore.models.weights import initialise, outputs
-from attrscore.registry import MODELS
 
 __all__ = ["MonaiDenseNet", "MonaiEfficientNet", "MonaiResNet"]
 

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, did_you_mean
 from attrscore.models.weights import initialise, outputs
-from attrscore.registry import MODELS
 
 __all__ = ["Timm", "Transformers"]
 

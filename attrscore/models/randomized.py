@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from attrscore.core.wrappers import SealedNetwork, unwrap
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean
-from attrscore.layers import SealedNetwork, unwrap
 
 __all__ = ["Randomize", "randomized"]
 

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import MODELS
+from attrscore.core.wrappers import unwrap
 from attrscore.errors import DataError
-from attrscore.layers import unwrap
 from attrscore.models.weights import check_file
-from attrscore.registry import MODELS
 
 __all__ = ["Exported", "TorchScript"]
 

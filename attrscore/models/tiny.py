@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError
 from attrscore.models.weights import initialise, outputs
-from attrscore.registry import MODELS
 
 __all__ = ["TinyCNN", "TinyNetwork"]
 

@@ -19,9 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.sources import is_plain, text_of
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
-from attrscore.sources import is_plain, text_of
 
 __all__ = ["check_file", "fingerprint", "initialise", "load_weights", "outputs", "save_weights"]
 

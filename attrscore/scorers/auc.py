@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.scorers.ranks import roc_auc
 from attrscore.scorers.regions import find_region
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.registry import SCORERS
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.registry import SCORERS
 from attrscore.scorers.overlap import Overlap
 
 __all__ = ["Dice", "dice_overlap"]

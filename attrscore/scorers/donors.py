@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from attrscore.passes import Pass
+from attrscore.core.passes import Pass
 
 __all__ = ["DONORS", "NO_DONOR", "Donors", "choose_donors", "generator_of"]
 

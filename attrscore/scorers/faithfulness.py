@@ -14,10 +14,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError
-from attrscore.heat import Heat
-from attrscore.passes import Pass
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.response import Fill, Filling, blank, respond, why_undefined
 

@@ -14,13 +14,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.grids import unresolvable
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, DataError, did_you_mean
-from attrscore.grids import unresolvable
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.ranks import roc_auc
 
 __all__ = ["GradCAMO", "mask_ratio"]

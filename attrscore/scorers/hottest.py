@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrscore.heat import Heat
+from attrscore.core.heat import Heat
 from attrscore.scorers.ranks import LEVELS
 
 __all__ = ["heat_levels", "hottest_share"]

@@ -12,11 +12,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from attrscore.core.heat import Heat, join_channels
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.errors import choose
-from attrscore.heat import Heat, join_channels
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.noise import Noise, check_noise
 
 __all__ = ["Infidelity"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.scorers.faithfulness import Curve
 
 __all__ = ["Insertion"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError
-from attrscore.passes import Pass
 from attrscore.scorers.donors import generator_of
 
 __all__ = ["Noise", "check_noise"]

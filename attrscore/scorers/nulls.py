@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
 from attrscore.errors import DataError, did_you_mean
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
 
 __all__ = ["STANDING", "share_of", "standing"]
 

@@ -9,11 +9,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
 from attrscore.errors import ConfigError, choose
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
 from attrscore.scorers.hottest import heat_levels, hottest_share
 from attrscore.scorers.ranks import LEVELS
 from attrscore.scorers.regions import clear_region

@@ -9,12 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.hottest import heat_levels, hottest_share
 from attrscore.scorers.regions import clear_region, dilated
 

@@ -10,11 +10,11 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.nulls import STANDING, share_of, standing
 

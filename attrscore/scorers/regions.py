@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, DataError, did_you_mean
-from attrscore.passes import Pass
 
 __all__ = [
     "clear_region",

@@ -11,9 +11,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, choose
-from attrscore.heat import Heat
-from attrscore.passes import Pass
 from attrscore.scorers.donors import NO_DONOR, choose_donors, generator_of
 
 __all__ = [
@@ -146,7 +146,7 @@ def _others(run: Pass, seed: int) -> Tensor:
 
 
 def why_undefined(run: Pass, /, *, fill: Fill = "zero", seed: int = 0) -> dict[str, Tensor]:
-    """Why a response or a filling is NaN, as :class:`attrscore.core.Reasoned` takes it."""
+    """Why a response or a filling is NaN, as :class:`Reasoned` takes it."""
     found = {"the response to the cell as it is is 0.": clean_response(run) == 0}
     if not getattr(run.target, "of_classes", True):
         found = {"the explained scalar is 0.": run.value == 0}

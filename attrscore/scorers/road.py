@@ -13,12 +13,12 @@ from scipy import ndimage
 from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.faithfulness import ranks
 from attrscore.scorers.response import blank, respond, why_undefined

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attrscore.passes import Pass
+from attrscore.core.passes import Pass
 
 __all__ = ["INSIDE", "NO_SIDES", "OUTSIDE", "exchanged", "mask_of", "one_sided"]
 

@@ -12,12 +12,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core import Reasoned
+from attrscore.core.contracts import Reasoned
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.readings import Declared
+from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, choose
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.readings import Declared
-from attrscore.registry import SCORERS
 from attrscore.scorers.donors import DONORS, NO_DONOR, Donors, choose_donors
 from attrscore.scorers.response import clean_response, respond
 from attrscore.scorers.sides import NO_SIDES, exchanged, mask_of, one_sided

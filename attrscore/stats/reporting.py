@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attrscore.core.readings import Reading, reading_of
 from attrscore.errors import ConfigError, DataError
-from attrscore.readings import Reading, reading_of
 from attrscore.stats.agreement import agreement
 from attrscore.stats.comparisons import adjusted, compare
 from attrscore.stats.conditions import by_condition, columns_of, distinguishing, is_null, label

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from attrscore.core.readings import chance_of, reading_of
 from attrscore.errors import ConfigError, did_you_mean
-from attrscore.readings import chance_of, reading_of
 from attrscore.stats.comparisons import adjust, sign_flip
 from attrscore.stats.conditions import by_condition, columns_of
 from attrscore.stats.resampling import Clusters, Resampling, bootstrap, numbers

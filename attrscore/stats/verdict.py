@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from attrscore.core import BETWEEN_REASONS
+from attrscore.core.contracts import BETWEEN_REASONS
 from attrscore.errors import DataError, preview
 from attrscore.stats.comparisons import paired
 from attrscore.stats.conditions import (

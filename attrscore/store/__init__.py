@@ -17,7 +17,6 @@ from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
 from attrscore.store.kept import Kept, kept, read_crops, read_maps
 from attrscore.store.merge import collect
 from attrscore.store.outcomes import FAILURES, failed
-from attrscore.store.provenance import Clock, hardware, repository
 from attrscore.store.status import JobStatus, provenance_of, status_of
 from attrscore.store.tables import Kinds, read_scores, table_and_kinds
 from attrscore.store.verify import Report, verify
@@ -26,7 +25,6 @@ from attrscore.store.writer import Writer
 __all__ = [
     "FAILURES",
     "SCHEMA",
-    "Clock",
     "Comparison",
     "Condition",
     "Crops",
@@ -47,7 +45,6 @@ __all__ = [
     "compare",
     "failed",
     "folders_of",
-    "hardware",
     "identify",
     "joined",
     "kept",
@@ -58,7 +55,6 @@ __all__ = [
     "read_maps",
     "read_part",
     "read_scores",
-    "repository",
     "serving",
     "status_of",
     "stored_crops",

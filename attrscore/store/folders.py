@@ -49,7 +49,7 @@ class JobFolder:
     known: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """File name of a part -> its size and how its rows ended, so that ``status`` reads no parts."""
     readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """How scores are to be read, by scorer (:mod:`attrscore.readings`)."""
+    """How scores are to be read, by scorer (:mod:`attrscore.core.readings`)."""
 
     @classmethod
     def read(cls, path: Path, /) -> JobFolder:

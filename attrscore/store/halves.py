@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from attrscore.core import BETWEEN_REASONS, SCORER_FAILED, SCORER_UNSUPPORTED
+from attrscore.core.contracts import BETWEEN_REASONS, SCORER_FAILED, SCORER_UNSUPPORTED
 from attrscore.store.again import Part, read_part, spread
 from attrscore.store.folders import JobFolder, serving
 from attrscore.store.identity import Job, Range

@@ -53,7 +53,7 @@ def identify(value: Any, /) -> str:
 class Plugin:
     """A method or scorer as configured: its name in the results, and what determines its numbers.
 
-    ``origin`` is package and version of its code (:meth:`attrscore.registry.Registry.origin`).
+    ``origin`` is package and version of its code (:meth:`attrscore.core.registry.Registry.origin`).
     """
 
     key: str

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from attrscore.core import SCORER_FAILED
+from attrscore.core.contracts import SCORER_FAILED
 
 __all__ = ["FAILURES", "Failed", "Tally", "failed", "failure_kind", "tally"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import pandas as pd
 
-from attrscore.core import KEY_COLUMNS
+from attrscore.core.contracts import KEY_COLUMNS
 from attrscore.errors import AttrscoreError, StoreError
 from attrscore.store.columns import (
     Stored,

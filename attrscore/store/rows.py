@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core import BETWEEN_REASONS, KEY_COLUMNS, SCORER_FAILED
+from attrscore.core.contracts import BETWEEN_REASONS, KEY_COLUMNS, SCORER_FAILED
 from attrscore.errors import StoreError
 from attrscore.store.columns import stack
 from attrscore.store.folders import JobFolder, without_keep

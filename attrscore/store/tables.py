@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from attrscore.core import KEY_COLUMNS
+from attrscore.core.contracts import KEY_COLUMNS
+from attrscore.core.readings import attach
 from attrscore.errors import StoreError, did_you_mean, preview
-from attrscore.readings import attach
 from attrscore.store.columns import TEXT, Stored, join, read_column, stack
 from attrscore.store.folders import JobFolder
 from attrscore.store.parts import (
@@ -55,7 +55,7 @@ def read_scores(*paths: Location, columns: Sequence[str] | None = None) -> pd.Da
     the scores, each scorer's own before its companions; carried metadata. What several jobs
     computed of the same rows is joined, what they computed twice appears once. ``columns`` reads
     only these besides what tells rows apart. How scores are to be read is attached to the table
-    (:func:`attrscore.readings.reading_of`), but for CSV files.
+    (:func:`attrscore.core.readings.reading_of`), but for CSV files.
 
     :raises StoreError: nothing there, not ours, damaged, newer, or a column that does not exist.
     """  # noqa: D205  # the keys must stand in one sentence

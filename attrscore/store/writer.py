@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from attrscore.core.secrets import Hidden
 from attrscore.errors import StoreError, preview
-from attrscore.hiding import Hidden
 from attrscore.store.again import Part
 from attrscore.store.commit import commit, make_folder, remove_leftovers
 from attrscore.store.crops import Crops

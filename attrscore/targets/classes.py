@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.registry import TARGETS
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, preview
-from attrscore.registry import TARGETS
 
 __all__ = [
     "Index",

@@ -19,9 +19,9 @@ import safetensors.numpy
 import torch
 from torch import Tensor
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.registry import TARGETS
 from attrscore.errors import AttrscoreError, ConfigError, DataError
-from attrscore.registry import TARGETS
 
 __all__ = ["Contrast", "Cosine", "Embedding", "GroupMean", "Norm", "Probe"]
 
@@ -111,7 +111,7 @@ class Norm(_OfEmbedding):
 Vector = Any
 """K numbers, or the file that holds them: .npy, .safetensors with one tensor, .csv or .txt; or a
 group of cells, ``{"Metadata_Treatment": "DMSO"}``, whose mean embedding is computed by
-:func:`attrscore.references.resolved`."""
+:func:`attrscore.targets.references.resolved`."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class _Reference:
         if not self.values:
             raise ConfigError(
                 f"{option} is the mean of a group of cells ({self.name}) that is not computed yet: "
-                "attrscore.references.resolved(target, model, dataset)."
+                "attrscore.targets.references.resolved(target, model, dataset)."
             )
         if len(self.values) != output.shape[1]:
             raise ConfigError(

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrscore.core.registry import REGISTRIES
 from attrscore.errors import choose
-from attrscore.registry import REGISTRIES
 from attrscore.testing import of_datasets, of_methods, of_models, of_scorers, of_targets, samples
 from attrscore.testing.contract import Check, NotConforming, Outcome, Subject, ask
 from attrscore.testing.timing import speed

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from attrscore.attribution import sentence
+from attrscore.engine.attribution import sentence
 from attrscore.errors import AttrscoreError, UnsupportedError, preview
 from attrscore.testing.samples import net
 

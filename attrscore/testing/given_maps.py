@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.heat import Heat
+from attrscore.engine.run import run
 from attrscore.errors import UnsupportedError
-from attrscore.heat import Heat
 from attrscore.testing.contract import Subject
 from attrscore.testing.samples import SPACES, cells, pool
 

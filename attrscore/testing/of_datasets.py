@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core import KEY_COLUMNS, Batch, InputSpec
-from attrscore.engine import run
+from attrscore.core.contracts import KEY_COLUMNS, Batch, InputSpec
+from attrscore.engine.run import run
 from attrscore.testing.contract import (
     Check,
     Subject,
@@ -36,7 +36,7 @@ def a_table_of_cells(subject: Subject) -> None:
     """``table``, ``classes``, ``spec``, ``skipped`` and ``left_out``, as the contract has them."""
     data = subject.plugin
     for name in ("table", "classes", "spec", "skipped", "left_out", "read", "fingerprint"):
-        require(hasattr(data, name), f"it has no {name}; see attrscore.core.Dataset.")
+        require(hasattr(data, name), f"it has no {name}; see attrscore.core.contracts.Dataset.")
     table = data.table
     require(
         isinstance(table, pd.DataFrame) and {"id", "label"} <= set(table.columns),
@@ -56,7 +56,7 @@ def a_table_of_cells(subject: Subject) -> None:
     spec = data.spec
     require(
         isinstance(spec, InputSpec) and spec.dimensions in (2, 3),
-        "spec must be an attrscore.core.InputSpec of 2 or 3 axes.",
+        "spec must be an attrscore.core.contracts.InputSpec of 2 or 3 axes.",
     )
     require(spec.classes == len(data.classes), "spec.classes must be the number of classes.")
     require(
@@ -136,7 +136,7 @@ def a_fingerprint(subject: Subject) -> None:
 
 def it_can_be_scored(subject: Subject) -> None:
     """Grad-CAM of a small network on its crops."""
-    from attrscore.registry import MODELS
+    from attrscore.core.registry import MODELS
 
     data = subject.plugin
     model = MODELS.build("tiny_cnn", width=4, classes=2)(data.spec)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrscore.attribution import explains_layers, new_pass
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
-from attrscore.passes import Pass
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.passes import Pass
+from attrscore.engine.attribution import explains_layers, new_pass
+from attrscore.engine.run import run
 from attrscore.testing.contract import Check, Subject, left_as_found, nearly, pickles, require
 from attrscore.testing.samples import batch, pool
 

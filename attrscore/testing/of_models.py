@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrscore.core import Batch, InputSpec
-from attrscore.engine import run
+from attrscore.core.contracts import Batch, InputSpec
+from attrscore.engine.run import run
 from attrscore.errors import LayerError
 from attrscore.models.weights import fingerprint
 from attrscore.testing.contract import (

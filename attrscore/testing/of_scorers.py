@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.heat import Heat
+from attrscore.core.readings import attach, reading_of, readings_of
+from attrscore.engine.run import run
 from attrscore.errors import UnsupportedError
-from attrscore.heat import Heat
-from attrscore.readings import attach, reading_of, readings_of
 from attrscore.testing.contract import (
     Check,
     NotConforming,

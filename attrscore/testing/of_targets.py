@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attrscore.core import Batch, Target, single_targets
-from attrscore.engine import run
+from attrscore.core.contracts import Batch, Target, single_targets
+from attrscore.engine.run import run
 from attrscore.testing.contract import Check, Subject, left_as_found, nearly, pickles, require
 from attrscore.testing.of_methods import DEVICES
 from attrscore.testing.samples import batch

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
 
 __all__ = ["SPACES", "Net", "batch", "cells", "conv", "net", "pool"]
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from attrscore.attribution import new_pass
-from attrscore.core import Batch, InputSpec, single_targets
-from attrscore.engine import run
-from attrscore.grids import grids_of
-from attrscore.heat import Heat
-from attrscore.passes import Pass
-from attrscore.registry import METHODS, MODELS, SCORERS
+from attrscore.core.contracts import Batch, InputSpec, single_targets
+from attrscore.core.grids import grids_of
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS, MODELS, SCORERS
+from attrscore.engine.attribution import new_pass
+from attrscore.engine.run import run
 from attrscore.targets import Predicted
 
 __all__ = ["speed"]

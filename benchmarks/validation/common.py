@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 import attrscore
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.errors import AttrscoreError
 
 PRESET = ("hires_cam", "features.3")

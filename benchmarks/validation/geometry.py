@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 import attrscore
 from attrscore import stats
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
 from attrscore.datasets import Phantom
-from attrscore.engine import batches_of
+from attrscore.engine.run import batches_of
 from attrscore.models import randomized
-from attrscore.plots import save
+from attrscore.report.figures import save
 from attrscore.targets import Predicted
 from attrscore.training import train
 

@@ -10,7 +10,7 @@ from common import Check, Scale
 from torch import Tensor, nn
 
 import attrscore
-from attrscore.heat import HeatOptions
+from attrscore.core.heat import HeatOptions
 from attrscore.targets import Index
 
 LAYER_METHODS = (

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 import attrscore
 from attrscore.datasets import Phantom
-from attrscore.plots import save
+from attrscore.report.figures import save
 from attrscore.training import train
 
 PUBLISHED = 0.30

@@ -11,7 +11,7 @@ import seaborn as sns
 from common import CORRECTED, HEADLINE, PRESET, Check, Scale, at_preset, sweep
 from matplotlib.figure import Figure
 
-from attrscore.plots import save
+from attrscore.report.figures import save
 from attrscore.stats import auroc
 
 CHEATS = ("background", "neighbours")

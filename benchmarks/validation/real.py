@@ -21,7 +21,7 @@ from common import HEADLINE, PRESET, Check, Scale
 from torch import nn
 
 import attrscore
-from attrscore.core import Batch, Dataset
+from attrscore.core.contracts import Batch, Dataset
 from attrscore.targets import Predicted
 from attrscore.training import train
 

@@ -11,7 +11,7 @@ from common import HEADLINE, PRESET, SIZES, Check, Scale
 from scipy import stats
 
 import attrscore
-from attrscore.core import Batch, Dataset
+from attrscore.core.contracts import Batch, Dataset
 from attrscore.datasets import Phantom
 from attrscore.models import randomized
 from attrscore.targets import Predicted

@@ -22,10 +22,9 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from attrscore.fusing import LISTED, Swept, combinations, fuse
-from attrscore.outcomes import FAILED, USAGE, Told, say_finished, sweep_ended
-from attrscore.registry import REGISTRIES, is_one_plugin
-from attrscore.workers import workers_known
+from attrscore.cli.outcomes import FAILED, USAGE, Told, say_finished, sweep_ended
+from attrscore.cli.sweeps import LISTED, Swept, combinations, fuse, workers_known
+from attrscore.core.registry import REGISTRIES, is_one_plugin
 
 __all__ = ["FusedSweeper", "ToldSweeper"]
 

@@ -14,9 +14,9 @@ import tifffile
 from rich.console import Console
 
 import attrscore
-from attrscore.cli import main
+from attrscore.cli.main import main
+from attrscore.cli.output import headline, summary
 from attrscore.store import read_crops
-from attrscore.terminal import headline, summary
 
 SMALL = ["dataset.cells=12", "dataset.size=[32,32]", "batch_size=5", "figures=none"]
 
@@ -55,7 +55,9 @@ def test_one_job_with_figures_and_a_table(capsys):
 def test_chosen_cells_are_drawn(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        attrscore.plots, "overlays", lambda examples, **_: drawn.extend(examples) or plt.Figure()
+        attrscore.report.figures,
+        "overlays",
+        lambda examples, **_: drawn.extend(examples) or plt.Figure(),
     )
     ids = ["phantom-0-000007", "phantom-0-000002"]
     assert main([*SMALL[:3], f"show=[{','.join(ids)}]"]) == 0
@@ -498,7 +500,7 @@ def test_reproduce_runs_a_job_again_and_says_what_moved(capsys, tmp_path):
 
 def test_interrupted_means_done_is_kept(monkeypatch, capsys):
     real = attrscore.store.Writer.write
-    monkeypatch.setattr(attrscore.assembly, "PART_ROWS", 4)
+    monkeypatch.setattr(attrscore.jobs.assembly, "PART_ROWS", 4)
 
     def stop_at_the_second(self, start, *rest, **options):
         if start:

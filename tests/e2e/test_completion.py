@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from attrscore.cli import VERBS, main
-from attrscore.completion import SCRIPTS, candidates
+from attrscore.cli.completion import SCRIPTS, candidates
+from attrscore.cli.main import VERBS, main
 
 COMMAND = Path(sys.executable).parent / "attrscore"
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from attrscore.cli import VERBS, main
+from attrscore.cli.main import VERBS, main
 
 SMALL = ["dataset.cells=6", "dataset.size=[32,32]", "figures=none", "layers=all_conv"]
 
@@ -91,8 +91,7 @@ def test_what_is_piped_is_plain(capsys):
 def test_warnings_are_sentences(monkeypatch, capsys):
     from importlib.metadata import EntryPoint
 
-    from attrscore.installed import Installed
-    from attrscore.registry import SCORERS
+    from attrscore.core.registry import SCORERS, Installed
 
     point = Installed("scorer", EntryPoint("auc", "math:sqrt", SCORERS.group))
     monkeypatch.setitem(SCORERS.__dict__, "_installed", {"auc": [point]})

@@ -8,11 +8,11 @@ import tifffile
 import torch
 
 import attrscore
-from attrscore.cli import main
-from attrscore.export.stitching import laid_back, stacks_of
-from attrscore.export.viewing import layers_of
-from attrscore.heat import Heat
-from attrscore.registry import DATASETS
+from attrscore.cli.main import main
+from attrscore.core.heat import Heat
+from attrscore.core.registry import DATASETS
+from attrscore.report.export.stitching import laid_back, stacks_of
+from attrscore.report.export.viewing import layers_of
 from attrscore.store import kept
 
 METHODS = "method=[grad_cam,saliency]"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import attrscore
-from attrscore.registry import MODELS, REGISTRIES, Configured
-from attrscore.scaffold import new_plugin
+from attrscore.cli.scaffold import new_plugin
+from attrscore.core.registry import MODELS, REGISTRIES, Configured
 from attrscore.testing import assert_conforms
 
-PAGE = Path(attrscore.__file__).parent / "EXTENDING.md"
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 
 
@@ -75,9 +75,10 @@ def test_groups_and_the_first_commands_are_those_that_exist(tmp_path):
 
 
 def test_names_of_the_contract_that_the_page_mentions_exist(page):
-    from attrscore import core, errors
-    from attrscore.heat import Heat
-    from attrscore.passes import Pass
+    from attrscore import errors
+    from attrscore.core import contracts as core
+    from attrscore.core.heat import Heat
+    from attrscore.core.passes import Pass
 
     text = PAGE.read_text()
     for owner, pattern in ((Heat, r"`heat\.(\w+)"), (Pass, r"`run\.(\w+)")):

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 import attrscore
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.datasets import write_hdf5
 
 REPORT = (
-    "import sys; from attrscore.cli import main; code = main(); "
+    "import sys; from attrscore.cli.main import main; code = main(); "
     "print('torch' if 'torch' in sys.modules else 'light', code)"
 )
 
@@ -111,7 +111,7 @@ def test_a_finished_plain_sweep_is_known_without_composing_its_jobs(cells, capsy
     assert main(sweep) == 0
     assert before not in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr("attrscore.cli._job", lambda _: pytest.fail("a job was composed"))
+        patch.setattr("attrscore.cli.main._job", lambda _: pytest.fail("a job was composed"))
         assert main(sweep) == 0
         assert before in capsys.readouterr().out
     (part, *_) = sorted(Path("results/jobs").glob("*/*.h5"))

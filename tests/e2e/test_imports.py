@@ -22,11 +22,14 @@ def loaded(code: str) -> set[str]:
     ("code", "forbidden"),
     [
         ("import attrscore", HEAVY | {"hydra", "pandas"}),
-        ("from attrscore.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass", HEAVY),
+        (
+            "from attrscore.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+            HEAVY,
+        ),
         ("import attrscore.store", HEAVY | {"hydra"}),
         ("import attrscore; attrscore.read_scores", HEAVY | {"hydra"}),
         ("import attrscore.report", {"torch", "captum", "hydra"}),
-        ("import attrscore.plots", {"torch", "captum", "hydra", "h5py"}),
+        ("import attrscore.report.figures", {"torch", "captum", "hydra", "h5py"}),
         ("import attrscore.stats", HEAVY | {"hydra", "h5py", "statsmodels"}),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import attrscore
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.errors import StoreError
 
 SMALL = ["dataset.cells=12", "dataset.size=[32,32]", "batch_size=5", "figures=none"]

@@ -8,7 +8,7 @@ import pytest
 from browser import chromium, opened
 from hostile import MARKUP, hostile
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 
 FLAT = ["dataset.cells=40", "dataset.size=[32,32]", "method=[grad_cam,saliency]"]
 FLAT += ["layers=features.3"]

@@ -7,9 +7,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from attrscore.cli import main
-from attrscore.installed import Installed
-from attrscore.registry import SCORERS
+from attrscore.cli.main import main
+from attrscore.core.registry import SCORERS, Installed
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README.read_text(), flags=re.DOTALL)

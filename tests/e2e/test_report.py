@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 
 SMALL = ["dataset.cells=64", "dataset.size=[32,32]", "figures=none", "keep=native"]
 SMALL += ["method=[grad_cam,hires_cam]", "layers=[features.3,features.6]"]

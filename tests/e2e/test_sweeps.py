@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import attrscore
-from attrscore.cli import main
+from attrscore.cli.main import main
 
 SMALL = ["dataset.cells=12", "dataset.size=[32,32]", "batch_size=4", "figures=none"]
 
@@ -187,7 +187,7 @@ def test_a_worker_that_dies_is_told_and_the_same_command_goes_on(capsys, tmp_pat
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
 def test_launchers_compose_with_our_configuration(launcher):
-    from attrscore.composition import configuration
+    from attrscore.cli.hydra_app import configuration
 
     package = f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher"
     pytest.importorskip(package, reason="an extra that is not installed here; make test has it")

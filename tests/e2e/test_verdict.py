@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 
 CROPS = ["dataset.size=[32,32]"]
 TRAINING = ["dataset.cells=256", "dataset.seed=100", "train.epochs=5"]

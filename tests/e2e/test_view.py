@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.image
 import pytest
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
@@ -44,7 +44,11 @@ def test_napari_shows_image_masks_and_heat(napari, tmp_path, monkeypatch):
     small = ["dataset.cells=6", "dataset.size=[32,32]", "figures=none", "keep=native"]
     assert main([*small, "layers=[features.3,features.6]", "method=[grad_cam,saliency]"]) in (0, 3)
     screen, shown = Path("screen.log"), Path("view.png")
-    command = ["from attrscore.cli import main; import sys; sys.exit(main())", "view", "results"]
+    command = [
+        "from attrscore.cli.main import main; import sys; sys.exit(main())",
+        "view",
+        "results",
+    ]
     cells = "phantom-0-000004,phantom-0-000002"
     virtual = ["Xvfb", "-displayfd", "1", "-screen", "0", "1280x1024x24"]
     with (

@@ -95,8 +95,8 @@ def campaign(place):
 
 def settings():
     """Six jobs of a real sweep, four parts each."""
-    from attrscore import assembly
-    from attrscore.composition import configuration, settings_of
+    from attrscore.cli.hydra_app import configuration, settings_of
+    from attrscore.jobs import assembly
 
     assembly.PART_ROWS = 4
     shared = ["dataset.cells=16", "dataset.size=[16,16]", "batch_size=4", "figures=none"]
@@ -109,7 +109,7 @@ def settings():
 
 def computing_campaign(place):
     """Kills of a sweep that computes; the first is left alone, and the others must equal it."""
-    from attrscore.jobs import run_job
+    from attrscore.jobs.run import run_job
 
     jobs, moments = settings(), random.Random(0)
     counts = {"kills": 0, "sweeps": 0, "parts": 0, "lost": 0, "changed": 0}
@@ -187,7 +187,7 @@ SWEEP = [
 
 
 def sweep(folder):
-    command = "from attrscore.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+    command = "from attrscore.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", command, *SWEEP, f"results={folder}"],
         stdout=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ import torch
 from captum.attr import InputXGradient, LayerGradientXActivation
 from nets import batch, net
 
-from attrscore.engine import run
+from attrscore.engine.run import run
 from attrscore.methods.cams import eigen_grad_cam, grad_cam_plus_plus
 
 

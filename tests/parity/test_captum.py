@@ -12,12 +12,12 @@ from captum.testing.helpers.basic_models import BasicModel_ConvNet_One_Conv, Bas
 from nets import Net, batch, net
 from torch import nn
 
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.heat import HeatOptions
+from attrscore.core.passes import Pass
+from attrscore.engine.run import run
 from attrscore.errors import UnsupportedError
-from attrscore.heat import HeatOptions
 from attrscore.methods import FromCaptum, GradCAM, GuidedGradCAM, guided_backprop
-from attrscore.passes import Pass
 from attrscore.targets import Index
 
 

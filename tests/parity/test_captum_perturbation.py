@@ -10,8 +10,8 @@ from nets import batch, net
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from attrscore.core import Batch
-from attrscore.engine import run
+from attrscore.core.contracts import Batch
+from attrscore.engine.run import run
 from attrscore.methods import (
     LRP,
     DeepLift,

@@ -12,12 +12,12 @@ from nets import SPACES, batch, net
 from scipy import ndimage
 from torch import nn
 
-from attrscore.core import Batch
-from attrscore.engine import run
-from attrscore.heat import Heat
+from attrscore.core.contracts import Batch
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
+from attrscore.core.registry import SCORERS
+from attrscore.engine.run import run
 from attrscore.methods import GradCAM, Saliency
-from attrscore.passes import Pass
-from attrscore.registry import SCORERS
 from attrscore.scorers.donors import generator_of
 from attrscore.scorers.faithfulness import ranks
 from attrscore.scorers.road import impute

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from attrscore.core import Batch
-from attrscore.engine import run
-from attrscore.heat import Heat, HeatOptions
+from attrscore.core.contracts import Batch
+from attrscore.core.heat import Heat, HeatOptions
+from attrscore.engine.run import run
 from attrscore.scorers import mask_ratio
 from attrscore.targets import Index
 

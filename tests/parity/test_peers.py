@@ -13,8 +13,8 @@ import pytest
 import torch
 from nets import batch, net
 
-from attrscore.engine import run
-from attrscore.heat import Heat
+from attrscore.core.heat import Heat
+from attrscore.engine.run import run
 
 
 def needs(package: str) -> pytest.MarkDecorator:

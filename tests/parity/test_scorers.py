@@ -19,9 +19,9 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from scipy.spatial.distance import cdist, dice, jaccard
 from scipy.stats import entropy
 
-from attrscore.core import INPUT, Batch
-from attrscore.heat import Heat
-from attrscore.registry import SCORERS
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.heat import Heat
+from attrscore.core.registry import SCORERS
 from attrscore.scorers import (
     distance_to,
     gini,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers_nets import GRID, SPACE, dino_with_registers, hugging_face_vit, monai_vit
 
-from attrscore.core import Batch
-from attrscore.engine import run
+from attrscore.core.contracts import Batch
+from attrscore.engine.run import run
 from attrscore.targets import Index
 
 CASES = {

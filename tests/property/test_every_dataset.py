@@ -12,8 +12,8 @@ import zarr
 from PIL import Image
 from torch.utils.data import TensorDataset
 
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import Phantom, write_hdf5
-from attrscore.registry import DATASETS
 from attrscore.testing import checks
 
 

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from nets import net
 
-from attrscore.registry import METHODS
+from attrscore.core.registry import METHODS
 from attrscore.testing import checks
 
 # Options for those that cannot be built without, and further algorithms of Captum.

@@ -7,7 +7,7 @@ import importlib
 import pytest
 import torch
 
-from attrscore.registry import MODELS
+from attrscore.core.registry import MODELS
 from attrscore.testing import checks
 from attrscore.testing.of_models import SPECS
 

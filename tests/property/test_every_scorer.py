@@ -14,8 +14,8 @@ import pytest
 import torch
 from nets import CHEAP, cells, pool
 
-from attrscore.core import INPUT, Batch
-from attrscore.registry import SCORERS
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.registry import SCORERS
 from attrscore.scorers.nulls import standing
 from attrscore.testing import Subject, checks, given_maps
 from attrscore.testing.given_maps import OF_THE_MASK, of_the_map, signed_maps

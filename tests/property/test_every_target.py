@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attrscore.registry import TARGETS
+from attrscore.core.registry import TARGETS
 from attrscore.testing import checks
 
 # Options for those that cannot be built without, and further settings.

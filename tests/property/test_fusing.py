@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attrscore.fusing import Swept, combinations, fuse
+from attrscore.cli.sweeps import Swept, combinations, fuse
 
 NAMES = {"method": "abc", "scorer": "xy", "layers": "123"}
 

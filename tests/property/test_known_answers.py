@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from nets import batch
 from scipy.stats import mannwhitneyu
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.grids import area_fraction
+from attrscore.core.heat import Heat, HeatOptions
+from attrscore.core.passes import Pass
 from attrscore.errors import DataError
-from attrscore.grids import area_fraction
-from attrscore.heat import Heat, HeatOptions
-from attrscore.passes import Pass
 from attrscore.scorers import (
     Distance,
     GradCAMO,

@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from attrscore import SCORERS, evaluate
-from attrscore.core import Dataset
+from attrscore.core.contracts import Dataset
 from attrscore.datasets import Phantom
 from attrscore.models import randomized
 from attrscore.models.tiny import TinyCNN

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attrscore.assembly import dataset_of
-from attrscore.cli import main
-from attrscore.core import Batch, InputSpec
+from attrscore.cli.main import main
+from attrscore.core.contracts import Batch, InputSpec
 from attrscore.datasets import write_hdf5
 from attrscore.datasets.images import open_image
 from attrscore.datasets.shards import holds, shard_of
 from attrscore.errors import ConfigError, EmptyShardError
+from attrscore.jobs.assembly import dataset_of
 
 NAMES = st.lists(st.text(max_size=12), unique=True, max_size=60)
 

@@ -9,8 +9,8 @@ import sys
 import torch
 from nets import batch, net
 
-from attrscore.engine import run
-from attrscore.registry import METHODS
+from attrscore.core.registry import METHODS
+from attrscore.engine.run import run
 
 BATCHES, WARM = 1000, 200
 CHEAP = [

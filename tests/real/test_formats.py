@@ -17,7 +17,7 @@ import zarr
 from PIL import Image
 from skimage.exposure import rescale_intensity
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.datasets import DeepProfiler, DeepProfilerFields, Fields
 from attrscore.store import read_scores
 

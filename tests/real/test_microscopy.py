@@ -19,7 +19,7 @@ import pytest
 import torch
 
 import attrscore
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.datasets import Fields
 
 DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -14,8 +14,8 @@ import tifffile
 import torch
 
 import attrscore
-from attrscore.cli import main
-from attrscore.heat import Heat
+from attrscore.cli.main import main
+from attrscore.core.heat import Heat
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 

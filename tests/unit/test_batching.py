@@ -9,12 +9,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 import attrscore
-from attrscore.batching import as_batch, batches_from, how_many
-from attrscore.cli import main
-from attrscore.core import InputSpec
+from attrscore.cli.main import main
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import DATASETS, MODELS
 from attrscore.datasets import Phantom
+from attrscore.datasets.batches import as_batch, batches_from, how_many
 from attrscore.errors import ConfigError, DataError
-from attrscore.registry import DATASETS, MODELS
 
 INPUTS = torch.rand(6, 2, 16, 16, generator=torch.Generator().manual_seed(0))
 CELL = torch.zeros(6, 16, 16, dtype=torch.bool)

@@ -8,9 +8,9 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
-from attrscore.composition import configuration
-from attrscore.heat import HeatOptions
-from attrscore.registry import MODEL_OPTIONS, REGISTRIES, SCORERS, conf_dir
+from attrscore.cli.hydra_app import configuration
+from attrscore.core.heat import HeatOptions
+from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SCORERS, conf_dir
 
 SEVERAL = ("method", "scorer")
 BUILT_IN = [

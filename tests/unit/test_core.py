@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
 from attrscore.errors import DataError
 
 X = torch.rand(2, 1, 4, 4)

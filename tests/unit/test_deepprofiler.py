@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from attrscore.cli import main
+from attrscore.cli.main import main
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import DeepProfiler
 from attrscore.errors import ConfigError, DataError
-from attrscore.registry import DATASETS
 from attrscore.store import read_scores
 
 

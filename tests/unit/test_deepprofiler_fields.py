@@ -9,11 +9,11 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import Fields
 from attrscore.datasets.shards import shard_of
 from attrscore.datasets.sites import Discs, number_at
 from attrscore.errors import ConfigError, DataError
-from attrscore.registry import DATASETS
 
 X, Y = "Nuclei_Location_Center_X", "Nuclei_Location_Center_Y"
 

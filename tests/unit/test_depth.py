@@ -14,11 +14,12 @@ from transformers_nets import (
     monai_vit,
 )
 
-from attrscore.core import INPUT, InputSpec
+from attrscore.core.contracts import INPUT, InputSpec
+from attrscore.core.layers import select_layers
+from attrscore.core.registry import MODELS
+from attrscore.core.tracing import main_path, trace
+from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, LayerError
-from attrscore.gather import evaluate
-from attrscore.layers import main_path, select_layers, trace
-from attrscore.registry import MODELS
 
 QUARTERS = "depth=0.25,0.5,0.75,1.0"
 CROPS = {2: (1, 2, 64, 64), 3: (1, 2, 32, 64, 64)}

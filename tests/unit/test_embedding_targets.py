@@ -8,8 +8,8 @@ import safetensors.numpy
 import torch
 from nets import batch, net
 
+from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, DataError
-from attrscore.gather import evaluate
 from attrscore.targets import Contrast, Cosine, Embedding, Norm, Probe
 
 OUTPUT = torch.tensor([[3.0, 4.0], [0.0, -2.0]], dtype=torch.float64)

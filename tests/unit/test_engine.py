@@ -12,11 +12,11 @@ from nets import batch, net
 from rich.console import Console
 
 import attrscore
-from attrscore.core import KEY_COLUMNS, Batch, Reasoned
-from attrscore.engine import run
+from attrscore.core.contracts import KEY_COLUMNS, Batch, Reasoned
+from attrscore.core.statuses import reasons_told
+from attrscore.engine.evaluate import evaluate
+from attrscore.engine.run import run
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError, UnsupportedError
-from attrscore.gather import evaluate
-from attrscore.undefined import reasons_told
 
 
 def quiet(*args, **options) -> pd.DataFrame:
@@ -248,10 +248,13 @@ def test_a_scorer_that_cannot_work_is_told_and_is_no_failure():
 @pytest.mark.parametrize(("installed", "shown"), [(None, False), (object(), True)])
 def test_no_progress_in_a_notebook_that_cannot_show_it(installed, shown, monkeypatch):
     seen = []
-    monkeypatch.setattr("attrscore.gather.Console", lambda **_: Console(force_jupyter=True))
-    monkeypatch.setattr("attrscore.gather.find_spec", lambda _: installed)
     monkeypatch.setattr(
-        "attrscore.gather.track", lambda each, *_, disable, **__: seen.append(not disable) or each
+        "attrscore.engine.evaluate.Console", lambda **_: Console(force_jupyter=True)
+    )
+    monkeypatch.setattr("attrscore.engine.evaluate.find_spec", lambda _: installed)
+    monkeypatch.setattr(
+        "attrscore.engine.evaluate.track",
+        lambda each, *_, disable, **__: seen.append(not disable) or each,
     )
     evaluate(net(), batch(), layers="high")
     assert seen == [shown]

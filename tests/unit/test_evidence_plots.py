@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from attrscore import plots, stats
+from attrscore import stats
 from attrscore.errors import ConfigError, DataError
+from attrscore.report.page import drawings as plots
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from results import BASE, GRAD_CAM, GRAD_CAMO, IG, OTHER, fill, job
 
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.errors import ConfigError, DataError, StoreError
-from attrscore.export.destination import new_file, new_folder
-from attrscore.export.profiles import join, keys_of, read_profiles
-from attrscore.export.wide import widened
+from attrscore.report.export.destination import new_file, new_folder
+from attrscore.report.export.profiles import join, keys_of, read_profiles
+from attrscore.report.export.wide import widened
 from attrscore.store import Condition, read_scores, table_and_kinds
 
 SCORE = "Metadata_attrscore_grad_cam_features.3_grad_camo"

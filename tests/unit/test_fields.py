@@ -6,6 +6,7 @@ import pytest
 import tifffile
 import torch
 
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import Fields
 from attrscore.datasets.crops import crop, starts
 from attrscore.datasets.images.axes import check_axes
@@ -13,7 +14,6 @@ from attrscore.datasets.images.files import stem
 from attrscore.datasets.objects import measure
 from attrscore.datasets.places import HasPlaces
 from attrscore.errors import ConfigError, DataError
-from attrscore.registry import DATASETS
 
 
 def labelled(shape=(40, 50)):

@@ -9,11 +9,11 @@ from captum.attr import GuidedGradCam as CaptumGuidedGradCam
 from nets import Net, batch, net
 from torch import nn
 
-from attrscore.engine import run
+from attrscore.core.passes import Pass
+from attrscore.engine.evaluate import evaluate
+from attrscore.engine.run import run
 from attrscore.errors import AttrscoreWarning, UnsupportedError
-from attrscore.gather import evaluate
 from attrscore.methods import FromCaptum, GuidedGradCAM
-from attrscore.passes import Pass
 from attrscore.targets import Predicted
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import HDF5, Phantom, write_hdf5
 from attrscore.errors import ConfigError, DataError
-from attrscore.registry import DATASETS
 
 
 def batches(phantom, size=4):

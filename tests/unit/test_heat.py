@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from nets import batch, net
 
-from attrscore.engine import run
+from attrscore.core.grids import Grid, Grids, grids_of
+from attrscore.core.heat import Heat, HeatOptions, join_channels, take_sign
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError
-from attrscore.grids import Grid, Grids, grids_of
-from attrscore.heat import Heat, HeatOptions, join_channels, take_sign
 
 SIGNED = torch.tensor([[[[2.0, -4.0]], [[-1.0, 1.0]]]])
 

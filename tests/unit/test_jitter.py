@@ -7,7 +7,7 @@ import pytest
 import tifffile
 import torch
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
 from attrscore.datasets import HDF5, Fields, Phantom, write_hdf5
 from attrscore.datasets.jitter import check_jitter, displacements
 from attrscore.errors import ConfigError

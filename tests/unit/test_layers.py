@@ -7,9 +7,12 @@ import torch
 from nets import SPACES, Net, batch, net
 from torch import nn
 
+from attrscore.core.capture import OverwrittenError, capture
+from attrscore.core.layers import select_layers
+from attrscore.core.passes import Pass
+from attrscore.core.tracing import trace
+from attrscore.core.wrappers import unwrap
 from attrscore.errors import LayerError
-from attrscore.layers import OverwrittenError, capture, select_layers, trace, unwrap
-from attrscore.passes import Pass
 from attrscore.targets import Predicted
 
 

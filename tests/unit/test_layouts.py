@@ -15,11 +15,13 @@ from transformers_nets import (
     monai_vit,
 )
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.layers import select_layers
+from attrscore.core.layouts import Layout, LayoutOptions
+from attrscore.core.passes import Pass
+from attrscore.core.tracing import trace
+from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, LayerError
-from attrscore.gather import evaluate
-from attrscore.layers import Layout, LayoutOptions, select_layers, trace
-from attrscore.passes import Pass
 from attrscore.targets import Index
 
 
@@ -230,7 +232,7 @@ def test_captum_layers_come_back_on_the_grid_or_are_refused():
         "product": {"algorithm": "LayerGradientXActivation"},
         "cam": {"algorithm": "LayerGradCam"},
     }
-    from attrscore.registry import METHODS
+    from attrscore.core.registry import METHODS
 
     built = {key: METHODS.build("captum", **options) for key, options in methods.items()}
     built["own"] = METHODS.build("activation_x_gradient")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from nets import batch, net
 
-from attrscore.core import SMALLER_BATCHES
-from attrscore.engine import run
+from attrscore.core.contracts import SMALLER_BATCHES
+from attrscore.engine.evaluate import evaluate
+from attrscore.engine.memory import Room, is_out_of_memory
+from attrscore.engine.run import run
 from attrscore.errors import AttrscoreWarning
-from attrscore.gather import evaluate
-from attrscore.memory import Room, is_out_of_memory
 from attrscore.methods.cams import GradCAM
 
 

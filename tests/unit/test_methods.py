@@ -10,12 +10,12 @@ from nets import batch, conv, net
 from torch import nn
 
 import attrscore.methods
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError
 from attrscore.methods import FromCaptum, IntegratedGradients
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 from attrscore.targets import Index, Predicted
 
 

@@ -15,11 +15,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.models import fingerprint, load_weights, save_weights
 from attrscore.models.tiny import TinyCNN
-from attrscore.registry import MODELS
 
 FLAT = InputSpec(channels=5, size=(64, 64), classes=3)
 STACK = InputSpec(channels=2, size=(16, 48, 48), classes=3)

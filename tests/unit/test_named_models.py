@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 import attrscore
-from attrscore import assembly
-from attrscore.cli import main
-from attrscore.composition import configuration, settings_of
-from attrscore.core import InputSpec
-from attrscore.engine import run
+from attrscore.cli.hydra_app import configuration, settings_of
+from attrscore.cli.main import main
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import DATASETS, MODELS
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
+from attrscore.jobs import assembly
 from attrscore.models import load_weights, save_weights
 from attrscore.models.inputs import input_rule
-from attrscore.registry import DATASETS, MODELS
 
 SPEC = InputSpec(channels=3, size=(32, 32), classes=4)
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import HDF5, NPZ, Phantom, write_hdf5
 from attrscore.errors import DataError
-from attrscore.registry import DATASETS
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from nets import batch, net
 from scipy import stats
 
 from attrscore import SCORERS, evaluate
+from attrscore.core.grids import area_fraction
+from attrscore.core.heat import Heat
+from attrscore.core.passes import Pass
 from attrscore.errors import AttrscoreWarning, ConfigError
-from attrscore.grids import area_fraction
-from attrscore.heat import Heat
-from attrscore.passes import Pass
 from attrscore.scorers import shifted_shares, standing
 from attrscore.scorers.grad_camo import mask_ratio
 from attrscore.targets import Predicted

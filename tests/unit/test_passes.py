@@ -8,12 +8,12 @@ import torch
 from nets import batch, net
 from torch import nn
 
-from attrscore.core import Batch
-from attrscore.engine import run
+from attrscore.core.contracts import Batch
+from attrscore.core.network import as_found, check_output
+from attrscore.core.passes import Pass
+from attrscore.engine.evaluate import evaluate
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
-from attrscore.gather import evaluate
-from attrscore.network import as_found, check_output
-from attrscore.passes import Pass
 from attrscore.targets import Predicted
 
 

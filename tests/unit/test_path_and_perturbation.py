@@ -12,10 +12,12 @@ import torch
 from nets import SPACES, batch, net
 from torch import nn
 
-from attrscore.assembly import build_plugin
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError
+from attrscore.jobs.assembly import build_plugin
 from attrscore.methods import (
     DeepLift,
     FeatureAblation,
@@ -29,8 +31,6 @@ from attrscore.methods import (
 )
 from attrscore.methods.features import WithFeatures
 from attrscore.methods.shapley import coalitions, shapley_values
-from attrscore.passes import Pass
-from attrscore.registry import METHODS
 from attrscore.targets import Cosine, Index, Norm, Predicted
 
 

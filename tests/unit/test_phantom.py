@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from attrscore.core.registry import DATASETS
 from attrscore.datasets import Phantom
 from attrscore.errors import ConfigError, DataError
-from attrscore.registry import DATASETS
 
 SIZES = [(32, 32), (8, 24, 24)]
 

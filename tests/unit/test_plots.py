@@ -7,10 +7,18 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from attrscore.core.readings import attach, readings_of
 from attrscore.errors import ConfigError, DataError
-from attrscore.plots import Example, Sheet, distribution, distributions, overlay, overlays, save
-from attrscore.plots.table import thinned
-from attrscore.readings import attach, readings_of
+from attrscore.report.figures import (
+    Example,
+    Sheet,
+    distribution,
+    distributions,
+    overlay,
+    overlays,
+    save,
+)
+from attrscore.report.figures.table import thinned
 from attrscore.scorers import GradCAMO
 
 HONEST, CHEAT = "tiny_cnn:honest", "tiny_cnn:background"

@@ -7,10 +7,10 @@ import pytest
 from nets import net
 
 from attrscore import evaluate
+from attrscore.core.registry import SCORERS
 from attrscore.datasets import Phantom
+from attrscore.engine.pool import draw_pool, needs_pool
 from attrscore.errors import ConfigError
-from attrscore.pool import draw_pool, needs_pool
-from attrscore.registry import SCORERS
 
 SMALL = {"size": (12, 10), "channels": 2, "cells": 20}
 
@@ -45,7 +45,7 @@ def test_the_pool_does_not_depend_on_the_batches():
 
 
 def test_it_is_read_only_where_somebody_needs_it(monkeypatch):
-    monkeypatch.setattr("attrscore.gather.draw_pool", lambda *_: pytest.fail("was drawn"))
+    monkeypatch.setattr("attrscore.engine.evaluate.draw_pool", lambda *_: pytest.fail("was drawn"))
     evaluate(net().float(), Phantom(**SMALL), progress="none")
     assert [needs_pool(SCORERS.build(name)) for name in ("grad_camo", "swap", "deletion")] == [
         False,

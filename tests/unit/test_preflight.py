@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from nets import Net, batch, net
 from torch import nn
 
-from attrscore.engine import run
+from attrscore.engine.preflight import preflight, refusals
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, LayerError, UnsupportedError
 from attrscore.methods import GradCAM
-from attrscore.preflight import preflight, refusals
 
 
 def found(model, cells=None, /, **options):

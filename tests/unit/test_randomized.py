@@ -10,7 +10,7 @@ from nets import batch, net
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
 from attrscore.errors import ConfigError, UnsupportedError
 from attrscore.models import randomized
 from attrscore.models.tiny import TinyCNN

@@ -9,8 +9,8 @@ import torch
 
 from attrscore.datasets import Fields, Phantom
 from attrscore.datasets.shards import holds
+from attrscore.engine.reading import Reader, readable
 from attrscore.errors import ConfigError
-from attrscore.reading import Reader, readable
 
 
 @pytest.fixture

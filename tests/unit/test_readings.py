@@ -12,10 +12,12 @@ from results import LABELS, job, table
 from rich.console import Console
 
 import attrscore
-from attrscore import plots, stats, store, terminal
+from attrscore import stats, store
+from attrscore.cli import output as terminal
+from attrscore.core.readings import Reading, attach, chance_of, reading_of, readings_in, readings_of
+from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError
-from attrscore.readings import Reading, attach, chance_of, reading_of, readings_in, readings_of
-from attrscore.registry import SCORERS
+from attrscore.report.page import drawings as plots
 
 MISSED = {
     "other": {

@@ -9,9 +9,16 @@ from types import ModuleType
 
 import pytest
 
+from attrscore.core.registry import (
+    INTERFACE,
+    METHODS,
+    REGISTRIES,
+    SCORERS,
+    Configured,
+    Installed,
+    Registry,
+)
 from attrscore.errors import AttrscoreWarning, ConfigError
-from attrscore.installed import INTERFACE, Installed
-from attrscore.registry import METHODS, REGISTRIES, SCORERS, Configured, Registry
 
 
 @pytest.fixture

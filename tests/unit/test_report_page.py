@@ -13,10 +13,10 @@ import pytest
 from hostile import IMAGE, MARKUP, hostile
 
 from attrscore import stats, store
-from attrscore.report import page
-from attrscore.report.comparing import changed, changed_between, ranks, run_differences
-from attrscore.report.conditions import conditions_of
-from attrscore.report.judging import network_verdicts
+from attrscore.report.page.comparing import changed, changed_between, ranks, run_differences
+from attrscore.report.page.conditions import conditions_of
+from attrscore.report.page.judging import network_verdicts
+from attrscore.report.page.page import page
 
 VOID = {"meta", "input", "br", "wbr", "img", "link", "path", "use", "image"}
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attrscore.heat import Heat, HeatOptions
-from attrscore.report import pictures
+from attrscore.core.heat import Heat, HeatOptions
+from attrscore.report.page import pictures
 
 
 def pixels(uri, kind):

@@ -8,9 +8,9 @@ import tomllib
 
 import pytest
 
+from attrscore.cli.scaffold import new_plugin
+from attrscore.core.registry import REGISTRIES
 from attrscore.errors import ConfigError
-from attrscore.registry import REGISTRIES
-from attrscore.scaffold import new_plugin
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from nets import batch, net
 
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.heat import Heat, HeatOptions
+from attrscore.core.passes import Pass
+from attrscore.core.registry import SCORERS
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
-from attrscore.heat import Heat, HeatOptions
-from attrscore.passes import Pass
-from attrscore.registry import SCORERS
 from attrscore.scorers import auc, grad_camo, roc_auc
 from attrscore.scorers import regions as places
 from attrscore.scorers.regions import dilated, every_region, find_region

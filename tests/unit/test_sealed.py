@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 import attrscore
-from attrscore.core import InputSpec
-from attrscore.engine import run
+from attrscore.core.contracts import InputSpec
+from attrscore.core.registry import METHODS, MODELS
+from attrscore.core.wrappers import SealedNetwork, unwrap
+from attrscore.engine.preflight import preflight
+from attrscore.engine.run import run
+from attrscore.engine.tuning import tune
 from attrscore.errors import ConfigError, DataError, UnsupportedError
-from attrscore.layers import SealedNetwork, unwrap
 from attrscore.models import fingerprint, randomized
-from attrscore.preflight import preflight
-from attrscore.registry import METHODS, MODELS
-from attrscore.tuning import tune
 
 # torch itself uses the torch.jit that it deprecates.
 pytestmark = [
@@ -205,7 +205,7 @@ def test_a_file_is_audited_from_the_command_line(tmp_path, monkeypatch, capsys):
     torch.jit.save(torch.jit.script(network()), "net.pt")
     data = ["dataset.cells=6", "dataset.size=[16,16]", "dataset.channels=2", "figures=none"]
     model = ["model=torchscript", "model.weights=net.pt", "method=[grad_cam,saliency]"]
-    from attrscore.cli import main
+    from attrscore.cli.main import main
 
     assert main([*data, *model]) == 3
     assert "layers cannot be watched" in " ".join(capsys.readouterr().err.split())

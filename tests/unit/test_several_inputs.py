@@ -11,13 +11,13 @@ import torch
 from nets import Net, batch, net
 from torch import nn
 
-from attrscore.cli import main
-from attrscore.core import Batch
+from attrscore.cli.main import main
+from attrscore.core.contracts import Batch
+from attrscore.core.registry import METHODS
 from attrscore.datasets import HDF5, write_hdf5
+from attrscore.engine.evaluate import evaluate
 from attrscore.errors import DataError
-from attrscore.gather import evaluate
 from attrscore.methods import FromCaptum
-from attrscore.registry import METHODS
 from attrscore.store import read_scores
 
 

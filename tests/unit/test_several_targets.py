@@ -8,13 +8,13 @@ import torch
 from nets import Net, batch, net
 from torch import Tensor
 
-import attrscore.passes
-from attrscore.engine import run
+import attrscore.core.passes
+from attrscore.core.passes import Pass
+from attrscore.engine.evaluate import evaluate
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError
-from attrscore.gather import evaluate
-from attrscore.passes import Pass
-from attrscore.references import group_mean, resolved
 from attrscore.targets import Contrast, Cosine, Embedding, Norm, Predicted
+from attrscore.targets.references import group_mean, resolved
 
 
 class Counted(Net):
@@ -28,7 +28,7 @@ class Counted(Net):
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("at_once", [1, 2, 8])
 def test_batched_backward_passes_equal_separate_ones(dimensions, at_once, monkeypatch):
-    monkeypatch.setitem(attrscore.passes.AT_ONCE, "cpu", at_once)
+    monkeypatch.setitem(attrscore.core.passes.AT_ONCE, "cpu", at_once)
     model, data = net(dimensions, classes=5), batch(dimensions)
     layers = {"low": model.low, "high": model.high}
     targets = [*Embedding(index="0:5").each, Norm(), Predicted(scalar="margin")]
@@ -64,7 +64,7 @@ class WithOdd(Net):
 
 
 def test_what_cannot_be_vectorised_is_looped_over(monkeypatch):
-    monkeypatch.setitem(attrscore.passes.AT_ONCE, "cpu", 8)
+    monkeypatch.setitem(attrscore.core.passes.AT_ONCE, "cpu", 8)
     model = WithOdd(2).eval()
     model.load_state_dict(net().state_dict())
     targets = Embedding(index=[0, 2]).each

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from attrscore.core.registry import origin_of
+from attrscore.core.sources import text_of
 from attrscore.models import fingerprint
-from attrscore.registry import origin_of
-from attrscore.sources import text_of
 
 HELPERS = "import torch\nSCALE = 2.0\nPATH = '/home/me'\ndef gate(x):\n    return torch.relu(x)\n"
 NETS = """

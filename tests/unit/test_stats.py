@@ -342,7 +342,7 @@ def test_a_swap_that_is_undefined_is_told_with_its_reason_and_not_asked_for_agai
 def test_every_condition_is_printed_with_the_numbers_behind_it():
     from rich.console import Console
 
-    from attrscore import printout
+    from attrscore.report import text as printout
 
     cells = judged(grad_camo=0.3)
     found = report(cells, clusters=["Metadata_Well"], **QUICK)
@@ -444,7 +444,7 @@ def awkward() -> dict[str, pd.DataFrame]:
 def test_a_report_of_awkward_tables_is_told_and_printed(name):
     from rich.console import Console
 
-    from attrscore import printout
+    from attrscore.report import text as printout
 
     found = report(awkward()[name], **QUICK)
     assert {each.kind for each in found.verdicts} == {"inconclusive"}

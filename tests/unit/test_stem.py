@@ -9,10 +9,10 @@ import torch
 from nets import batch
 from torch import Tensor, nn
 
-from attrscore.core import INPUT, Batch
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.passes import Pass
 from attrscore.methods import IntegratedGradients
 from attrscore.methods.integrated_gradients import quadrature
-from attrscore.passes import Pass
 from attrscore.targets import Index
 
 STEPS = 4

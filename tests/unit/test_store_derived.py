@@ -15,7 +15,7 @@ import pytest
 from results import BASE, GRAD_CAM, GRAD_CAMO, IG, LABELS, OTHER, fill, job, table
 
 from attrscore import store
-from attrscore.cli import main
+from attrscore.cli.main import main
 from attrscore.errors import StoreError
 from attrscore.store import (
     Condition,
@@ -142,7 +142,7 @@ def test_a_damaged_part_stops_a_merge_with_its_name(tmp_path):
 
 def test_a_table_that_takes_much_memory_is_not_read_back(tmp_path, capsys, monkeypatch):
     fill(tmp_path, job())
-    monkeypatch.setattr("attrscore.verbs.results.MOST_BYTES", 100)
+    monkeypatch.setattr("attrscore.cli.commands.results.MOST_BYTES", 100)
     assert main(["collect", str(tmp_path), "-o", str(tmp_path / "all.h5")]) == 0
     assert "no summary and no figure" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.png"))

@@ -10,8 +10,10 @@ import pytest
 from results import BASE, GRAD_CAM, GRAD_CAMO, IG, LABELS, OTHER, fill, job, table
 
 import attrscore
-from attrscore import assembly, jobs, store
-from attrscore.cli import main
+from attrscore import store
+from attrscore.cli.main import main
+from attrscore.jobs import assembly
+from attrscore.jobs import run as jobs
 from attrscore.store import Condition, Halves, Piece, Writer, joined, status_of, verify
 
 KEPT = {**BASE, "keep": "native"}

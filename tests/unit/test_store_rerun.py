@@ -14,10 +14,12 @@ import pytest
 import torch
 
 import attrscore
-from attrscore import assembly, jobs, rescoring, store
-from attrscore.composition import configuration, settings_of
+from attrscore import store
+from attrscore.cli.hydra_app import configuration, settings_of
+from attrscore.core.registry import METHODS, SCORERS
 from attrscore.errors import AttrscoreWarning, DataError
-from attrscore.registry import METHODS, SCORERS
+from attrscore.jobs import assembly, rescoring
+from attrscore.jobs import run as jobs
 
 SMALL = [
     "dataset.cells=6",

@@ -8,10 +8,11 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from attrscore import plots, stats
+from attrscore import stats
+from attrscore.cli.commands.report import KINDS
 from attrscore.errors import ConfigError, DataError
-from attrscore.plots.summaries import named, short
-from attrscore.verbs.report import KINDS
+from attrscore.report.figures.summaries import named, short
+from attrscore.report.page import drawings as plots
 
 
 @pytest.fixture(autouse=True)

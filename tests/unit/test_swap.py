@@ -11,8 +11,8 @@ from nets import SPACES, batch, net
 from torch import Tensor, nn
 
 from attrscore import SCORERS, Batch, evaluate
+from attrscore.core.passes import Pass
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
-from attrscore.passes import Pass
 from attrscore.scorers.donors import choose_donors
 from attrscore.targets import Embedding, Predicted
 

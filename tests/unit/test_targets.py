@@ -6,7 +6,7 @@ import pytest
 import torch
 from nets import batch, net
 
-from attrscore.engine import run
+from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.targets import Index, Label, Predicted, logprob, margin
 

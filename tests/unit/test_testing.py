@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from attrscore.core.registry import Configured
 from attrscore.datasets import Phantom
 from attrscore.errors import ConfigError, UnsupportedError
-from attrscore.registry import Configured
 from attrscore.testing import NotConforming, assert_conforms, checks, conformance, speed
 
 # Methods
@@ -319,7 +319,7 @@ BROKEN = [
     ("dataset", dataset(read=noisy), "the same again", "among others, then alone"),
     ("dataset", dataset(read=by_the_batch), "the same again", "a pixel of the cell"),
     ("dataset", dataset(fingerprint=on_time), "a fingerprint", "between two equal datasets"),
-    ("dataset", 3, "a table of cells", "it has no table; see attrscore.core.Dataset"),
+    ("dataset", 3, "a table of cells", "it has no table; see attrscore.core.contracts.Dataset"),
 ]
 
 

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from attrscore import training
-from attrscore.core import Batch, InputSpec
+from attrscore.core.contracts import Batch, InputSpec
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError, UnsupportedError
 from attrscore.models.tiny import TinyCNN
-from attrscore.splits import split
-from attrscore.training import train
+from attrscore.training import split, train
 
 
 class Stripes:

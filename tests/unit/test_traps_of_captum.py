@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from nets import Net, batch, conv, net
 from torch import nn
 
-from attrscore.core import INPUT, Batch
-from attrscore.engine import run
+from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.passes import Pass
+from attrscore.engine.run import run
 from attrscore.errors import UnsupportedError
 from attrscore.methods import LRP, Deconvolution, DeepLift, GuidedBackprop, LayerLRP
-from attrscore.passes import Pass
 from attrscore.targets import Index, Norm, Predicted
 
 pytestmark = [

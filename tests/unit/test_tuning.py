@@ -11,10 +11,10 @@ from nets import batch
 from torch import nn
 
 import attrscore
-from attrscore.gather import evaluate
-from attrscore.passes import Pass
+from attrscore.core.passes import Pass
+from attrscore.engine.evaluate import evaluate
+from attrscore.engine.tuning import fold_batch_norm, tune
 from attrscore.targets import Predicted
-from attrscore.tuning import fold_batch_norm, tune
 
 
 class Normed(nn.Module):

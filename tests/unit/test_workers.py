@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from attrscore import workers
-from attrscore.workers import WORKERS, share, workers_known
+from attrscore.cli import sweeps as workers
+from attrscore.cli.sweeps import WORKERS, share, workers_known
 
 SETTINGS = {"threads": None, "device": "auto"}
 JOBLIB = {"_target_": "hydra_plugins.x.JoblibLauncher", "n_jobs": 2}

@@ -10,11 +10,11 @@ import torch
 from nets import Net, batch, net
 from torch import nn
 
-from attrscore.core import Batch
+from attrscore.core.contracts import Batch
+from attrscore.core.registry import METHODS
+from attrscore.core.wrappers import unwrap
+from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, UnsupportedError
-from attrscore.gather import evaluate
-from attrscore.layers import unwrap
-from attrscore.registry import METHODS
 
 METHOD_NAMES = ["grad_cam", "guided_grad_cam", "saliency", "integrated_gradients"]
 

@@ -1,0 +1,182 @@
+"""``attrscore plugins``: what there is, what one means, a new one, and whether one conforms."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attrscore.cli.outcomes import FAILED, OK
+from attrscore.core.readings import Reading, readings_of
+from attrscore.core.registry import REGISTRIES, Registry
+from attrscore.errors import ConfigError, did_you_mean
+
+__all__ = ["plugins"]
+
+EXAMPLES = """examples:
+  attrscore plugins                              what is there, and from which package
+  attrscore plugins integrated_gradients         what it means, and its options
+  attrscore plugins new scorer nucleus_share     write a small package to begin with
+  attrscore plugins check nucleus_share          whether it holds what ours hold"""
+
+Options = Callable[[Sequence[str]], Mapping[str, Any]]
+"""What name=value arguments give."""
+
+
+def plugins(arguments: Sequence[str], options_of: Options, /) -> int:
+    """List the plugins, explain one (NAME), write a new one (new), or test one (check)."""
+    words = [word for word in arguments if not word.startswith("-")]
+    verb = words[0] if words else "list"
+    if verb == "new":
+        return _new([word for word in arguments if word != verb])
+    if verb == "check":
+        place = list(arguments).index(verb)
+        return _check([*arguments[:place], *arguments[place + 1 :]], options_of)
+    parser = _parser("plugins", plugins.__doc__, EXAMPLES)
+    parser.add_argument("name", nargs="?", default="list", help="list, or a registered name")
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    options = parser.parse_args(list(arguments))
+    return _list(options.json) if options.name == "list" else _explain(options.name, options.json)
+
+
+def _list(as_json: bool) -> int:  # noqa: FBT001  # as the option
+    from attrscore.cli import output as terminal
+
+    entries = {kind: registry.told() for kind, registry in REGISTRIES.items()}
+    if as_json:
+        told = [{"kind": kind, **asdict(e)} for kind, found in entries.items() for e in found]
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        return OK
+    terminal.stdout().print(terminal.plugin_table(entries))
+    for entry in [entry for found in entries.values() for entry in found if entry.problem]:
+        terminal.stderr().print(f"left out: {entry.problem}", soft_wrap=True, markup=False)
+    return OK
+
+
+def _explain(name: str, as_json: bool) -> int:  # noqa: FBT001  # as the option
+    from attrscore.cli import output as terminal
+
+    told = [_told(registry, name) for registry in _having(name)]
+    if as_json:
+        sys.stdout.write(json.dumps(told, indent=1, default=repr) + "\n")
+        return OK
+    for each in told:
+        lines = [f"{each['kind']} {name} ({each['origin']})", "", each["says"], "", "options:"]
+        for option, about in each["options"].items():
+            default = "(required)" if about["required"] else repr(about["default"])
+            says = f"   # {about['says']}" if about["says"] else ""
+            lines.append(f"  {option} = {default}{says}")
+        lines += [] if each["options"] else ["  none"]
+        lines += ["", "columns:"] if each["readings"] else []
+        for column, fields in each["readings"].items():
+            lines.append(f"  {column}: {Reading(**fields).sentence}")
+        terminal.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return OK
+
+
+def _told(registry: Registry, name: str) -> dict[str, Any]:
+    plugin, comments = registry.load(name), _comments(registry, name)
+    empty = inspect.Parameter.empty
+    return {
+        "kind": registry.kind,
+        "name": name,
+        "origin": registry.origin(name),
+        "says": inspect.getdoc(plugin) or "(no description)",
+        "options": {
+            option: {
+                "required": default is empty,
+                "default": None if default is empty else default,
+                "says": comments.get(option, ""),
+            }
+            for option, default in registry.options(name).items()
+        },
+        "readings": readings_of(plugin) if registry.kind == "scorer" else {},
+    }
+
+
+def _comments(registry: Registry, name: str) -> dict[str, str]:
+    """Option -> the comment beside it in its YAML file."""
+    path = registry.yaml(name)
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    found = (re.match(r"\s*(\w+):.*?\s#\s*(.+)$", line) for line in lines)
+    return {match[1]: match[2].strip() for match in found if match}
+
+
+def _new(arguments: Sequence[str]) -> int:
+    """Write a small package with a plugin that can be installed and passes its tests as it is."""
+    parser = _parser("plugins new", _new.__doc__, "example: attrscore plugins new scorer share")
+    parser.add_argument("kind", help=", ".join(REGISTRIES))
+    parser.add_argument("name", help="small letters, digits and underscores")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path(), metavar="FOLDER", help="where (default: here)"
+    )
+    options = parser.parse_args(list(arguments))
+    from attrscore.cli import output as terminal
+    from attrscore.cli.scaffold import new_plugin
+
+    written = new_plugin(options.kind, options.name, options.output)
+    root = options.output / options.name
+    lines = [*map(str, written), "", f"next: python -m pip install -e {root}"]
+    lines += [f"      python -m pytest {root}", f"      attrscore plugins check {options.name}"]
+    terminal.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    return OK
+
+
+def _check(arguments: Sequence[str], options_of: Options) -> int:
+    """Ask a plugin, with these options, what our own are asked; exit 1 where one is broken."""
+    parser = _parser(
+        "plugins check",
+        _check.__doc__,
+        "example: attrscore plugins check nucleus_share region=cell",
+    )
+    parser.add_argument("name", help="a registered name")
+    parser.add_argument("options", nargs="*", metavar="option=value", help="it is built with")
+    parser.add_argument("--kind", choices=list(REGISTRIES), help="where a name is of several kinds")
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    asked = parser.parse_args(list(arguments))
+    from attrscore.cli import output as terminal
+    from attrscore.testing import conformance, speed
+
+    found = [r for r in _having(asked.name) if asked.kind in (None, r.kind)]
+    if not found:
+        raise ConfigError(f"No {asked.kind} is called {asked.name!r}. See: attrscore plugins")
+    given = options_of(asked.options)
+    told = []
+    for registry in found:
+        outcomes = conformance(registry.kind, asked.name, **given)
+        broken = any(each.state == "broken" for each in outcomes)
+        took = "" if broken else speed(registry.kind, registry.build(asked.name, **given))
+        told.append((registry.kind, outcomes, took))
+    if asked.json:
+        made = [
+            {"kind": kind, "name": asked.name, "speed": took, "checks": list(map(asdict, outcomes))}
+            for kind, outcomes, took in told
+        ]
+        sys.stdout.write(json.dumps(made, indent=1) + "\n")
+    else:
+        for kind, outcomes, took in told:
+            terminal.say_conformance(kind, asked.name, outcomes, took)
+    return FAILED if any(o.state == "broken" for _, each, _ in told for o in each) else OK
+
+
+def _having(name: str) -> list[Registry]:
+    found = [registry for registry in REGISTRIES.values() if name in registry]
+    if not found:
+        names: Iterable[str] = (known for each in REGISTRIES.values() for known in each.names())
+        raise ConfigError(f"No plugin is called {name!r}. {did_you_mean(name, names)}")
+    return found
+
+
+def _parser(verb: str, says: str | None, examples: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"attrscore {verb}",
+        description=says,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

@@ -1,0 +1,192 @@
+"""``attrscore report``: what results say, and how sure that is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrscore.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attrscore import stats
+    from attrscore.store.places import Found
+
+__all__ = ["report"]
+
+PAGE = "report.html"
+MOST_MAPS = 1000
+"""Cells of a job whose maps are compared; more would have to fit into memory at once."""
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Tell what results say, and how sure that is: intervals over wells, comparisons, verdicts.
+
+    On the terminal; with ``-o`` as one HTML page; with ``--figure`` as one figure.
+    """
+    options = _options(arguments)
+    from attrscore import stats, store
+    from attrscore.cli import output as terminal
+    from attrscore.report import text as printout
+
+    table = store.read_scores(*options.results)
+    options.score = options.score or terminal.headline(table)
+    found = stats.report(
+        table,
+        score=options.score,
+        threshold=options.threshold,
+        clusters=options.clusters,
+        by=options.by,
+        null=options.null,
+        least_cells=options.cells,
+        seed=options.seed,
+    )
+    if options.figure:
+        from attrscore.report.page import drawings as plots
+
+        sheet = plots.figure(options.figure, table, found)
+        path = plots.save(sheet, options.output or Path(f"{options.figure}.png"))
+        terminal.stdout().print(f"figure: {path}", soft_wrap=True)
+        return 0
+    found = replace(found, maps=_map_agreement(options.results))
+    if options.output:
+        path = _write_page(table, found, options, arguments)
+        terminal.stdout().print(f"report: {path}", soft_wrap=True)
+        return 0
+    out = terminal.stdout()
+    if options.json:
+        out.file.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+    else:
+        for part in printout.parts(found):
+            out.print(part, soft_wrap=isinstance(part, str))
+    if options.figures:
+        from attrscore.report.page import drawings as plots
+
+        drawn = plots.evidence(table, found)
+        for name, sheet in drawn.items():
+            path = plots.save(sheet, options.figures / f"{name}.png")
+            terminal.stderr().print(f"figure: {path}", soft_wrap=True)
+    return 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="attrscore report",
+        description=(report.__doc__ or "").partition("\n")[0],
+        epilog="example: attrscore report results/ -o report/",
+    )
+    tables = "results folders, or .h5 and .parquet tables (default: results)"
+    parser.add_argument("results", nargs="*", default=["results"], help=tables)
+    output = f"folder for one page ({PAGE}), or its file; with --figure: a .png, .svg or .pdf"
+    parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=output)
+    parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(KINDS)}")
+    parser.add_argument("--score", help="column (default: grad_camo, or the first there is)")
+    parser.add_argument("--threshold", type=float, default=0.5, help="of P(S > t) (default: 0.5)")
+    parser.add_argument(
+        "--clusters", type=_names, help="units, the outermost first: Metadata_Plate,Metadata_Well"
+    )
+    parser.add_argument("--by", type=_names, default=[], help="groups: Metadata_Treatment")
+    parser.add_argument("--null", help="the model of randomised weights, if it has its own name")
+    parser.add_argument("--cells", type=int, default=30, help="fewest for a verdict (default: 30)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
+    parser.add_argument("--json", action="store_true", help="everything, for other programs")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw into this folder")
+    options = parser.parse_args(list(arguments))
+    if options.json and (options.output or options.figure):
+        raise ConfigError("--json prints on the terminal: leave out -o and --figure.")
+    return options
+
+
+KINDS = (
+    *("scores", "table", "distributions", "area", "thresholds", "plates", "agreement"),
+    "differences",
+)
+"""As :data:`attrscore.report.figures.KINDS`, known without loading matplotlib."""
+
+
+def _write_page(
+    table: pd.DataFrame,
+    found: stats.Report,
+    options: argparse.Namespace,
+    arguments: Sequence[str],
+) -> Path:
+    """The page in its file, whole or not at all."""
+    from attrscore import store
+    from attrscore.cli import output as terminal
+    from attrscore.report.page.page import page
+    from attrscore.store.commit import commit, make_folder
+
+    path: Path = options.output
+    path = path if path.suffix == ".html" else path / PAGE
+    runs = {}
+    if len(options.results) > 1:
+        runs = {name: store.read_scores(name) for name in options.results}
+    text = page(
+        table,
+        found,
+        results=options.results,
+        runs=runs,
+        command=shlex.join(["attrscore", "report", *arguments]),
+        null=options.null,
+        progress=terminal.stderr().print,
+    )
+    make_folder(path.parent)
+    commit(path, text.encode("utf-8", "backslashreplace"))
+    return path
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
+    """How alike the kept maps of trained networks are, by network, layer and grid."""
+    import pandas as pd
+
+    from attrscore import stats, store
+    from attrscore.store.identity import canonical
+    from attrscore.store.places import find
+
+    groups: dict[tuple[str, str], dict[tuple[str, tuple[int, ...]], dict[str, Any]]] = {}
+    for job in find([path for path in results if Path(path).is_dir()])[0]:
+        base = {k: v for k, v in job.folder.job.base.items() if k not in ("heat", "keep")}
+        if _option(base, "model", "randomize") not in (None, "none"):
+            continue
+        group = groups.setdefault((job.folder.model, canonical(base)), {})
+        for method, layer in {(c.method.key, c.layer) for c in job.folder.job.conditions}:
+            with suppress(StoreError):  # not every job keeps maps
+                ids, maps = store.read_maps(job.folder.path, method, layer, ids=_some(job))
+                group.setdefault((layer, maps.shape[2:]), {}).setdefault(method, (ids, maps))
+    frames = [
+        stats.map_agreement(dict(sorted(maps.items()))).assign(model=model, layer=layer)
+        for (model, _), group in groups.items()
+        for (layer, _), maps in sorted(group.items())
+        if len(maps) > 1
+    ]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _some(job: Found) -> list[str] | None:
+    """Cells whose maps are compared: all, or those with the smallest hashes of their ids."""
+    import pandas as pd
+
+    from attrscore.store.crops import order_of
+    from attrscore.store.tables import read_part_table
+
+    if job.folder.job.rows <= MOST_MAPS:
+        return None
+    ids = pd.concat([read_part_table(part)["id"] for part in job.parts.values()])
+    return sorted(set(map(str, ids)), key=order_of)[:MOST_MAPS]
+
+
+def _option(base: Mapping[str, Any], kind: str, name: str) -> Any:
+    part = base.get(kind)
+    options = part.get("options") if isinstance(part, Mapping) else None
+    return options.get(name) if isinstance(options, Mapping) else None

@@ -1,0 +1,281 @@
+"""Configurations as Hydra composes them, and its errors in sentences.
+
+With ``cli``, the only module that knows Hydra.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
+
+from attrscore.cli.outcomes import FAILED, OK, USAGE
+from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, Registry, conf_dir
+from attrscore.errors import AttrscoreError, ConfigError, LayerError, did_you_mean
+
+__all__ = [
+    "PrivateSweep",
+    "changed",
+    "changes_among",
+    "composed",
+    "configuration",
+    "help_asked",
+    "options_from",
+    "register_installed",
+    "say",
+    "sentence",
+    "settings_of",
+    "unresolved",
+]
+
+_SEVERAL = ("method", "scorer")
+"""Groups that may hold several plugins: each is nested under its own name."""
+
+
+class PrivateSweep(Callback):
+    """Makes the folder of a sweep for its owner alone, before a launcher puts pickles there:
+    whoever can write into it could run code as the owner.
+    """  # noqa: D205  # one sentence
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Before the launcher."""
+        Path(config.hydra.sweep.dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def settings_of(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers, nothing missing.
+
+    ``environment`` is added: texts that were made with the environment -> as they were written.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
+    written = list(_texts(OmegaConf.to_container(cfg, resolve=False)))
+    known = {
+        os.environ[name]: f"${{oc.env:{name}}}"
+        for text in written
+        for name in re.findall(r"oc\.env:\s*([^\s,}]+)", text)
+        if name in os.environ
+    }
+    pairs = zip(_texts(plain), written, strict=True)
+    made = {
+        text: as_written
+        for text, as_written in pairs
+        if "${" in as_written and any(value and value in text for value in known)
+    }
+    settings = dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+    settings["environment"] = known | made
+    if settings.get("output") is None and isinstance(model := settings.get("model"), dict):
+        settings["output"] = model.get("output")  # as the model's own configuration says
+    return settings
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every leaf as text, in order."""
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
+    else:
+        yield str(value)
+
+
+def unresolved(overrides: Any) -> list[str]:
+    """Overrides as they were typed: what ${oc.env:TOKEN} stands for must not reach a file."""
+    return [str(each) for each in OmegaConf.to_container(overrides, resolve=False)]  # type: ignore[union-attr]  # a ListConfig gives a list
+
+
+def composed(
+    verb: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
+) -> dict[str, Any]:
+    """The settings of a verb that builds a model or a dataset, from Hydra overrides."""
+    help_asked(verb, arguments, summary, example, options)
+    return settings_of(configuration(arguments))
+
+
+def options_from(arguments: Sequence[str]) -> dict[str, Any]:
+    """What ``name=value`` arguments give, values as YAML has them.
+
+    :raises ConfigError: an argument without ``=``, or a value that cannot be read.
+    """
+    for argument in arguments:
+        if not re.match(r"\w+=", argument):
+            raise ConfigError(f"{argument!r} is no option; expected name=value.")
+    try:
+        plain = OmegaConf.to_container(OmegaConf.from_dotlist(list(arguments)), resolve=True)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"{' '.join(arguments)!r} cannot be read: {error}") from error
+    return dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
+
+
+def help_asked(
+    verb: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
+) -> None:
+    """Print the help of a verb that takes Hydra overrides, and stop, where it is asked for."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        sys.stdout.write(
+            f"usage: attrscore {verb} {options}[name=value ...]\n\n"
+            f"{inspect.cleandoc(summary or '')}\n\n"
+            "The settings are those of attrscore itself (attrscore --help).\n"
+            f"example: attrscore {verb} {example}\n"
+        )
+        raise SystemExit(OK)
+
+
+def configuration(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that these overrides give, outside of a Hydra run."""
+    register_installed(overrides)
+    folder = str(conf_dir())
+    with initialize_config_dir(version_base="1.3", config_dir=folder, job_name="attrscore"):
+        return compose("config", overrides=list(overrides))
+
+
+def changes_among(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments of a verb that reads kept configurations: its own, and changed settings."""
+    found = [re.match(r"([a-z_]+)(\.[\w.]+)?=", each) for each in arguments]
+    known = configuration([]) if any(found) else {}
+    own, changes = [], []
+    for before, argument, setting in zip(["", *arguments], arguments, found, strict=False):
+        # --on has names of columns on both sides
+        if setting and before != "--on" and setting[1] in known:
+            changes.append(argument)
+        else:
+            own.append(argument)
+    return own, changes
+
+
+def changed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """A kept configuration with some of its settings given anew, such as where files now lie.
+
+    :raises ConfigError: a setting that it does not have, a whole group, or a sweep.
+    """
+    for each in OverridesParser.create().parse_overrides(list(overrides)):
+        parent, _, name = each.key_or_group.rpartition(".")
+        holds = OmegaConf.select(config, parent) if parent else config
+        known = list(holds) if isinstance(holds, DictConfig) else []
+        if name not in known:
+            raise ConfigError(
+                f"These results have no setting {each.key_or_group!r}. {did_you_mean(name, known)}"
+            )
+        sweeps = each.is_add() or each.is_delete() or each.is_sweep_override()
+        if sweeps or isinstance(OmegaConf.select(config, each.key_or_group), DictConfig):
+            raise ConfigError(
+                f"{each.input_line!r} cannot be applied to kept results; give single settings one "
+                "value each, such as dataset.images='moved/*.tif'."
+            )
+        OmegaConf.update(config, each.key_or_group, each.value())
+    return config
+
+
+def register_installed(arguments: Sequence[str]) -> None:
+    """Give plugins that are not ours a node in Hydra's ConfigStore.
+
+    Its options are those of the YAML that the package brings; without one, those plugins that the
+    command line names are imported to ask them.
+    """
+    line = " ".join(arguments)
+    for kind, registry in REGISTRIES.items():
+        for name in registry.strangers():
+            if (conf_dir() / kind / f"{name}.yaml").exists():
+                continue
+            options = _options_of(registry, name, line)
+            if kind == "model":
+                options = {**MODEL_OPTIONS, **options}
+            if kind == "dataset":
+                options = {"shard": None, **options}
+            node = {name: options} if kind in _SEVERAL else {"name": name, **options}
+            ConfigStore.instance().store(group=kind, name=name, node=node)
+
+
+def _options_of(registry: Registry, name: str, line: str) -> dict[str, Any]:
+    """The options of an installed plugin: of its YAML, else of itself where it is named.
+
+    One that is broken matters only where its kind and its name are asked for together.
+    """
+    path = registry.yaml(name)
+    if path is not None:
+        try:
+            node = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        except (OmegaConfBaseException, YAMLError, OSError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        whole: dict[str, Any] = dict(node)  # type: ignore[arg-type]  # YAML of a mapping
+        own = whole.get(name) if registry.kind in _SEVERAL else whole
+        return {option: value for option, value in (own or {}).items() if option != "name"}
+    if not re.search(rf"\b{re.escape(name)}\b", line):
+        return {}
+    try:
+        options = registry.options(name)
+    except ConfigError:
+        if re.search(rf"\b{registry.kind}\b\S*\b{re.escape(name)}\b", line):
+            raise
+        return {}
+    empty = inspect.Parameter.empty
+    return {option: "???" if value is empty else value for option, value in options.items()}
+
+
+def say(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say what is wrong in a sentence; the exit code."""
+    from attrscore.cli.output import say_error
+
+    say_error(sentence(error, arguments), getattr(error, "__notes__", ()))
+    asked = isinstance(error, ConfigError | LayerError) or not isinstance(error, AttrscoreError)
+    return USAGE if asked else FAILED
+
+
+def sentence(error: BaseException, arguments: Sequence[str]) -> str:
+    """The message, with a suggestion where a group choice or a setting is misspelt."""
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
+    lost = re.search(r"Could not load '(\w+)/([^']+)'", text)
+    if lost and (conf_dir() / lost[1]).is_dir():
+        known = [path.stem for path in (conf_dir() / lost[1]).glob("*.yaml")]
+        known += REGISTRIES[lost[1]].strangers() if lost[1] in REGISTRIES else []
+        return f"No {lost[1]} is called {lost[2]!r}. {did_you_mean(lost[2], known)}"
+    if isinstance(error, OverrideParseException) and re.fullmatch(r"[\w./-]+", error.override):
+        return (
+            f"{error.override!r} is no setting; settings are given as name=value. See: attrscore "
+            "--help"
+        )
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
+            "with brackets, commas, equals signs or colons needs quotes of its own within those of "
+            "the shell: "
+            "\"dataset.images='fields/*_[0-3].tif'\"."
+        )
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _no_setting(unknown[1], arguments)
+    return text.replace("\n", " ")
+
+
+def _no_setting(path: str, arguments: Sequence[str]) -> str:
+    parent, _, given = path.rpartition(".")
+    groups = [  # choices, not sweeps, and without the one that is wrong
+        a for a in arguments if re.match(r"\w+=(\w+$|\[)", a) and not a.startswith(f"{path}=")
+    ]
+    try:
+        whole = configuration(groups)
+        known = list(OmegaConf.select(whole, parent) if parent else whole)
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return f"There is no setting {path!r}. See: attrscore --help"
+    where = f" in {parent}" if parent else ""
+    return f"There is no setting {given!r}{where}. {did_you_mean(given, known)}"

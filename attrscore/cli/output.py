@@ -1,0 +1,461 @@
+"""What the terminal shows: tables, bars, and what was left out. Needs no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from attrscore.core.contracts import KEY_COLUMNS
+from attrscore.core.readings import reading_of
+from attrscore.core.statuses import reasons_told
+from attrscore.errors import preview
+
+if TYPE_CHECKING:
+    from attrscore.core.contracts import Dataset
+    from attrscore.core.registry import Entry
+    from attrscore.engine.preflight import Finding
+    from attrscore.engine.survey import Survey
+    from attrscore.jobs.contents import Contents
+    from attrscore.jobs.planning import Plan
+    from attrscore.store import Comparison, JobStatus, Report
+    from attrscore.testing import Outcome
+
+__all__ = [
+    "contents_table",
+    "counts_table",
+    "finding_table",
+    "headline",
+    "layer_table",
+    "means",
+    "plan_table",
+    "plugin_table",
+    "progress",
+    "say_comparison",
+    "say_conformance",
+    "say_error",
+    "say_findings",
+    "say_provenance",
+    "say_report",
+    "say_skipped",
+    "say_status",
+    "say_undefined",
+    "scorer_columns",
+    "stderr",
+    "stdout",
+    "summary",
+]
+
+MOST_JOBS = 20
+WIDE = 10_000
+"""Characters of a line that is never folded."""
+
+_DIAGNOSTICS = ("completeness_error", "conservation_error", "output_change")
+_SETTINGS = ("dataset", "heat", "method", "model", "scorer", "target")
+"""How the names of columns begin that hold settings."""
+
+
+class Advance(Protocol):
+    """Told how much is done, of how much, and what is going on."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Move the bar."""
+        ...
+
+
+class _Plain(Console):
+    """For files and pipes: nothing folded, no borders, a line a row."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does; a table without what is drawn around it."""
+        for each in objects:
+            if not isinstance(each, Table):
+                super().print(each, **options)
+                continue
+            each.box, each.pad_edge, each.padding = None, False, (0, 2, 0, 0)
+            for column in each.columns:
+                column.header = str(column.header).replace(".\n", ".").replace("\n", " ")
+            title, caption = each.title, each.caption
+            each.title = each.caption = None  # they would be folded to the width of the table
+            for part in (title, each, caption):
+                if part:
+                    super().print(part, highlight=False, soft_wrap=part is not each)
+
+
+def stdout() -> Console:
+    """Standard output; plain where it is no terminal and no notebook."""
+    console = Console()
+    return console if console.is_terminal or console.is_jupyter else _Plain(width=WIDE)
+
+
+def stderr() -> Console:
+    """Standard error."""
+    return Console(stderr=True)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Advance]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = stderr()
+    columns = (
+        *(BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(unit, total=None, note="")
+        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+
+
+def scorer_columns(scores: pd.DataFrame) -> list[str]:
+    """One column that stands for each scorer, in order: its own, else the first with a value."""
+    known: dict[str, list[str]] = {}
+    for column in map(str, scores.columns):
+        owner = column.partition(".")[0]
+        about = column in (*KEY_COLUMNS, *_DIAGNOSTICS) or owner in _SETTINGS
+        if not about and not column.startswith("Metadata_") and scores[column].dtype.kind == "f":
+            known.setdefault(owner, []).append(column)
+    return [
+        next((column for column in own if scores[column].notna().any()), own[0])
+        for own in (sorted(each, key=lambda c: "." in c) for each in known.values())
+    ]
+
+
+def headline(scores: pd.DataFrame) -> str:
+    """The column that stands for a table: Grad-CAMO, or else the first scorer's."""
+    columns = scorer_columns(scores)
+    return "grad_camo" if "grad_camo" in columns else columns[0]
+
+
+def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
+    """What :func:`summary` shows, a mapping a row; a mean that is undefined is None."""
+    keys, first, columns = _shown(scores)
+    rows = []
+    for names, group in scores.groupby(keys, sort=False, observed=True, dropna=False):
+        row: dict[str, Any] = dict(zip(keys, map(str, names), strict=True))
+        row |= {"cells": len(group), "defined": int(group[first].notna().sum())}
+        for column in columns:
+            mean = float(group[column].mean())
+            row[column] = None if math.isnan(mean) else mean
+        rows.append(row)
+    return rows
+
+
+def _shown(scores: pd.DataFrame) -> tuple[list[str], str, list[str]]:
+    """The columns that tell rows of a summary apart, the headline, and all that are averaged."""
+    randomized = [str(c) for c in scores if str(c).startswith("model.randomize")]
+    keys = ["model", *randomized, "dataset", "method", "layer"]
+    if len(scores["target"].unique()) > 1:
+        keys.append("target")
+    first = headline(scores)
+    beside = [f"{first}.{more}" for more in ("chance", "highest", "above_chance")]
+    columns = [first, *(column for column in beside if column in scores)]
+    return keys, first, columns + [c for c in scorer_columns(scores) if c != first]
+
+
+def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
+    """Mean of each scorer by model, method and layer, Grad-CAMO's chance and ceiling beside it.
+
+    Columns for which ``width`` characters leave no room are left out, but for the first score.
+    """
+    keys, _, columns = _shown(scores)
+    rows = [
+        (
+            [str(row[key]) for key in (*keys, "cells", "defined")],
+            ["nan" if row[column] is None else f"{row[column]:.3f}" for column in columns],
+        )
+        for row in means(scores)
+    ]
+    for count in range(len(columns), 0, -1):
+        table = Table(title="mean over cells", title_justify="left", caption_justify="left")
+        for key in keys:
+            table.add_column(key)
+        for column in ("cells", "defined", *columns[:count]):
+            table.add_column(column.replace(".", ".\n"), justify="right")
+        for names, values in rows:
+            table.add_row(*names, *values[:count])
+        notes = []
+        if lower := [c for c in columns[:count] if reading_of(scores, c).better == "lower"]:
+            notes.append(f"lower is better: {', '.join(lower)}")
+        if count < len(columns):
+            notes.append(f"{len(columns) - count} more columns: attrscore collect")
+        table.caption = "\n".join(notes)
+        if width is None or _natural_width(table) <= width:
+            break
+    return table
+
+
+def _natural_width(table: Table) -> int:
+    """Characters that a table takes where nothing is folded."""
+    wide = Console(width=WIDE)
+    return Measurement.get(wide, wide.options, table).maximum
+
+
+def say_skipped(dataset: Dataset) -> bool:
+    """Tell which inputs could not be used and why; whether there are any."""
+    for name, why in dataset.skipped.items():
+        stderr().print(f"skipped: {escape(name)}: {escape(why)}", soft_wrap=True)
+    if dataset.skipped:
+        stderr().print(f"{len(dataset.skipped)} inputs were skipped; the rest was used.")
+    if dataset.left_out:
+        stderr().print(f"{dataset.left_out} cells were left out, as the settings say.")
+    return bool(dataset.skipped)
+
+
+def say_undefined(scores: pd.DataFrame) -> bool:
+    """Count rows without a score, and tell the reasons; whether anything failed."""
+    undefined = scores[scores["status"] != "ok"]
+    for status, group in undefined.groupby("status", sort=False, observed=True):
+        stderr().print(f"{len(group)} of {len(scores)} rows are {status}.")
+    told = reasons_told(scores)
+    kinds = {kind: told[told["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
+    for _, row in kinds["failure"].iterrows():
+        text = escape(str(row["sentence"]))
+        stderr().print(f"{row['method']} ({row['rows']} rows): {text}", soft_wrap=True)
+    for sentence, group in kinds["unsupported"].groupby("sentence", sort=False):
+        stderr().print(f"{preview(group['method'])}: {escape(str(sentence))}", soft_wrap=True)
+    gaps = kinds["gap"].groupby("sentence", sort=False)["rows"].sum()
+    if len(gaps):
+        counts = preview(
+            [f"{str(sentence).rstrip('.')} ({n} rows)" for sentence, n in gaps.items()]
+        )
+        stderr().print(f"undefined for single cells: {escape(counts)}.", soft_wrap=True)
+    return bool(len(kinds["failure"]))
+
+
+def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
+    """One sentence for the user, and what was being done."""
+    stderr().print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True)
+    for note in notes:
+        stderr().print(f"  {note}", soft_wrap=True, markup=False)
+
+
+def say_findings(findings: Sequence[Finding]) -> None:
+    """Tell what the preflight refuses or cautions against."""
+    for (verdict, method, reason), layers in _by_reason(findings).items():
+        if verdict != "ok":
+            stderr().print(
+                f"{verdict}: {method} at {preview(layers)}: {escape(reason)}", soft_wrap=True
+            )
+
+
+def finding_table(findings: Sequence[Finding]) -> Table:
+    """What the preflight found, a row a method and reason."""
+    table = Table("method", "layers", "explained", "why not, or what to know")
+    for (verdict, method, reason), layers in _by_reason(findings).items():
+        answer = {"ok": "yes", "caution": "yes, but", "fails": "fails", "refused": "no"}[verdict]
+        table.add_row(method, "\n".join(layers), answer, escape(reason))
+    return table
+
+
+def plan_table(plans: Sequence[Plan]) -> Table:
+    """What a sweep would do, a row a job, and all of it in the last."""
+    names = ("job", "model", "dataset", "methods", "layers", "scorers", "conditions", "done")
+    numbers = ("cells", "forwards", "backwards", "time", "disk")
+    table = Table(
+        caption="forwards, backwards: a cell. time, disk: of what is left, from a probe of two "
+        "batches; jobs one after another on this machine, without start-up.",
+        caption_justify="left",
+        show_footer=True,
+    )
+    together: dict[str, str] = {
+        "job": f"{len(plans)} jobs",
+        "conditions": str(sum(each.conditions for each in plans)),
+        "done": str(sum(each.done for each in plans)),
+        "cells": str(sum(each.cells for each in plans)),
+        "time": _duration(sum(each.seconds for each in plans)),
+        "disk": f"{sum(each.megabytes for each in plans):.1f} MB",
+    }
+    for name in (*names, *numbers):
+        side = "right" if name in (*numbers, "job", "conditions", "done") else "left"
+        table.add_column(name, together.get(name, ""), justify=side)  # type: ignore[arg-type]
+    for number, each in enumerate(plans):
+        table.add_row(
+            str(number),
+            each.model,
+            f"{each.dataset} {each.shard}".strip(),
+            *(preview(some, most=4) for some in (each.methods, each.layers, each.scorers)),
+            str(each.conditions),
+            str(each.done),
+            str(each.cells),
+            *(f"{passes:.3g}" for passes in (each.forwards, each.backwards)),
+            _duration(each.seconds),
+            f"{each.megabytes:.1f} MB",
+        )
+    return table
+
+
+def _duration(seconds: float) -> str:
+    """As a person says it.
+
+    >>> [_duration(seconds) for seconds in (0.3, 90, 4e3, 1e6)]
+    ['0.3 s', '1.5 min', '1.1 h', '11.6 d']
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _by_reason(findings: Sequence[Finding]) -> dict[tuple[str, str, str], list[str]]:
+    joined: dict[tuple[str, str, str], list[str]] = {}
+    for found in findings:
+        key = (found.verdict, found.method, found.reason)
+        joined.setdefault(key, []).append(found.layer)
+    return joined
+
+
+def plugin_table(entries: Mapping[str, list[Entry]]) -> Table:
+    """What is registered, a row a plugin."""
+    broken = any(entry.problem for found in entries.values() for entry in found)
+    table = Table("kind", "name", "package", "also called", *([""] if broken else []))
+    for kind, found in entries.items():
+        for entry in found:
+            if entry.alias_of is None:
+                also = [other.name for other in found if other.alias_of == entry.name]
+                state = "left out" if entry.problem else ""
+                told = (kind, entry.name, entry.package, ", ".join(also))
+                table.add_row(*told, *([state] if broken else []))
+    return table
+
+
+def contents_table(found: Contents) -> Table:
+    """What a dataset says about itself, and its odd cells."""
+    table = Table(show_header=False)
+    for name, value in found.facts.items():
+        table.add_row(name, escape(value))
+    odd = ", ".join(f"{count} {name}" for name, count in found.flags.items())
+    if odd:
+        table.add_row("odd cells", odd)
+    return table
+
+
+def counts_table(found: Contents) -> Table:
+    """How many cells of each class there are, by plate and well."""
+    several = len(found.groups) > 1
+    table = Table(title="cells by class", title_justify="left", show_footer=several)
+    for name, column in found.groups.items():
+        number = column.dtype.kind in "iu"
+        total = str(column.sum()) if number else ""
+        table.add_column(escape(str(name)), total, justify="right" if number else "left")
+    for _, row in found.groups.iterrows():
+        table.add_row(*(escape(str(value)) for value in row))
+    return table
+
+
+def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome], speed: str) -> None:
+    """What holds, what is refused, what is broken, and how fast it is."""
+    out = stdout()
+    for each in outcomes:
+        at = f" in {each.dimensions}D" if each.dimensions else ""
+        line = each.told if each.state == "broken" else f"{each.check}{at}"
+        line += f": {each.told}" if each.state == "refused" else ""
+        out.print(f"{each.state:8} {escape(line)}", soft_wrap=True, highlight=False)
+    broken = sum(each.state == "broken" for each in outcomes)
+    told = f"{broken} of {len(outcomes)} checks are broken" if broken else "conforms"
+    out.print(f"{kind} {name}: {told}{f'; {speed}' if speed else ''}.", soft_wrap=True)
+
+
+def layer_table(found: Survey) -> Table:
+    """The layers of a network, a row each."""
+    table = Table(
+        caption=f"lowest, highest: the Grad-CAMO that any map on this grid can have, for the cell "
+        f"of median area among {found.cells} (chance {found.chance:.3f})",
+        caption_justify="left",
+    )
+    for column in ("layer", "type", "grid", "channels", "lowest", "highest", "note"):
+        table.add_column(column, justify="right" if column.endswith("est") else "left")
+    for place in found.places:
+        reach = [
+            f"{value:.3f}" if value is not None else "" for value in (place.lowest, place.highest)
+        ]
+        grid = " x ".join(map(str, place.grid or ()))
+        channels = "" if place.channels is None else str(place.channels)
+        table.add_row(place.name, place.type, grid, channels, *reach, place.note)
+    return table
+
+
+def say_status(jobs: Sequence[JobStatus]) -> None:
+    """Jobs that are not done, with reasons, then the total."""
+    out = stdout()
+    open_ones = [job for job in jobs if job.stopped or job.failures or job.done < job.conditions]
+    for job in open_ones[:MOST_JOBS]:
+        out.print(
+            f"{job.job}  {escape(job.model)} on {escape(job.dataset)}: {job.done} of "
+            f"{job.conditions} conditions done, {job.failed} failed, {job.missing} missing; "
+            f"{job.parts_done} of {job.parts} parts",
+            soft_wrap=True,
+        )
+        if job.stopped:
+            out.print(f"  {job.stopped}: {escape(job.reason)}", soft_wrap=True)
+        for each in job.failures[:MOST_JOBS]:
+            place = f"{each.method} at {each.layer}"
+            out.print(
+                f"  {each.status}: {escape(place)} ({each.rows} rows): {escape(each.reason)}",
+                soft_wrap=True,
+            )
+    if len(open_ones) > MOST_JOBS:
+        out.print(f"and {len(open_ones) - MOST_JOBS} more; all of them: --json")
+    rows: dict[str, int] = {}
+    for job in jobs:
+        for status, count in job.rows.items():
+            rows[status] = rows.get(status, 0) + count
+    told = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
+    out.print(
+        f"{len(jobs)} jobs, {sum(job.conditions for job in jobs)} conditions: "
+        f"{sum(job.done for job in jobs)} done, {sum(job.failed for job in jobs)} failed, "
+        f"{sum(job.missing for job in jobs)} missing. Rows: {told or 'none'}. "
+        f"Leftovers: {sum(job.leftovers for job in jobs)}.",
+        soft_wrap=True,
+    )
+    if any(job.missing for job in jobs):
+        out.print("The command that made them computes what is missing.")
+    if any(job.failed for job in jobs):
+        out.print("With rerun=failed it also computes again what failed.")
+
+
+def say_provenance(told: Mapping[str, Any], indent: str = "") -> None:
+    """Names and values, nested ones indented."""
+    out = stdout()
+    for name, value in told.items():
+        if isinstance(value, Mapping):
+            out.print(f"{indent}{name}:", markup=False, highlight=False)
+            say_provenance(value, indent + "  ")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            out.print(f"{indent}{name}: {len(value)}", markup=False, highlight=False)
+            for each in value[:MOST_JOBS]:
+                say_provenance(each, indent + "  ")
+        else:
+            text = str(value).strip()
+            if "\n" in text:
+                text = "\n" + "\n".join(f"{indent}  {line}" for line in text.splitlines())
+            out.print(f"{indent}{name}: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def say_report(report: Report) -> None:
+    """What was read, and each problem in a sentence."""
+    out = stdout()
+    for problem in report.problems:
+        out.print(f"[bold red]{problem.kind}:[/] {escape(problem.sentence)}", soft_wrap=True)
+    out.print(
+        f"read {report.jobs} jobs, {report.parts} parts, {report.cells} cells, "
+        f"{report.bytes / 2**20:.1f} MiB: {len(report.problems) or 'no'} problems. "
+        f"Leftovers removed: {report.leftovers_removed}.",
+        soft_wrap=True,
+    )
+
+
+def say_comparison(found: Comparison) -> None:
+    """Whether a job that was run again gave the same rows."""
+    stdout().print(found.sentence, soft_wrap=True, markup=False)
+    for name, value in found.differences.items():
+        stdout().print(f"  {name}: {value}", soft_wrap=True, markup=False)

@@ -1,0 +1,1 @@
+"""What crosses every boundary: contracts, heat and grids, passes, layers, the registry."""

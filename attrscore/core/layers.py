@@ -1,0 +1,240 @@
+"""Which layers: names, globs, rules and relative depths."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from attrscore.core.layouts import Layout, LayoutOptions
+from attrscore.core.tracing import LayerInfo, main_path, trace
+from attrscore.core.wrappers import unwrap
+from attrscore.errors import ConfigError, LayerError, did_you_mean
+
+__all__ = ["LAYER_RULES", "Layers", "no_grid", "runs_twice", "select_layers", "with_layouts"]
+
+DEPTH = "depth="
+"""How an entry begins that asks for relative depths."""
+
+
+class Layers(dict[str, nn.Module]):
+    """Layers by name, in the order in which the network runs them, with what a dry run told."""
+
+    def __init__(self, infos: Iterable[LayerInfo] = ()) -> None:
+        self.infos = {info.name: info for info in infos}
+        super().__init__({name: info.module for name, info in self.infos.items()})
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """Layer -> how its output becomes (N, C, *s)."""
+        return {n: info.layout for n, info in self.infos.items() if info.layout is not None}
+
+    @property
+    def depths(self) -> dict[str, float]:
+        """Layer -> its relative depth, in (0, 1]; NaN in a network without convolutions."""
+        return {name: info.depth for name, info in self.infos.items()}
+
+    def only(self, names: Iterable[str], /) -> Layers:
+        """Some of them."""
+        wanted = set(names)
+        return Layers(info for name, info in self.infos.items() if name in wanted)
+
+
+def _last_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
+    return [info for info in ran if info.is_convolution][-1:]
+
+
+def _all_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
+    return [info for info in ran if info.is_convolution]
+
+
+def _stages(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
+    last: dict[tuple[int, ...], LayerInfo] = {}
+    for info in ran:
+        if info.grid is None or not info.wide or info.calls > 1 or info.pads:
+            continue
+        last[info.grid] = info
+    return list(last.values())
+
+
+def _blocks(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
+    """Modules with an inside that stand beside others of their class: residual blocks and such."""
+    inside = [
+        info
+        for info in ran
+        if info.wide
+        and info.calls == 1
+        and list(info.module.children())
+        and not isinstance(info.module, nn.Sequential)
+    ]
+    families = [(info.name.rpartition(".")[0], type(info.module)) for info in inside]
+    repeated = [
+        info for info, family in zip(inside, families, strict=True) if families.count(family) > 1
+    ]
+    within = tuple(f"{info.name}." for info in repeated)
+    return [info for info in repeated if not info.name.startswith(within)]
+
+
+LAYER_RULES: Mapping[str, Callable[[Sequence[LayerInfo]], list[LayerInfo]]] = {
+    "last_conv": _last_conv,
+    "all_conv": _all_conv,
+    "stages": _stages,
+    "blocks": _blocks,
+}
+"""Names that select layers by rule: ``last_conv``, ``all_conv``, ``stages`` (the last layer at each
+grid size) and ``blocks`` (each of the blocks that a network repeats)."""
+
+
+def select_layers(
+    model: nn.Module,
+    wanted: str | Sequence[str],
+    inputs: Tensor,
+    /,
+    *others: Tensor,
+    layout: LayoutOptions | None = None,
+    output: str | int | None = None,
+) -> Layers:
+    """The modules that ``wanted`` names, in the order in which the network runs them.
+
+    ``wanted`` is a module name, a glob (``features.*``), a rule of :data:`LAYER_RULES`, relative
+    depths (``depth=0.25,0.5,1``), or a list of these. ``inputs`` (a crop or two are enough), with
+    the network's further inputs ``others``, is run once to see the order and the grids.
+
+    The relative depth of a layer is the share of the network's convolutions and linear layers with
+    more than one place that have run when it is done. A depth selects, among the layers of
+    the main path (:func:`main_path`), the one nearest to it, and of several the
+    last; ``output`` is the item of the network's output to which that path leads.
+
+    :raises LayerError: nothing matches (with the nearest names), or a layer named outright never
+        runs, runs twice or has no spatial grid.
+    """
+    model = unwrap(model)
+    ran = trace(model, inputs, *others, layout=layout)
+    infos = {info.name: info for info in ran}
+    chosen: set[str] = set()
+    for entry in [wanted] if isinstance(wanted, str) else wanted:
+        if entry in LAYER_RULES:
+            found = _by_rule(model, entry, ran, inputs.ndim - 2)
+        elif entry.startswith(DEPTH):
+            path = main_path(model, ran, inputs, *others, output=output)
+            found = _by_depth(model, entry, ran, path)
+        elif any(sign in entry for sign in "*?["):
+            found = [
+                info.name
+                for info in ran
+                if fnmatch.fnmatchcase(info.name, entry) and info.grid and info.calls == 1
+            ]
+            if not found:
+                raise LayerError(_no_match(model, entry))
+        else:
+            _check_named(model, entry, infos, inputs.ndim - 2)
+            found = [entry]
+        chosen.update(found)
+    return Layers(info for info in ran if info.name in chosen)
+
+
+def with_layouts(
+    model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor, /, *others: Tensor
+) -> Layers:
+    """Modules given by hand, with their layouts.
+
+    Networks without a plain LayerNorm have channels first; another is traced on one crop.
+    """
+    if isinstance(layers, Layers):
+        return layers
+    if not any(type(module) is nn.LayerNorm for module in model.modules()):
+        plain = Layout()
+        return Layers(LayerInfo(n, module, 1, None, plain) for n, module in layers.items())
+    ran = trace(model, inputs[:1], *(other[:1] for other in others))
+    known = {id(info.module): info for info in ran}
+    return Layers(
+        replace(known[id(module)], name=name)
+        if id(module) in known
+        else LayerInfo(name, module, 0, None)
+        for name, module in layers.items()
+    )
+
+
+def _by_rule(model: nn.Module, rule: str, ran: Sequence[LayerInfo], axes: int) -> list[str]:
+    found = LAYER_RULES[rule](ran)
+    network = type(model).__name__
+    if not found:
+        raise LayerError(
+            f"layers={rule} finds no layer with a {axes}D grid in {network}. "
+            "See: attrscore inspect model=..."
+        )
+    if rule == "last_conv" and found[0].depth < 0.5:
+        raise LayerError(
+            f"layers=last_conv would be '{found[0].name}', at {found[0].depth:.2f} of the depth of "
+            f"{network}: the rest has no convolution, as in a transformer. Use depth=1 for the "
+            "last layer whose places still reach the output, or layers=blocks."
+        )
+    return [info.name for info in found]
+
+
+def _by_depth(model: nn.Module, entry: str, ran: Sequence[LayerInfo], path: set[str]) -> list[str]:
+    candidates = [info for info in ran if info.name in path and not info.pads and info.depth > 0]
+    if not candidates:
+        raise LayerError(
+            f"layers={entry} finds no layer that everything passes through in "
+            f"{type(model).__name__}; name the layers. See: attrscore inspect model=..."
+        )
+    found = []
+    for text in entry.removeprefix(DEPTH).split(","):
+        try:
+            wanted = float(text)
+        except ValueError:
+            wanted = -1.0
+        if not 0 < wanted <= 1:
+            raise ConfigError(
+                f"depth={text} is no relative depth; expected a number above 0, up to 1. The input "
+                "itself, at 0, is explained by the methods that give a map on the input."
+            )
+        nearest = min(round(abs(info.depth - wanted), 9) for info in candidates)
+        found.append([c.name for c in candidates if round(abs(c.depth - wanted), 9) == nearest][-1])
+    return found
+
+
+def _check_named(model: nn.Module, name: str, infos: Mapping[str, LayerInfo], axes: int) -> None:
+    names = {known for known, _ in model.named_modules() if known}
+    if name not in names:
+        raise LayerError(_no_match(model, name))
+    if name not in infos:
+        raise LayerError(
+            f"Layer '{name}' never runs when {type(model).__name__} is called, so it has no map. "
+            "See: attrscore inspect model=..."
+        )
+    info = infos[name]
+    if info.calls > 1:
+        raise LayerError(runs_twice(name, info.calls))
+    if info.grid is None:
+        raise LayerError(no_grid(name, info.shape, axes, info.reason))
+
+
+def _no_match(model: nn.Module, entry: str) -> str:
+    names = [name for name, _ in model.named_modules() if name]
+    return (
+        f"No layer matches {entry!r}. {did_you_mean(entry, [*names, *LAYER_RULES])} "
+        "See: attrscore inspect model=..."
+    )
+
+
+def runs_twice(name: str, calls: int, /) -> str:
+    """Why a layer that runs several times has no map."""
+    return (
+        f"Layer '{name}' runs {calls} times in one forward pass, so its map is ambiguous; "
+        "choose a layer that runs once, or give each use a module of its own."
+    )
+
+
+def no_grid(name: str, shape: tuple[int, ...] | None, axes: int, reason: str = "", /) -> str:
+    """Why an output of this shape has no map."""
+    got = f"a tensor {shape}" if shape is not None else "something that is not one tensor"
+    if reason:
+        return f"Layer '{name}' puts out {got}: {reason}."
+    return (
+        f"Layer '{name}' puts out {got}; expected (N, C, {'Z, ' if axes == 3 else ''}Y, X). "
+        "Choose a convolution or the block before it."
+    )

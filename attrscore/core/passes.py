@@ -1,0 +1,484 @@
+"""A pass: one batch through one model, explained towards one scalar a sample.
+
+Everything a method may ask for is computed at most once, on demand, and the network is left as it
+was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from attrscore.core.capture import OverwrittenError, capture
+from attrscore.core.contracts import INPUT, Batch, Target
+from attrscore.core.layers import Layers, with_layouts
+from attrscore.core.layouts import watching
+from attrscore.core.light import LightGradients
+from attrscore.core.network import Explained, as_found, check_output, wide
+from attrscore.core.wrappers import call, dtype_of, unwrap
+from attrscore.errors import UnsupportedError, preview
+
+__all__ = [
+    "Graph",
+    "OnStep",
+    "Pass",
+    "Recorded",
+    "gradients_of",
+    "relu_nodes",
+]
+
+
+class Graph(NamedTuple):
+    """The forward pass of a batch, to be differentiated again by rules of one's own."""
+
+    inputs: Tensor
+    scalar: Tensor
+    """The explained score, (N,); differentiate it with ``retain_graph=True``."""
+    relus: frozenset[Any]
+    """The node of each call of an ``nn.ReLU`` module."""
+
+
+class Recorded(NamedTuple):
+    """One forward pass in the autograd graph."""
+
+    sources: dict[str, Tensor]
+    """Outputs of the layers as they put them out, and the inputs where their gradient is asked."""
+    output: Tensor
+    inputs: Tensor
+    relus: frozenset[Any]
+
+
+def gradients_of(
+    scalars: Sequence[Tensor], sources: Mapping[str, Tensor], *, last: bool = True
+) -> list[Sequence[Tensor | None]]:
+    """Of each scalar, its gradients with respect to the sources; None where it depends on none.
+
+    The graph can be used again unless these are the ``last``.
+    """
+    live = [scalar for scalar in scalars if scalar.requires_grad]
+    if not live or not sources:
+        return [[None] * len(sources) for _ in scalars]
+    inputs = list(sources.values())
+    if len(scalars) == 1:
+        return [torch.autograd.grad(scalars[0], inputs, retain_graph=not last, allow_unused=True)]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="There is a performance drop")
+            together = torch.autograd.grad(
+                torch.stack(list(scalars)),
+                inputs,
+                torch.eye(len(scalars), device=scalars[0].device, dtype=scalars[0].dtype),
+                allow_unused=True,
+                retain_graph=True,
+                is_grads_batched=True,
+            )
+    except RuntimeError:  # an operation that torch cannot vectorise
+        return [
+            torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=True)
+            for scalar in scalars
+        ]
+    return [[None if each is None else each[i] for each in together] for i in range(len(scalars))]
+
+
+@contextmanager
+def relu_nodes(model: nn.Module) -> Iterator[set[Any]]:
+    """The graph node of each call of an ``nn.ReLU`` module inside."""
+    found: set[Any] = set()
+
+    def remember(_module: nn.Module, _args: Any, output: Tensor) -> None:
+        found.add(output.grad_fn)
+
+    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+    handles = [module.register_forward_hook(remember) for module in relus]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+        found.discard(None)
+
+
+AT_ONCE = {"cpu": 1}
+"""Targets whose backward passes are one, by device; 8 elsewhere. Their gradients are in memory
+together, and on a CPU one backward of 8 was measured to take as long as 8 of one."""
+
+Value = TypeVar("Value")
+
+OnStep = Callable[[int, int], None]
+"""Told how many steps of a method are done, and of how many."""
+
+
+class Pass:
+    """One batch, one model, one target, some layers.
+
+    ``activations`` and ``gradients`` of all layers come from one forward and one backward pass,
+    which goes no deeper than the lowest of them. ``input_gradient`` is separate since it goes to
+    the bottom of the network; a pass made with ``to_input=True`` gets it from the same backward,
+    and one made with ``keep_graph=True`` keeps the :attr:`graph` of the forward in memory.
+    ``pool`` holds other cells, the same for every batch, or nothing (see :mod:`pool`).
+    A network in half precision gets its inputs in its own type, and with ``autocast`` torch
+    chooses bfloat16 where that is safe; what comes out is float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        target: Target,
+        layers: Mapping[str, nn.Module],
+        *,
+        to_input: bool = False,
+        keep_graph: bool = False,
+        output: str | int | None = None,
+        pool: Batch | None = None,
+        autocast: bool = False,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.model = unwrap(model)
+        self.batch = batch
+        self.pool = pool
+        self.target = target
+        if isinstance(layers, Layers):
+            self.layers = layers
+        else:
+            with as_found(self.model), torch.no_grad():
+                self.layers = with_layouts(self.model, layers, batch.inputs, *batch.others)
+        self.on_step = on_step
+        self._to_input = to_input
+        self._keep_graph = keep_graph
+        self._which = output
+        self.autocast = autocast
+        self._output: Tensor | None = None
+        self._overflowed: Tensor | None = None
+        self._aux: Tensor | None = None
+        self._activations: dict[str, Tensor] | None = None
+        self._gradients: dict[str, Tensor] | None = None
+        self._input_gradient: Tensor | None = None
+        self._graph: Graph | None = None
+        self._once: dict[Any, Any] = {}
+
+    @property
+    def output(self) -> Tensor:
+        """The network's scores on the clean input, (N, K), no gradient."""
+        if self._output is None and (self.layers or self._to_input):
+            with contextlib.suppress(UnsupportedError):  # comes back when gradients are asked for
+                self._backward()  # its forward pass is needed anyway
+        if self._output is None:
+            with as_found(self.model), torch.no_grad():
+                self._output = self._forward(self.batch.inputs)
+        return self._output
+
+    @property
+    def overflowed(self) -> Tensor:
+        """Which samples left the range of float16 in some module, (N,); else they hold no number.
+
+        A sigmoid makes 1 of infinity, so that the output alone does not tell. No other type is
+        watched.
+        """
+        self.output  # noqa: B018  # runs the network
+        return cast("Tensor", self._overflowed)
+
+    @property
+    def aux(self) -> Tensor:
+        """What the target fixes on the clean input, (N, ...): a class index, a reference vector."""
+        if self._aux is None:
+            self._aux = self.target.prepare(self.output, self.batch)
+        return self._aux
+
+    @property
+    def additional(self) -> tuple[Tensor, ...]:
+        """What :attr:`explained` takes after the inputs: ``aux``, and the batch's ``others``."""
+        return (self.aux, *self.batch.others)
+
+    def outputs(self, altered: Iterable[tuple[Tensor, Tensor]], /) -> Tensor:
+        """The network's scores (M, K) on altered inputs, no gradient, one chunk in memory at once.
+
+        A chunk is (inputs (m, C, *S), rows (m,)); ``rows`` say which cells of the batch they are
+        made from, whose ``others`` go with them.
+        """
+        with as_found(self.model), torch.no_grad():
+            found = [
+                self._scores(inputs, [other[rows] for other in self.batch.others])
+                for inputs, rows in altered
+            ]
+        return torch.cat(found)
+
+    @functools.cached_property
+    def pool_output(self) -> Tensor:
+        """The network's scores on the cells of the pool, (P, K), as many at once as a batch has.
+
+        :raises UnsupportedError: there is no pool.
+        """
+        pool, step = self.need_pool(), len(self.batch)
+        parts = [pool.rows(start, start + step) for start in range(0, len(pool), step)]
+        with as_found(self.model), torch.no_grad():
+            return torch.cat([self._scores(some.inputs, some.others) for some in parts])
+
+    def need_pool(self) -> Batch:
+        """The pool of other cells.
+
+        :raises UnsupportedError: there is none.
+        """
+        if self.pool is None:
+            raise UnsupportedError(
+                "Other cells are needed, and there is no pool of them. Give evaluate() a dataset, "
+                "or a batch of some 64 cells as pool=...; cells of the same batch are not used, "
+                "for scores must not depend on it."
+            )
+        return self.pool
+
+    def once(self, key: Any, compute: Callable[[], Value], /) -> Value:
+        """What ``compute`` returns, computed at most once a pass for each hashable ``key``.
+
+        For what several methods or scorers need, or one scorer at every layer: begin the key with
+        the class, so that keys cannot collide.
+        """
+        if key not in self._once:
+            self._once[key] = compute()
+        return cast("Value", self._once[key])
+
+    def step(self, done: int, total: int, /) -> None:
+        """A method of many passes tells how far it is, for a progress bar."""
+        if self.on_step is not None:
+            self.on_step(done, total)
+
+    def on(self, inputs: Tensor, /, *, layers: Mapping[str, nn.Module] | None = None) -> Pass:
+        """The same question on other inputs (N, C, *S); ``aux`` stays that of the clean ones.
+
+        Of the same layers, unless others are given.
+        """
+        other = self._again(
+            replace(self.batch, inputs=inputs), self.layers if layers is None else layers
+        )
+        other._aux = self.aux
+        return other
+
+    @functools.cached_property
+    def explained(self) -> Explained:
+        """The explained scalar as a module, for Captum: give it :attr:`additional` too."""
+        return Explained(self.model, self.target, self._which, autocast=self.autocast)
+
+    @functools.cached_property
+    def value(self) -> Tensor:
+        """The explained scalar on the clean input, (N,), no gradient."""
+        with torch.no_grad():
+            return self.target(self.output, self.aux)
+
+    @property
+    def activations(self) -> Mapping[str, Tensor]:
+        """Layer -> its output (N, C, *s), no gradient."""
+        if self._activations is None:
+            self._backward()
+        return cast("dict[str, Tensor]", self._activations)
+
+    @property
+    def gradients(self) -> Mapping[str, Tensor]:
+        """Layer -> gradient of ``value`` with respect to the layer's output, (N, C, *s).
+
+        A layer on which the value does not depend is left out.
+        """
+        if self._gradients is None:
+            self._backward()
+        return cast("dict[str, Tensor]", self._gradients)
+
+    @property
+    def input_gradient(self) -> Tensor:
+        """Gradient of ``value`` with respect to the inputs, (N, C, *S)."""
+        if self._input_gradient is None:
+            if self._gradients is None:
+                self._to_input = True
+                self._backward()
+            else:  # the shared pass is over: a second one, for the input alone
+                alone = self._again(self.batch, {}, to_input=True)
+                self._input_gradient = alone.input_gradient
+        return cast("Tensor", self._input_gradient)
+
+    @property
+    def graph(self) -> Graph:
+        """The forward pass down to the input, for backward passes with rules of their own."""
+        if self._graph is None:
+            if self._gradients is None:
+                self._keep_graph = True
+                self._backward()
+            else:  # the shared pass is over, and its graph was not kept
+                self._graph = self.on(self.batch.inputs, layers={}).graph
+        return cast("Graph", self._graph)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """For methods with passes of their own: inside, the network is ready for Captum."""
+        with as_found(self.model):
+            yield
+
+    def to_grid(self, layer: str, values: Tensor, /) -> Tensor:
+        """What lies as the output of a layer does, as (N, C, *s): for methods with their own hooks.
+
+        :raises UnsupportedError: values of another shape than that output: tokens or places were
+            taken for channels.
+        """
+        layout = self.layers.infos[layer].layout
+        if layout is None or layout.axes == "channels_first":
+            return wide(values)
+        n, channels, *grid = self.activations[layer].shape
+        if layout.axes == "channels_last":
+            expected: tuple[int, ...] = (n, *grid, channels)
+        else:
+            expected = (n, layout.prefix + math.prod(grid), channels)
+        if tuple(values.shape) != expected:
+            raise UnsupportedError(
+                f"Layer '{layer}' puts out {expected} ({layout}), and the method made "
+                f"{tuple(values.shape)} of it: it takes the second axis for the channels. "
+                "Use grad_cam, hires_cam or another method of attrscore's own."
+            )
+        return wide(layout.to_grid(values))
+
+    def towards(self, targets: Sequence[Target], /) -> Iterator[Pass]:
+        """A pass for each target, all from one forward pass.
+
+        A backward pass for each; on a GPU those of 8 targets are one, vectorised by torch where it
+        can. Sharing the forward, whose graph ends at the lowest layer, saves most of the time.
+        """
+        try:
+            with as_found(self.model):
+                recorded = self._record()
+        except UnsupportedError:  # comes back when gradients are asked for
+            yield from map(self._twin, targets)
+            return
+        step = AT_ONCE.get(recorded.output.device.type, 8)
+        for start in range(0, len(targets), step):
+            some = [self._twin(target) for target in targets[start : start + step]]
+            last = start + step >= len(targets) and not self._keep_graph
+            with torch.enable_grad():
+                scalars = [each.target(recorded.output, each.aux) for each in some]
+                found = gradients_of([each.sum() for each in scalars], recorded.sources, last=last)
+            for each, scalar, gradients in zip(some, scalars, found, strict=True):
+                with contextlib.suppress(UnsupportedError):  # as above
+                    each._keep(recorded, scalar, gradients)
+            yield from some
+
+    def _twin(self, target: Target) -> Pass:
+        """The same pass towards another target; what no target changes is known."""
+        twin = copy.copy(self)
+        twin.target = target
+        twin._aux = twin._gradients = twin._input_gradient = twin._graph = None
+        twin._once = {}
+        for name in ("explained", "value"):
+            vars(twin).pop(name, None)
+        return twin
+
+    def _again(
+        self, batch: Batch, layers: Mapping[str, nn.Module], *, to_input: bool = False
+    ) -> Pass:
+        return Pass(
+            self.model,
+            batch,
+            self.target,
+            layers,
+            to_input=to_input,
+            output=self._which,
+            pool=self.pool,
+            autocast=self.autocast,
+        )
+
+    def _backward(self) -> None:
+        """One forward and one backward pass for all layers."""
+        with as_found(self.model):
+            recorded = self._record()
+            scalar = self.target(recorded.output, self.aux)
+            (gradients,) = gradients_of([scalar.sum()], recorded.sources, last=not self._keep_graph)
+        self._keep(recorded, scalar, gradients)
+
+    def _record(self) -> Recorded:
+        """One forward pass in the autograd graph, as deep as is asked for."""
+        while True:
+            try:
+                return self._recorded()
+            except OverwrittenError:
+                continue  # once a network: the next capture makes copies
+
+    def _recorded(self) -> Recorded:
+        inputs = self.batch.inputs.detach()
+        whole = self._to_input or self._keep_graph
+        if whole:
+            inputs = inputs.clone().requires_grad_()  # an in-place first layer must not spoil it
+        with (
+            # Only where asked for: a hook on every ReLU takes time.
+            relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
+            capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
+            # A graph that a guided method walks must hold torch's own nodes.
+            contextlib.nullcontext() if self._keep_graph else LightGradients(),
+        ):
+            output = self._forward(inputs.clone() if whole else inputs)
+        self._output = output.detach()
+        self._activations = {
+            name: self._on_grid(name, sources[name].detach()) for name in self.layers
+        }
+        if self._to_input:
+            sources[INPUT] = inputs
+        return Recorded(sources, output, inputs, frozenset(relus))
+
+    def _scores(self, inputs: Tensor, others: Iterable[Tensor]) -> Tensor:
+        found = call(self.model, inputs, *others, autocast=self.autocast)
+        return check_output(found, len(inputs), self._which)
+
+    def _forward(self, inputs: Tensor) -> Tensor:
+        """The scores; where they are float16, who overflowed on the way is known afterwards."""
+        overflowed = torch.zeros(len(inputs), dtype=torch.bool)
+
+        def see(_name: str, output: Any) -> None:
+            nonlocal overflowed
+            if isinstance(output, Tensor) and len(output) == len(inputs):
+                bad = ~output.detach().isfinite().flatten(1).all(1)
+                overflowed = overflowed.to(bad.device) | bad
+
+        half = dtype_of(self.model) is torch.float16
+        with watching(dict(self.model.named_modules()) if half else {}, see):
+            scores = self._scores(inputs, self.batch.others)
+        self._overflowed = overflowed
+        return scores
+
+    def _on_grid(self, name: str, values: Tensor) -> Tensor:
+        layout = self.layers.infos[name].layout
+        return wide(values if layout is None else layout.to_grid(values))
+
+    def _keep(self, recorded: Recorded, scalar: Tensor, gradients: Sequence[Tensor | None]) -> None:
+        by_name = dict(zip(recorded.sources, gradients, strict=True))
+        graph_alone = self._keep_graph and not recorded.sources and scalar.requires_grad
+        if all(gradient is None for gradient in gradients) and not graph_alone:
+            places = [f"layer '{name}'" for name in self.layers] or ["the input"]
+            raise UnsupportedError(
+                f"No gradient flows from {preview(places)} to the output of "
+                f"{type(self.model).__name__}: a detach(), no_grad() or argmax inside the network "
+                "blocks it, or the layer is beside the way. Explain a layer further up, or use a "
+                "perturbation method: captum Occlusion."
+            )
+        if self._keep_graph:
+            self._graph = Graph(recorded.inputs, scalar, recorded.relus)
+        if self._to_input:
+            self._input_gradient = by_name[INPUT]
+        found = {
+            name: self._on_grid(name, each)
+            for name in self.layers
+            if (each := by_name[name]) is not None
+        }
+        self._gradients = {
+            name: each for name, each in found.items() if not self._beside_tokens(name, each)
+        }
+
+    def _beside_tokens(self, name: str, gradient: Tensor) -> bool:
+        """Whether the score depends on this layer's prefix tokens alone.
+
+        So it is behind the last attention of a vision transformer read at its class token.
+        """
+        layout = self.layers.infos[name].layout
+        return layout is not None and bool(layout.prefix) and not bool(gradient.any())

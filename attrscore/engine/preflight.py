@@ -1,0 +1,246 @@
+"""What can be explained, found out on two crops before anything is computed.
+
+No method is believed: each is tried on a crop, and the network is asked the same question twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attrscore.core.contracts import INPUT, Batch, Maps, Method, Target, single_targets
+from attrscore.core.grids import Grid, area_fraction, unresolvable
+from attrscore.core.heat import HeatOptions
+from attrscore.core.layouts import LayoutOptions
+from attrscore.core.network import as_found, check_output
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS, TARGETS
+from attrscore.core.wrappers import Precision, call, device_of, in_precision, unwrap
+from attrscore.engine.attribution import (
+    Failure,
+    Place,
+    attribute,
+    declared,
+    explains_layers,
+    failure_of,
+    layers_of,
+    new_pass,
+)
+from attrscore.engine.memory import is_out_of_memory
+from attrscore.errors import preview
+from attrscore.methods.graphs import kind_of, nodes
+
+__all__ = ["SAMPLE", "Finding", "preflight", "refusals"]
+
+SAMPLE = 64
+"""Cells of a dataset that are looked at before a job."""
+
+Verdict = Literal["ok", "caution", "fails", "refused"]
+
+TOLERANCE = 1e-3
+"""Outputs further apart than this share of their spread are different outputs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is known of one method at one layer before anything is computed.
+
+    ``refused``: there is no map, or none that means anything; a job writes rows ``unsupported``.
+    ``fails``: the method raised something unforeseen on the crop; a job tries it all the same.
+    ``caution``: it works, and there is something to know. ``ok``: nothing speaks against it.
+    """
+
+    method: str
+    layer: str
+    verdict: Verdict
+    reason: str = ""
+
+
+def preflight(
+    model: nn.Module,
+    batch: Batch,
+    /,
+    *,
+    methods: Any = "grad_cam",
+    layers: str | Sequence[str] = "last_conv",
+    layout: str | Mapping[str, Any] | LayoutOptions | None = None,
+    target: str | Target = "predicted",
+    output: str | int | None = None,
+    precision: Precision | None = None,
+    heat: HeatOptions | None = None,
+) -> tuple[Finding, ...]:
+    """For each method and layer, whether it can be explained, and if not, why.
+
+    ``batch`` holds some cells of the dataset: the masks of all are asked whether a layer's grid can
+    resolve them, and the first two crops run through the network. A method with a ``check`` of its
+    own is asked that; every other is run on one crop. Costs some forward passes, and for each
+    method what one crop costs.
+
+    :raises AttrscoreError: what no method could work with: a layer or a class that does not exist,
+        crops on which the network cannot run, an output that is not a score for each class.
+    """
+    model = in_precision(unwrap(model), precision)
+    batch = batch.to(device_of(model))
+    chosen_methods: dict[str, Method] = METHODS.resolve(methods)
+    ((_, chosen_target),) = TARGETS.resolve(target).items()
+    asked = LayoutOptions.of(layout)
+    chosen = layers_of(model, batch, chosen_methods, layers, layout=asked, output=output)
+    options: dict[str, Any] = {"output": output, "autocast": precision == "autocast"}
+    first = batch.rows(0, 1)
+    single = single_targets(chosen_target)[0]
+    shared = new_pass(model, first, single, chosen.layers, chosen_methods, **options)
+    shared.value  # noqa: B018  # an output or a target that fits no cell is an error here
+    everywhere = _of_the_network(shared, batch.rows(0, 2), options)
+    findings = []
+    for name, method in chosen_methods.items():
+        for layer in chosen.places(method):
+            if everywhere.refusal:
+                findings.append(Finding(name, layer, "refused", everywhere.refusal))
+            elif layer in chosen.refused:
+                findings.append(Finding(name, layer, "refused", chosen.refused[layer]))
+        if everywhere.refusal:
+            continue
+        live = list(chosen.layers) if explains_layers(method) else [INPUT]
+        maps, failures = _tried(method, shared, live, options)
+        for layer in live:
+            status, reason = failures.get(layer, ("ok", ""))[:2]
+            if status != "ok":
+                verdict: Verdict = "refused" if status == "unsupported" else "fails"
+                findings.append(Finding(name, layer, verdict, reason))
+                continue
+            caution = " ".join(
+                filter(None, [everywhere.caution, *_of_the_map(maps.get(layer), batch, heat)])
+            )
+            findings.append(Finding(name, layer, "caution" if caution else "ok", caution))
+    return tuple(findings)
+
+
+def refusals(findings: Sequence[Finding], /) -> dict[Place, str]:
+    """Method and layer -> reason, as :func:`attrscore.engine.run` takes them."""
+    return {(f.method, f.layer): f.reason for f in findings if f.verdict == "refused"}
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What concerns every method alike."""
+
+    refusal: str = ""
+    caution: str = ""
+
+
+def _of_the_network(first: Pass, pair: Batch, options: Mapping[str, Any]) -> _Network:
+    """Whether a cell's scores are its own: the same again, and the same beside another cell."""
+    model = first.model
+
+    def scores(of: Batch) -> Tensor:
+        found = call(model, of.inputs, *of.others, autocast=options["autocast"])
+        return check_output(found, len(of), options["output"]).double()
+
+    with as_found(model), torch.no_grad():
+        together = scores(pair)
+        if _apart(together, scores(pair)):
+            return _Network(
+                caution=f"{type(model).__name__} gives other scores when the same crop is run "
+                "again (a dropout that stays on?), so each map is one draw of many."
+            )
+        try:
+            alone = torch.cat([scores(pair.rows(i, i + 1)) for i in range(len(pair))])
+        except ValueError as error:  # BatchNorm cannot normalise one value by itself
+            return _Network(refusal=_depends_on_batch(model, str(error)))
+    if _apart(together, alone):
+        return _Network(refusal=_depends_on_batch(model, "the same crop alone scores differently"))
+    custom = _custom_functions(first)
+    if custom:
+        return _Network(
+            caution=f"Gradients pass through the custom autograd function {preview(custom)}: they "
+            "are what its backward says, which need not be a derivative."
+        )
+    return _Network()
+
+
+def _custom_functions(first: Pass) -> list[str]:
+    """Names of the autograd functions that torch did not bring, on the way from the input."""
+    with as_found(first.model):
+        inputs = first.batch.inputs.detach().clone().requires_grad_()
+        scalar = first.explained(inputs.clone(), *first.additional)
+    own = torch.autograd.function.BackwardCFunction
+    return sorted({kind_of(node) for node in nodes(scalar.grad_fn) if isinstance(node, own)})
+
+
+def _apart(one: Tensor, other: Tensor) -> bool:
+    scale = float(one.abs().amax()) if one.numel() else 0.0
+    return bool((one - other).abs().gt(TOLERANCE * scale).any())
+
+
+def _depends_on_batch(model: nn.Module, seen: str) -> str:
+    norms = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "running_mean", ...) is None and not _of_each_cell(module)
+    ]
+    cause = f" ({preview(norms)} keep no running statistics)" if norms else ""
+    return (
+        f"{type(model).__name__} scores a cell by the other cells of its batch: {seen}{cause}. A "
+        "map would depend on the batch; use BatchNorm with running statistics, in eval mode."
+    )
+
+
+def _of_each_cell(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.instancenorm._InstanceNorm)  # no public base
+
+
+def _tried(
+    method: Method, shared: Pass, layers: list[str], options: Mapping[str, Any]
+) -> tuple[Maps, dict[str, Failure]]:
+    """Maps and failures on one crop; what fails for all layers at once is tried at each alone."""
+    check = declared(method, "check", default=None)
+    if check is not None:
+        try:
+            with as_found(shared.model):
+                check(shared)
+        except Exception as error:  # noqa: BLE001  # becomes a finding
+            return {}, dict.fromkeys(layers, failure_of(error))
+        return {}, {}
+    try:
+        maps, failures = attribute(method, shared, layers)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return {}, dict.fromkeys(layers, failure_of(error))
+    if len(layers) == 1 or set(failures) != set(layers):
+        return maps, failures
+    alone: dict[str, Tensor] = {}
+    for layer in layers:
+        only = shared.layers.only([layer])
+        run = new_pass(shared.model, shared.batch, shared.target, only, {"": method}, **options)
+        found, failed = attribute(method, run, [layer])
+        alone |= found
+        failures = {place: why for place, why in failures.items() if place != layer} | failed
+    return alone, failures
+
+
+def _of_the_map(signed: Tensor | None, batch: Batch, heat: HeatOptions | None) -> list[str]:
+    """What a map on one crop already tells: that it is blank, or its grid too coarse."""
+    if signed is None:
+        return []
+    cautions = []
+    if not bool(signed.any()):
+        cautions.append(
+            "The map is 0 everywhere on the crop that was tried. Where it is for all cells, the "
+            "score does not depend on this layer (the last block of a transformer that reads its "
+            "class token)."
+        )
+    cells = batch.regions["cell"]
+    grid = Grid(batch.space, tuple(signed.shape[2:]), (heat or HeatOptions()).resize)
+    _, highest = grid.attainable(cells)
+    coarse = int(unresolvable(highest, area_fraction(cells)).sum())
+    if coarse:
+        cautions.append(
+            f"The grid {' x '.join(map(str, grid.native))} cannot resolve the masks of {coarse} of "
+            f"{len(batch)} cells: every map scores chance there."
+        )
+    return cautions

@@ -1,0 +1,129 @@
+"""Batches of a dataset in order: what cannot be read is told, and processes may read ahead."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from attrscore.core.contracts import Batch, Dataset
+from attrscore.engine.attribution import frames_of, sentence
+from attrscore.errors import ConfigError
+
+__all__ = ["Lost", "Reader", "readable"]
+
+Lost = dict[int, tuple[str, str]]
+"""Row of the dataset that could not be read -> why, and where that was raised."""
+
+_AHEAD = 2
+"""Batches that each process reads before they are asked for."""
+
+
+def readable(dataset: Dataset, rows: Sequence[int], size: int, lost: Lost, /) -> Iterator[Batch]:
+    """Batches of these rows; where one cannot be read, of those of its rows that can."""
+    for some in _chunks(rows, size):
+        yield from _read(dataset, some, lost)
+
+
+class Reader:
+    """Reads as :func:`readable` does, in processes that go ahead of what is asked for.
+
+    The batches, their order and what is lost are the same for any number of processes; with 0
+    nothing is read ahead. The processes start at the first batch and end with ``close``.
+
+    :raises ConfigError: not a number of processes, or a dataset that cannot be sent to one.
+    """
+
+    def __init__(self, dataset: Dataset, processes: int = 0) -> None:
+        if not isinstance(processes, int) or processes < 0:
+            raise ConfigError(f"readers={processes} must be a number of processes, 0 for none.")
+        self.dataset, self.processes = dataset, processes
+        self._plan: list[Sequence[int]] = []
+        self._loader: Any = None
+
+    def batches(self, rows: Sequence[int], size: int, lost: Lost, /) -> Iterator[Batch]:
+        """Batches of these rows, in order; ``lost`` gains what cannot be read."""
+        if not self.processes:
+            yield from readable(self.dataset, rows, size, lost)
+            return
+        if self._loader is None:
+            self._loader = self._started()
+        self._plan[:] = _chunks(rows, size)
+        for batches, missing in self._loader:
+            lost.update(missing)
+            yield from batches
+
+    def close(self) -> None:
+        """End the processes."""
+        self._loader = None
+
+    def _started(self) -> Any:
+        try:
+            pickle.dumps(self.dataset)
+        except Exception as error:  # pickle raises of every kind
+            raise ConfigError(
+                f"readers={self.processes} needs a dataset that can be sent to another process, "
+                f"and this one cannot: {error}; use readers=0."
+            ) from error
+        # not forked from this process, whose threads a fork would copy in any state
+        known = multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if "forkserver" in known else "spawn")
+        if "forkserver" in known:
+            context.set_forkserver_preload(["attrscore.datasets"])
+        return DataLoader(
+            _Chunks(self.dataset),  # type: ignore[arg-type]  # a Dataset of torch by its methods
+            batch_size=None,
+            sampler=self._plan,
+            num_workers=self.processes,
+            prefetch_factor=_AHEAD,
+            persistent_workers=True,
+            collate_fn=_as_they_are,
+            multiprocessing_context=context,
+            # else it would draw from the state that methods draw from
+            generator=torch.Generator(),
+        )
+
+
+class _Chunks:
+    """Rows of a dataset -> their batches, and what was lost, in another process."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, rows: Sequence[int]) -> tuple[list[Batch], Lost]:
+        lost: Lost = {}
+        return list(_read(self.dataset, rows, lost)), lost
+
+
+def _as_they_are(read: Any) -> Any:
+    return read
+
+
+def _chunks(rows: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [rows[first : first + size] for first in range(0, len(rows), size)]
+
+
+def _read(dataset: Dataset, rows: Sequence[int], lost: Lost) -> Iterator[Batch]:
+    try:
+        batch = dataset.read(rows)
+    except Exception as error:  # a file that is gone costs its own cells alone
+        good = [row for row in rows if _can_read(dataset, row, lost)]
+        if not good:
+            return
+        if len(good) == len(rows):
+            raise error  # noqa: TRY201  # each alone, but not together: a bug of the dataset
+        batch = dataset.read(good)
+    yield batch
+
+
+def _can_read(dataset: Dataset, row: int, lost: Lost) -> bool:
+    try:
+        dataset.read([row])
+    except Exception as error:  # noqa: BLE001  # becomes a row
+        lost[row] = sentence(error), frames_of(error)
+        return False
+    return True

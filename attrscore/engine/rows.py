@@ -1,0 +1,220 @@
+"""The rows of a batch under one method at one layer: what is known, the scores, and why not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attrscore.core.contracts import (
+    BETWEEN_REASONS,
+    INPUT,
+    SCORER_FAILED,
+    SCORER_UNSUPPORTED,
+    Batch,
+    Maps,
+    Scorer,
+    Status,
+)
+from attrscore.core.heat import Heat
+from attrscore.core.layers import Layers
+from attrscore.core.passes import Pass
+from attrscore.engine.attribution import OnError, frames_of, sentence
+from attrscore.engine.memory import is_out_of_memory
+from attrscore.errors import DataError, UnsupportedError, preview
+from attrscore.scorers.regions import every_region, find_region
+
+__all__ = [
+    "Columns",
+    "Gaps",
+    "blank_rows",
+    "carried",
+    "diagnostics",
+    "gaps_of",
+    "known",
+    "nonfinite",
+    "numpy",
+    "reasons_of",
+    "relative_depth",
+    "repeat",
+    "score",
+    "unknown",
+]
+
+Gaps = Mapping[str, np.ndarray]
+"""Sentence -> which cells it holds for, (N,) bool."""
+
+_OF_A_REGION: Mapping[str, str] = {
+    "empty_region": "is empty",
+    "full_region": "fills the crop",
+}
+
+
+def gaps_of(
+    name: str,
+    scorer: Scorer,
+    scored: Tensor | Mapping[str, Tensor],
+    columns: Mapping[str, np.ndarray],
+    heat: Heat,
+    run: Pass,
+) -> Gaps:
+    """Why ``columns``, which a scorer gave, are NaN: one sentence for each cell with a NaN.
+
+    It is that of the scorer's region, or the first of the scorer's own that holds, or else names
+    the columns. What the status of a row says is not asked here.
+    """
+    lost = {column: np.isnan(values) for column, values in columns.items()}
+    open_cells = np.logical_or.reduce(list(lost.values()))
+    if not open_cells.any():
+        return {}
+    told: dict[str, np.ndarray] = {}
+    region = getattr(scorer, "region", None)
+    if region in every_region(run):
+        states = np.array(heat.status(find_region(run, region)))
+        for status, words in _OF_A_REGION.items():
+            told[f"{name}: the region {region!r} {words}."] = states == status
+    for why, where in getattr(scored, "reasons", {}).items():
+        told[f"{name}: {why}"] = where.cpu().numpy()
+    gaps = {}
+    for why, where in told.items():
+        gaps[why] = where & open_cells
+        open_cells = open_cells & ~where
+    for row in np.flatnonzero(open_cells):
+        missing = [column for column, where in lost.items() if where[row]]
+        why = f"{name}: {preview(missing, most=3)} undefined."
+        gaps.setdefault(why, np.zeros_like(open_cells))[row] = True
+    return {why: where for why, where in gaps.items() if where.any()}
+
+
+def reasons_of(
+    states: Sequence[Status], failures: Sequence[str], unsupported: Sequence[str], gaps: Gaps
+) -> np.ndarray:
+    """The column ``reason``, (N,): failures in every row, all else where the status is ``ok``."""
+    rows = [list(failures) for _ in states]
+    fine = np.array(states) == "ok"
+    for why, where in {**dict.fromkeys(unsupported, fine), **gaps}.items():
+        for row in np.flatnonzero(where & fine):
+            rows[row].append(why)
+    return np.array([BETWEEN_REASONS.join(row) for row in rows], dtype=object)
+
+
+Columns = dict[str, np.ndarray]
+
+
+def score(
+    scorers: Mapping[str, Scorer], heat: Heat, run: Pass, on_error: OnError, note: str = ""
+) -> tuple[Columns, Columns, str]:
+    """Columns of all scorers, the status and reason of each row, and where scorers failed.
+
+    ``note`` is a reason of rows that are ok.
+    """
+    columns: Columns = {}
+    failures: list[str] = []
+    traces: list[str] = []
+    notes = [note] if note else []
+    gaps: dict[str, np.ndarray] = {}
+    for name, scorer in scorers.items():
+        own: Columns = {}
+        try:
+            scored = scorer(heat, run)
+            entries = scored if isinstance(scored, Mapping) else {"score": scored}
+            for key, values in entries.items():
+                column = name if key == "score" else f"{name}.{key}"
+                own[column] = _one_a_cell(key, values, len(heat))
+            if not own:
+                raise DataError("it returned no column.")  # noqa: TRY301  # recorded as any other
+            gaps |= gaps_of(name, scorer, scored, own, heat, run)
+        except Exception as error:
+            if on_error == "raise" or (is_out_of_memory(error) and len(heat) > 1):
+                error.add_note(f"in scorer '{name}'")
+                raise
+            own = {name: np.full(len(heat), np.nan)}
+            if isinstance(error, UnsupportedError):
+                notes.append(f"{name}{SCORER_UNSUPPORTED}{sentence(error)}")
+            else:
+                traces.append(frames_of(error))
+                failures.append(f"{SCORER_FAILED}{name}': {sentence(error)}")
+        columns |= own
+    states = heat.status(run.batch.regions["cell"])
+    if failures and all(np.isnan(values).all() for values in columns.values()):
+        states = ["error" if state == "ok" else state for state in states]
+    reasons = reasons_of(states, failures, notes, gaps)
+    states_told = {"status": np.array(states, dtype=object), "reason": reasons}
+    return columns, states_told, "\n".join(traces)
+
+
+def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
+    if isinstance(values, Tensor) and tuple(values.shape) == (n,):
+        return numpy(values.double())
+    got = f"a tensor {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+    raise DataError(f"'{key}' must be a tensor ({n},), one number a cell; given: {got}.")
+
+
+def known(run: Pass) -> Columns:
+    """What the network says of each cell, whatever the method."""
+    output = run.output.double()
+    classes = getattr(run.target, "of_classes", True)
+    unsure = torch.full((len(output),), torch.nan)
+    return unknown(run.batch) | {
+        "predicted": numpy(output.argmax(1) if classes else torch.full_like(run.batch.label, -1)),
+        "explained": numpy(run.value.double()),
+        "confidence": numpy(
+            output.softmax(1).amax(1) if classes and output.shape[1] > 1 else unsure
+        ),
+    }
+
+
+def unknown(batch: Batch) -> Columns:
+    """Of cells on which the network could not be run."""
+    nothing = np.full(len(batch), np.nan)
+    return {
+        "id": np.array(batch.ids, dtype=object),
+        "label": numpy(batch.label),
+        "predicted": np.full(len(batch), -1),
+        "explained": nothing,
+        "confidence": nothing,
+    }
+
+
+def relative_depth(layers: Layers, layer: str, n: int) -> np.ndarray:
+    """The relative depth of a layer, 0 for the input; NaN where it is not known."""
+    return np.full(n, 0.0 if layer == INPUT else layers.depths.get(layer, np.nan))
+
+
+def diagnostics(maps: Maps) -> Columns:
+    """What a method says of its own maps."""
+    found = getattr(maps, "diagnostics", {})
+    return {name: numpy(values.double()) for name, values in found.items()}
+
+
+def nonfinite(run: Pass) -> Tensor | None:
+    """Which samples have a pixel that is not finite, or overflowed, (N,) bool; None where none has.
+
+    Extremes carry NaN, and take a tenth of the time of asking every pixel.
+    """
+    flat = run.batch.inputs.flatten(1)
+    bad = ~(flat.amin(1).isfinite() & flat.amax(1).isfinite()) | run.overflowed.to(flat.device)
+    return bad if bool(bad.any()) else None
+
+
+def blank_rows(signed: Tensor, blank: Tensor) -> Tensor:
+    """NaN maps for non-finite inputs: a ReLU can turn a NaN pixel into a finite map."""
+    return torch.where(blank.view(-1, *[1] * (signed.ndim - 1)), torch.nan, signed)
+
+
+def carried(batch: Batch) -> Columns:
+    """The metadata of the cells."""
+    return {name: np.asarray(values) for name, values in batch.meta.items()}
+
+
+def numpy(values: Tensor) -> np.ndarray:
+    """On the CPU."""
+    return values.detach().cpu().numpy()
+
+
+def repeat(value: str, n: int) -> np.ndarray:
+    """One text for every cell."""
+    return np.full(n, value, dtype=object)

@@ -1,0 +1,1 @@
+"""One job: settings, their objects, the conditions missing, the results folder."""

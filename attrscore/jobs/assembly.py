@@ -1,0 +1,405 @@
+"""Every part of a job, built and checked from its settings.
+
+Settings are plain containers, as the command line gets them from Hydra; this module knows nothing
+of Hydra.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attrscore import store
+from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Result, Scorer, Target
+from attrscore.core.heat import HeatOptions
+from attrscore.core.layouts import LayoutOptions
+from attrscore.core.registry import (
+    DATASETS,
+    METHODS,
+    MODEL_OPTIONS,
+    MODELS,
+    SCORERS,
+    TARGETS,
+    Registry,
+    origin_of,
+)
+from attrscore.core.secrets import Hidden
+from attrscore.core.wrappers import device_of, in_precision
+from attrscore.datasets.shards import shard_of
+from attrscore.engine.attribution import Chosen, layers_of
+from attrscore.engine.pool import draw_pool, needs_pool, one_readable
+from attrscore.engine.reading import Reader
+from attrscore.engine.run import run
+from attrscore.errors import ConfigError, DataError, choose, did_you_mean
+from attrscore.models.inputs import InputRule, input_rule
+from attrscore.models.randomized import randomized
+from attrscore.models.weights import fingerprint, load_weights
+from attrscore.targets import GroupMean
+from attrscore.targets.references import resolved
+
+__all__ = ["Parts", "build", "build_plugin", "dataset_of", "network", "plugin_of", "plugins_of"]
+
+PART_ROWS = 1024
+PART_BYTES = 64 * 2**20
+"""Parts of the results hold at most this much, maps included."""
+
+_NOT_NUMBERS = ("weights", "seed", "prefix", "output")
+"""Options of a model that its fingerprint stands for, or the job's own ``output``."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a job consists of, built and checked before anything is written."""
+
+    model: nn.Module
+    dataset: Dataset
+    target: Target
+    heat: HeatOptions
+    methods: Mapping[str, Method]
+    scorers: Mapping[str, Scorer]
+    chosen: Chosen
+    labels: Mapping[str, str]
+    job: store.Job
+    settings: Mapping[str, Any]
+    hidden: Hidden
+
+    @cached_property
+    def pool(self) -> Batch | None:
+        """Other cells, where a method or scorer needs some: of all shards, the same for each."""
+        if not any(map(needs_pool, [*self.methods.values(), *self.scorers.values()])):
+            return None
+        whole = self.dataset
+        if self.settings["dataset"].get("shard") is not None:
+            whole = dataset_of(
+                {**self.settings, "dataset": {**self.settings["dataset"], "shard": None}}
+            )
+        return draw_pool(whole, self.settings["pool"], seed=self.settings["seed"])
+
+    @cached_property
+    def reader(self) -> Reader:
+        """Reads the dataset, ahead where ``readers`` says so."""
+        return Reader(self.dataset, self.settings["readers"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What :func:`attrscore.engine.run` is told of these parts."""
+        return {
+            "methods": self.methods,
+            "scorers": self.scorers,
+            "layers": [*self.chosen.layers, *self.chosen.refused],
+            "layout": self.settings["layout"],
+            "target": self.target,
+            "heat": self.heat,
+            "output": self.settings["output"],
+            "precision": self.settings["precision"],
+            "pool": self.pool,
+        }
+
+    def results(self, batches: Iterable[Batch], **options: Any) -> Iterator[Result]:
+        """What :func:`attrscore.engine.run` yields for these parts."""
+        return run(self.model, batches, **self.options, **options)
+
+
+def build_plugin(
+    registry: Registry, key: str, options: Mapping[str, Any] | None, trust: list[str]
+) -> tuple[Any, store.Plugin]:
+    """The plugin of one configuration node, and what the results know it by.
+
+    The key is the registry name unless a field ``name`` gives another. A ``_target_`` is imported
+    only from packages that ``trust`` names.
+
+    :raises ConfigError: as :meth:`Registry.build`; a ``_target_`` not trusted.
+    """
+    fields = dict(options or {})
+    path = fields.pop("_target_", None)
+    if path is None:
+        name = fields.pop("name", key)
+        made = registry.build(name, **fields)
+        # Files by their content, not by their path.
+        known = fields | dict(getattr(made, "identity", {}))
+        return made, store.Plugin(key, name, known, registry.origin(name))
+    if path.split(".")[0] not in trust:
+        raise ConfigError(
+            f"{registry.kind}.{key}._target_={path} would run code of {path.split('.')[0]!r}; "
+            f"if that is meant, say trust=[{path.split('.')[0]}]."
+        )
+    module, _, attribute = path.rpartition(".")
+    try:
+        plugin = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"{registry.kind}.{key}._target_={path} cannot be imported: {error}"
+        ) from error
+    if key in registry:
+        raise ConfigError(f"{registry.kind} '{key}' is registered; give this _target_ another key.")
+    built = registry.construct(plugin, key, fields)
+    return built, store.Plugin(key, path, fields, origin_of(plugin))
+
+
+def dataset_of(settings: Mapping[str, Any]) -> Dataset:
+    """The dataset that the settings describe, or the shard of it, with at least one cell.
+
+    :raises EmptyShardError: no cell belongs to the shard.
+    """
+    node = dict(settings["dataset"])
+    shard = node.pop("shard", None)
+    dataset: Dataset = DATASETS.build(node.pop("name"), **node)
+    if shard is not None:
+        dataset = shard_of(dataset, shard)
+    if not len(dataset.table):
+        raise DataError(
+            f"The dataset '{settings['dataset']['name']}' has no cell. "
+            f"{'; '.join(dataset.skipped.values())}"
+        )
+    return dataset
+
+
+def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """The network that the settings describe, made for a dataset, on the device asked for."""
+    node = dict(settings["model"])
+    own = {option: node.pop(option, default) for option, default in MODEL_OPTIONS.items()}
+    weights = node.get("weights")
+    renamed = own["prefix"] is not None and weights is not None
+    if renamed:
+        node["weights"] = None  # loaded below, under other names
+    factory: ModelFactory = MODELS.build(node.pop("name"), **node)
+    rule = _input_rule(own, dataset)
+    spec = dataset.spec
+    if rule is not None and rule.channels is not None:
+        spec = replace(spec, channels=len(rule.channels))
+    model = factory(spec)
+    if renamed:
+        load_weights(model, str(weights), prefix=own["prefix"])
+    model = randomized(model, own["randomize"], settings["seed"], to=own["randomize_to"])
+    model = in_precision(model.to(_device(settings["device"])).eval(), settings["precision"])
+    if rule is not None:
+        model.register_forward_pre_hook(rule)
+    return model
+
+
+def _input_rule(own: Mapping[str, Any], dataset: Dataset) -> InputRule | None:
+    wanted = own["channels"]
+    named = wanted is not None and any(isinstance(each, str) for each in wanted)
+    return input_rule(
+        channels=wanted,
+        mean=own["mean"],
+        std=own["std"],
+        stains=one_readable(dataset).stains if named else (),
+        count=dataset.spec.channels,
+    )
+
+
+def _fingerprint(model: nn.Module, settings: Mapping[str, Any], dataset: Dataset) -> str:
+    """Also of the weights that randomised ones replace.
+
+    The draws of two trained networks can be equal, and each needs rows of its own as its null.
+    """
+    own = fingerprint(model)
+    if settings["model"].get("randomize", "none") == "none":
+        return own
+    plain = {**settings["model"], "randomize": "none", "randomize_to": None}
+    trained = network({**settings, "model": plain}, dataset)
+    return hashlib.blake2b((own + fingerprint(trained)).encode(), digest_size=16).hexdigest()
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device={wanted} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def build(settings: Mapping[str, Any]) -> Parts:
+    """Every part of the job, checked against each other.
+
+    :raises AttrscoreError: the first thing that does not fit, in one sentence.
+    """
+    hidden = Hidden(settings.get("environment", {}))
+    methods = plugins_of(METHODS, settings)
+    scorers = plugins_of(SCORERS, settings)
+    target = plugin_of(TARGETS, settings)
+    heat = HeatOptions(**settings["heat"])
+    dataset = dataset_of(settings)
+    Reader(dataset, settings["readers"])  # a wrong number is told before anything is written
+    unlabelled = int((dataset.table["label"] < 0).sum())
+    if settings["target"]["name"] == "label" and unlabelled:
+        raise DataError(
+            f"target=label needs a label for every cell; {unlabelled} of {len(dataset.table)} have "
+            "none. Use target=predicted, or leave those cells out."
+        )
+    choose(settings["tune"], ("auto", "none"), option="tune")
+    _check_shown(settings["show"], dataset)
+    groups = [name for name, each in vars(target).items() if isinstance(each, GroupMean)]
+    if groups and settings["dataset"].get("shard") is not None:
+        raise ConfigError(
+            f"target.{groups[0]} is the mean of a group of cells, and each shard would have its "
+            "own; give the file that holds the vector, or leave dataset.shard out."
+        )
+    model = network(settings, dataset)
+    first = one_readable(dataset).to(device_of(model))
+    plain = {key: plugin for key, (plugin, _) in methods.items()}
+    target = resolved(
+        target,
+        model,
+        dataset,
+        output=settings["output"],
+        batch_size=settings["batch_size"],
+        autocast=settings["precision"] == "autocast",
+    )
+    chosen = layers_of(
+        model,
+        first,
+        plain,
+        _wanted(settings),
+        layout=LayoutOptions.of(settings["layout"]),
+        output=settings["output"],
+    )
+    conditions = tuple(
+        store.Condition(method, layer, scorer)
+        for plugin, method in methods.values()
+        for layer in chosen.places(plugin)
+        for _, scorer in scorers.values()
+    )
+    base = {
+        "model": {
+            **_identity(MODELS, settings, leave_out=_NOT_NUMBERS),
+            "fingerprint": _fingerprint(model, settings, dataset),
+        },
+        "dataset": {
+            "name": settings["dataset"]["name"],
+            "fingerprint": dataset.fingerprint(),
+            **_shard(settings["dataset"]),
+        },
+        "target": {
+            **_identity(TARGETS, settings),
+            # Vectors by their numbers, not by the path of their file; groups by their cells.
+            **({"options": target.identity} if hasattr(target, "identity") else {}),
+        },
+        "output": settings["output"],
+        "layout": settings["layout"],
+        "precision": settings["precision"],
+        "heat": heat.as_dict(),
+        "seed": settings["seed"],
+        "keep": settings["keep"],
+        "attrscore": version("attrscore"),
+    }
+    parts = Parts(
+        model=model,
+        dataset=dataset,
+        target=target,
+        heat=heat,
+        methods=plain,
+        scorers={key: plugin for key, (plugin, _) in scorers.items()},
+        chosen=chosen,
+        labels=_labels(settings),
+        job=store.Job(hidden.identity(base), conditions, len(dataset.table), PART_ROWS),
+        settings=settings,
+        hidden=hidden,
+    )
+    return replace(parts, job=replace(parts.job, part_rows=_part_rows(parts, first)))
+
+
+def plugins_of(
+    registry: Registry, settings: Mapping[str, Any], /
+) -> dict[str, tuple[Any, store.Plugin]]:
+    """The methods or the scorers that the settings choose, and what the results know them by."""
+    kind, trust = registry.kind, list(settings["trust"])
+    nodes = settings.get(kind) or {}
+    if not nodes:
+        raise ConfigError(f"No {kind} is chosen: {kind}=[...]. See: attrscore plugins")
+    hidden = Hidden(settings.get("environment", {}))
+    built = {key: build_plugin(registry, key, node, trust) for key, node in nodes.items()}
+    return {
+        key: (plugin, replace(record, options=hidden.identity(_known(plugin, record, settings))))
+        for key, (plugin, record) in built.items()
+    }
+
+
+def _known(plugin: Any, record: store.Plugin, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options; the numbers of those that take some, and of no other plugin, depend on the pool."""
+    return {**record.options, **({"pool": settings["pool"]} if needs_pool(plugin) else {})}
+
+
+def plugin_of(registry: Registry, settings: Mapping[str, Any], /) -> Any:
+    """The target, the model or the dataset that the settings choose."""
+    node = dict(settings[registry.kind])
+    return registry.build(node.pop("name"), **node)
+
+
+def _identity(
+    registry: Registry, settings: Mapping[str, Any], leave_out: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    node = dict(settings[registry.kind])
+    name = node.pop("name")
+    if registry is MODELS:
+        node = {**MODEL_OPTIONS, **node}
+    options = {option: value for option, value in node.items() if option not in leave_out}
+    return {"name": name, "options": options, "origin": registry.origin(name)}
+
+
+def _wanted(settings: Mapping[str, Any]) -> str | list[str]:
+    """The layers asked for; relative depths stand in their place."""
+    depths = settings["depth"]
+    if depths is None:
+        layers = settings["layers"]
+        if isinstance(layers, list):  # those of a Sequential are called 0, 1, ...
+            return [str(layer) for layer in layers]
+        return str(layers)
+    listed = depths if isinstance(depths, Sequence) and not isinstance(depths, str) else [depths]
+    return [f"depth={each}" for each in listed]
+
+
+def _shard(node: Mapping[str, Any]) -> dict[str, str]:
+    """What tells the shards of one dataset from those of another: its options, without folders."""
+    if node.get("shard") is None:
+        return {}
+    options = {
+        name: value.rpartition("/")[2] if isinstance(value, str) else value
+        for name, value in node.items()
+        if name != "shard"
+    }
+    return {"shard": str(node["shard"]), "of": store.identify(options)}
+
+
+def _labels(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What model and dataset are called in the results; labels are no part of a job's identity."""
+    model, dataset = settings["model"], settings["dataset"]
+    made = model["target"].rpartition(".")[2] if model["name"] == "factory" else model["name"]
+    if model.get("weights"):
+        made += f":{Path(model['weights']).stem}"
+    return {
+        "model": settings["label"]["model"] or made,
+        "dataset": settings["label"]["dataset"] or dataset["name"],
+    }
+
+
+def _check_shown(ids: Sequence[str], dataset: Dataset) -> None:
+    known = set(dataset.table["id"])
+    for wanted in map(str, ids):
+        if wanted not in known:
+            raise ConfigError(
+                f"show={wanted!r} is no cell of this dataset. "
+                f"{did_you_mean(wanted, list(dataset.table['id'])[:1000])}"
+            )
+
+
+def _part_rows(parts: Parts, first: Batch) -> int:
+    """Rows of a part: fixed by the configuration and the shapes alone, so a resume finds them."""
+    if parts.settings["keep"] == "none":
+        return PART_ROWS
+    results = parts.results([first], keep="native")
+    stored = sum(result.maps.size * 2 for result in results if result.maps is not None)  # float16
+    return max(1, min(PART_ROWS, PART_BYTES // max(1, stored)))

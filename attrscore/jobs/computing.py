@@ -1,0 +1,192 @@
+"""Some cells of a dataset computed: one table, the kept maps, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from attrscore import store
+from attrscore.core.contracts import Batch, Result, single_targets
+from attrscore.engine.attribution import Place
+from attrscore.engine.evaluate import to_frame
+from attrscore.engine.memory import Gauge, Room
+from attrscore.engine.reading import Lost, readable
+from attrscore.jobs.assembly import Parts
+from attrscore.store.maps import MapKey
+
+__all__ = [
+    "Costs",
+    "add_costs",
+    "compute",
+    "joined_maps",
+    "kept_crops",
+    "traces_of",
+]
+
+Triple = tuple[str, str, str]
+
+Costs = dict[Place, dict[str, float]]
+"""Method and layer -> seconds, and the most memory in MiB, the pass of the method included: where
+layers share one, its time is told at the first of them, its memory at each."""
+
+
+def compute(
+    parts: Parts,
+    rows: Sequence[int],
+    *,
+    wanted: Collection[Triple],
+    refused: Mapping[Place, str],
+    keep: str = "none",
+    advance: Callable[[int], None] = lambda _cells: None,
+    on_step: Callable[[str, int, int], None] | None = None,
+    costs: Costs | None = None,
+    room: Room | None = None,
+    gauge: Gauge | None = None,
+) -> store.Part:
+    """The results of these rows of the dataset, for the triples ``wanted``.
+
+    A cell that cannot be read gets rows with the status ``unreadable``. ``advance`` is told how
+    many cells each batch had, ``on_step`` what a slow method is at; ``costs`` gains what each
+    method took at each layer, as ``gauge`` tells, and ``room`` how many cells memory holds.
+    """
+    torch.manual_seed(parts.settings["seed"] + rows[0])  # the same numbers after a resume
+    lost: Lost = {}
+
+    def counted() -> Iterator[Batch]:
+        for batch in parts.reader.batches(rows, parts.settings["batch_size"], lost):
+            yield batch
+            advance(len(batch))
+
+    skip = {condition.triple for condition in parts.job.conditions} - set(wanted)
+    options = {"keep": keep, "skip": skip, "refused": refused, "on_step": on_step, "room": room}
+    results = list(parts.results(counted(), gauge=gauge, **options))
+    if costs is not None:
+        add_costs(costs, results)
+    part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
+    return part if keep == "none" else replace(part, crops=kept_crops(parts, rows))
+
+
+def kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
+    """Those of these rows whose crops are kept beside the maps; None where none is, or readable."""
+    spec, ids = parts.dataset.spec, parts.dataset.table["id"]
+    chosen = store.chosen_cells(list(ids), spec.channels, spec.size)
+    mine = sorted(set(chosen) & set(rows))
+    read = list(readable(parts.dataset, mine, parts.settings["batch_size"], {}))
+    if not read:
+        return None
+    return store.stored_crops(
+        [name for batch in read for name in batch.ids],
+        np.concatenate([batch.inputs.float().numpy() for batch in read]),
+        {
+            name: np.concatenate([batch.regions[name].float().numpy() for batch in read])
+            for name in read[0].regions
+            if all(name in batch.regions for batch in read)
+        },
+        stains=read[0].stains,
+        spacing=read[0].spacing,
+        classes=tuple(map(str, parts.dataset.classes)),
+    )
+
+
+def add_costs(costs: Costs, results: Iterable[Result], /) -> None:
+    """Add what these results took."""
+    for result in results:
+        cost = costs.setdefault((result.method, result.layer), {"seconds": 0.0})
+        cost["seconds"] = round(cost["seconds"] + result.seconds, 6)
+        for name, value in result.peaks.items():
+            cost[name] = max(cost.get(name, 0), value)
+
+
+def part_of(
+    parts: Parts,
+    rows: Sequence[int],
+    results: Sequence[Result],
+    lost: Lost,
+    places: Collection[Place],
+) -> store.Part:
+    """Results as they are stored, with rows for the cells that could not be read."""
+    tables, traces = [], [traces_of(results)]
+    if results:
+        tables.append(to_frame(results, **parts.labels).drop(columns=["model", "dataset"]))
+    if lost:
+        table, trace = _of_lost(parts, lost, places)
+        tables.append(table)
+        traces.append(trace)
+    table = pd.concat(tables, ignore_index=True)
+    if lost:  # cells in their order, as if nothing had happened
+        order = {name: n for n, name in enumerate(parts.dataset.table["id"].iloc[list(rows)])}
+        table = table.iloc[np.argsort(table["id"].map(order), kind="stable")]
+    first = next(((r.method, r.layer, r.target) for r in results), None)
+    ids = [i for r in results if (r.method, r.layer, r.target) == first for i in r.columns["id"]]
+    told = pd.concat(traces, ignore_index=True)
+    return store.Part(table.reset_index(drop=True), joined_maps(results), ids, told)
+
+
+def _of_lost(
+    parts: Parts, lost: Lost, places: Collection[Place]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    cells = parts.dataset.table.iloc[sorted(lost)]
+    told = pd.DataFrame([lost[row] for row in sorted(lost)], columns=["reason", "traceback"])
+    cells = cells.reset_index(drop=True).assign(reason=told["reason"], status="unreadable")
+    cells = cells.assign(predicted=-1, explained=np.nan, confidence=np.nan)
+    tables = [
+        cells.assign(method=method, layer=layer, target=str(target))
+        for method, layer in sorted(places)
+        for target in single_targets(parts.target)
+    ]
+    traces = [
+        told.assign(method=method, layer=layer, status="unreadable")
+        for method, layer in sorted(places)
+    ]
+    return pd.concat(tables, ignore_index=True), _distinct(pd.concat(traces, ignore_index=True))
+
+
+def traces_of(results: Iterable[Result]) -> pd.DataFrame:
+    """Where the failures among results were raised, each once."""
+    raised = [
+        {
+            "method": result.method,
+            "layer": result.layer,
+            "status": str(result.columns["status"][0]),
+            "reason": str(result.columns["reason"][0]),
+            "traceback": result.traceback,
+        }
+        for result in results
+        if result.traceback
+    ]
+    return _distinct(pd.DataFrame(raised, columns=_TRACE))
+
+
+_TRACE = ["method", "layer", "status", "reason", "traceback"]
+
+
+def _distinct(traces: pd.DataFrame) -> pd.DataFrame:
+    return traces[_TRACE].drop_duplicates(_TRACE[:-1], ignore_index=True)
+
+
+def joined_maps(results: Sequence[Result]) -> dict[MapKey, np.ndarray]:
+    """Kept maps over batches; NaN for a batch in which the method failed."""
+    by_place: dict[MapKey, list[Result]] = {}
+    several = len({result.target for result in results}) > 1
+    for result in results:
+        place: MapKey = (result.method, result.layer)
+        if several:
+            place = (result.method, result.layer, result.target)
+        by_place.setdefault(place, []).append(result)
+    joined: dict[MapKey, np.ndarray] = {}
+    for place, some in by_place.items():
+        shape = next((result.maps.shape[1:] for result in some if result.maps is not None), None)
+        if shape is not None:
+            joined[place] = np.concatenate(
+                [
+                    np.full((len(result), *shape), np.nan, np.float32)
+                    if result.maps is None
+                    else result.maps
+                    for result in some
+                ]
+            )
+    return joined

@@ -1,0 +1,89 @@
+"""What a dataset was understood to be, before any network runs on it. Needs no torch itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from attrscore.core.contracts import Batch, Dataset
+
+__all__ = ["Contents", "about", "contents", "tell_made_masks"]
+
+MOST_GROUPS = 48
+"""Rows of a table of wells; where there are more, a row a plate."""
+
+_FLAGS = ("touches_border", "tiny", "split", "cut")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Facts in words, and counts."""
+
+    facts: Mapping[str, str]
+    groups: pd.DataFrame
+    """Cells of each class (columns) by plate and well, or by plate (rows), as far as known."""
+    flags: Mapping[str, int]
+    """Odd cells: how many of each kind."""
+
+
+def contents(dataset: Dataset, batch: Batch, /) -> Contents:
+    """Look at the table, at one batch, and at what the dataset says about itself (``about``)."""
+    table, spec = dataset.table, dataset.spec
+    facts = {"cells": str(len(table))}
+    if "Metadata_image" in table:
+        facts["cells"] += f" in {table['Metadata_image'].nunique()} images"
+    if "Metadata_area" in table:
+        low, middle, high = table["Metadata_area"].quantile([0.05, 0.5, 0.95])
+        facts["area"] = f"{middle:.0f} pixels in the middle, 9 of 10 from {low:.0f} to {high:.0f}"
+    facts |= {
+        "channels": str(spec.channels)
+        + (f" ({', '.join(batch.stains)})" if batch.stains else ", unnamed"),
+        "crop": " x ".join(map(str, spec.size)) + " pixels",
+        "voxel": "unknown size"
+        if batch.spacing is None
+        else " x ".join(f"{n:g}" for n in batch.spacing) + " µm",
+        **about(dataset).get("data", {}),
+        "regions": ", ".join(batch.regions),
+        "classes": f"{len(dataset.classes)}: {', '.join(dataset.classes[:8])}"
+        + (" ..." if len(dataset.classes) > 8 else "")
+        if dataset.classes
+        else "none",
+    }
+    flags = {
+        name: int(table[f"Metadata_{name}"].sum()) for name in _FLAGS if f"Metadata_{name}" in table
+    }
+    return Contents(facts, _groups(table, dataset.classes), flags)
+
+
+def about(dataset: Dataset, /) -> dict[str, dict[str, str]]:
+    """What the dataset says about itself, for provenance: under ``data``, if it says anything."""
+    told = dict(getattr(dataset, "about", {}))
+    return {"data": told} if told else {}
+
+
+def tell_made_masks(dataset: Dataset, tell: Callable[[str], None], /) -> None:
+    """Tell where no person drew or checked the masks."""
+    made = getattr(dataset, "about", {}).get("masks")
+    if made:
+        tell(f"masks: {made}")
+
+
+def _groups(table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+    names = {-1: "no class", **dict(enumerate(classes))}
+    classed = table["label"].map(names)
+    kept = [name for name in names.values() if (classed == name).any()]
+    keys = [name for name in ("Metadata_Plate", "Metadata_Well") if name in table]
+    wells = table[keys].drop_duplicates() if keys else pd.DataFrame()
+    if "Metadata_Well" in keys and len(wells) > MOST_GROUPS:
+        keys.remove("Metadata_Well")
+    known = table[keys].astype(object).fillna("not said").astype(str)
+    by = [known[key].rename(key.removeprefix("Metadata_").lower()) for key in keys]
+    counts = pd.crosstab(by or pd.Series("all", table.index, name=""), classed)[kept]
+    counts.insert(0, "cells", counts.sum(axis=1))
+    if "Metadata_Well" in table and "Metadata_Well" not in keys:
+        of = wells.groupby("Metadata_Plate", dropna=False).size() if keys else [len(wells)]
+        counts.insert(0, "wells", list(of))
+    counts.columns.name = None
+    return counts.reset_index()

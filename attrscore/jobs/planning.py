@@ -1,0 +1,162 @@
+"""What a job would do and cost, found out by two batches and nothing written."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from attrscore import store
+from attrscore.core.contracts import Batch, Result
+from attrscore.core.wrappers import unwrap
+from attrscore.engine.evaluate import to_frame
+from attrscore.engine.run import batches_of
+from attrscore.errors import StoreError
+from attrscore.jobs.assembly import Parts, build
+from attrscore.jobs.computing import joined_maps
+from attrscore.store.folders import JobFolder
+from attrscore.store.parts import encode
+
+__all__ = ["Plan", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One job. Estimates are for what is left to do, from its second batch where it has two."""
+
+    model: str
+    dataset: str
+    shard: str
+    methods: tuple[str, ...]
+    layers: tuple[str, ...]
+    scorers: tuple[str, ...]
+    conditions: int
+    done: int
+    """Conditions in the results folder, or computed by an earlier job of the sweep."""
+    cells: int
+    """Still to be computed; 0 where no condition is left."""
+    forwards: float
+    """Of this network, a cell; a method that works on a copy of it is not counted."""
+    backwards: float
+    seconds: float
+    megabytes: float
+
+
+def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
+    """What a job would do. ``planned`` gets its conditions, and those in it count as done.
+
+    Costs building the job and two batches of what is missing.
+
+    :raises AttrscoreError: as the job would, before it starts.
+    """
+    parts = build(settings)
+    job = parts.job
+    results = Path(settings["results"])
+    names = {c: store.identify([job.identity["base"], c.identity]) for c in job.conditions}
+    absent = store.missing_conditions(results, job)
+    left = tuple(condition for condition in absent if names[condition] not in planned)
+    planned |= {names[condition] for condition in left}
+    cells = _cells_left(results, replace(job, conditions=absent)) if left else 0
+    forwards = backwards = seconds = megabytes = 0.0
+    if cells:
+        forwards, backwards, seconds, megabytes = _probe(parts, left)
+    return Plan(
+        model=parts.labels["model"],
+        dataset=parts.labels["dataset"],
+        shard=str(settings["dataset"].get("shard") or ""),
+        methods=_each(c.method.key for c in job.conditions),
+        layers=_each(c.layer for c in job.conditions),
+        scorers=_each(c.scorer.key for c in job.conditions),
+        conditions=len(job.conditions),
+        done=len(job.conditions) - len(left),
+        cells=cells,
+        forwards=forwards,
+        backwards=backwards,
+        seconds=seconds * cells,
+        megabytes=megabytes * cells,
+    )
+
+
+def _each(names: Iterator[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _cells_left(results: Path, job: store.Job) -> int:
+    halves = store.Halves(results, job)
+    try:
+        done = JobFolder.read(results / "jobs" / job.id).done()
+    except StoreError:  # not begun
+        done = set()
+    spans = set(job.ranges) - done
+    return sum(stop - start for start, stop in spans if halves.left(start, stop))
+
+
+def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, float, float, float]:
+    """Forwards, backwards, seconds and megabytes a cell. The first batch also warms up."""
+    skip = {c.triple for c in parts.job.conditions} - {c.triple for c in left}
+    size = parts.settings["batch_size"]
+    stop = min(2 * size, len(parts.dataset.table))
+    last = stop - size if stop > size else stop
+    marks: list[tuple[float, Counter[str]]] = []
+
+    def watched() -> Iterator[Batch]:
+        for start in range(0, stop, size):
+            marks.append((time.perf_counter(), counts.copy()))
+            yield from batches_of(
+                parts.dataset, batch_size=size, start=start, stop=min(start + size, stop)
+            )
+
+    with _counted(parts.model) as counts:
+        results = list(parts.results(watched(), keep=parts.settings["keep"], skip=skip))
+        ended = time.perf_counter()
+    began, before = marks[-1]
+    counts.subtract(before)
+    job = replace(parts.job, conditions=left)
+    newest = [each for each in results if each.columns["id"][-1] == results[-1].columns["id"][-1]]
+    size_of_all = _bytes(job, parts, results)
+    earlier = [each for each in results if each not in newest]
+    growth = size_of_all - _bytes(job, parts, earlier)
+    return (
+        counts["forwards"] / last,
+        counts["backwards"] / last,
+        (ended - began) / last,
+        growth / last / 2**20,
+    )
+
+
+def _bytes(job: store.Job, parts: Parts, results: Sequence[Result]) -> int:
+    if not results:
+        return 0
+    table = to_frame(results, **parts.labels).drop(columns=["model", "dataset"])
+    ids = list(dict.fromkeys(table["id"]))
+    return len(encode(job, table, joined_maps(results), ids, rows=(0, len(ids)), config=""))
+
+
+@contextmanager
+def _counted(model: nn.Module) -> Iterator[Counter[str]]:
+    """Cells that pass forward through a network, and gradients that come back from its output."""
+    counts: Counter[str] = Counter()
+
+    def back(gradient: Tensor) -> None:
+        counts["backwards"] += len(gradient)
+
+    def forth(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        counts["forwards"] += len(inputs[0])
+        each = output.values() if isinstance(output, Mapping) else output
+        tensors = [output] if isinstance(output, Tensor) else list(each)
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(back)  # type: ignore[no-untyped-call]  # of torch
+                break
+
+    handle = unwrap(model).register_forward_hook(forth)
+    try:
+        yield counts
+    finally:
+        handle.remove()

@@ -1,0 +1,123 @@
+"""What is written about a run: what its numbers came from, and where it happened."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attrscore.core.wrappers import device_of
+from attrscore.engine.memory import count_anew, peak
+from attrscore.jobs.assembly import Parts
+
+__all__ = [
+    "Clock",
+    "facts",
+    "hardware",
+    "machine",
+    "repository",
+]
+
+MIB = 2**20
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores that this process may use, and memory of this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"cpu": _cpu(), "cores": cores, "memory_mib": _memory() // MIB}
+
+
+def repository(folder: Path | None = None, /) -> dict[str, Any] | None:
+    """Commit of the git repository that a folder (the working folder) lies in, and whether files
+    that it tracks were changed; None without one.
+    """  # noqa: D205  # one sentence
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+class Clock:
+    """Wall time, and the peak of this process's memory, from here on.
+
+    Where the system cannot reset the peak (all but Linux), it is that of the process so far.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()  # a wall clock may go back
+        self.started = datetime.now(tz=UTC).isoformat(timespec="seconds")
+        count_anew()
+
+    def read(self) -> dict[str, Any]:
+        """When it began, seconds since, and the peak in MiB."""
+        return {
+            "started": self.started,
+            "seconds": round(time.monotonic() - self._began, 3),
+            "peak_memory_mib": peak() // MIB,
+        }
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return 0
+
+
+def _git(folder: Path | None, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S603  # fixed arguments
+            ["git", *arguments],  # noqa: S607  # the user's git
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def facts(overrides: Sequence[str], /) -> dict[str, Any]:
+    """What else the numbers of a run came from: the same on every machine and at any time."""
+    packages = ("attrscore", "captum", "h5py", "numpy", "torch")
+    return {
+        "overrides": list(overrides),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "git": repository(),
+    }
+
+
+def machine(parts: Parts, /) -> dict[str, Any]:
+    """Where a run happened, and what it could not use."""
+    device = device_of(parts.model)
+    told: dict[str, Any] = {"device": str(device), **hardware()}
+    if device.type == "cuda":
+        told["gpu"] = torch.cuda.get_device_name(device)
+    return {
+        **told,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "folder": str(Path.cwd()),
+        "skipped": dict(parts.dataset.skipped),
+    }

@@ -1,0 +1,155 @@
+"""Networks, methods and runs beside each other: ranks, paired differences, what changed most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from attrscore.report.page.conditions import Condition
+from attrscore.stats import adjust, paired
+from attrscore.stats.conditions import by_condition, by_id, label
+
+__all__ = ["changed", "changed_between", "ranks", "run_differences"]
+
+MOST_CHANGED = 40
+_A_PAIR = 8
+"""Cells of one pair among those that changed most."""
+
+
+def ranks(conditions: Sequence[Condition], /, *, better: str = "higher") -> list[dict[str, Any]]:
+    """Networks by their mean score at each method and layer; a row a network, the best first.
+
+    ``rank`` is the mean over the methods and layers that all of them have, ``first`` how often it
+    is the best of them, ``wins`` the mean share of cells on which it scores best of all, ties
+    shared, over cells that all define.
+    """
+    frames = _wide(conditions, "series")
+    rows: dict[str, dict[str, list[float]]] = {}
+    everyone = {condition.series for condition in conditions}
+    for wide in frames.values():
+        whole = wide.dropna()
+        if set(wide) != everyone or whole.empty or len(everyone) < 2:
+            continue
+        if better == "lower":
+            whole = -whole
+        places = dict(whole.mean().rank(ascending=False))
+        best = whole.eq(whole.max(axis=1), axis=0)
+        share = dict(best.div(best.sum(axis=1), axis=0).mean())
+        for name in map(str, wide):
+            told = rows.setdefault(name, {"rank": [], "first": [], "wins": []})
+            told["rank"].append(float(places[name]))
+            told["first"].append(float(places[name] == min(places.values())))
+            told["wins"].append(float(share[name]))
+    made = [
+        {
+            "name": name,
+            "rank": float(np.mean(told["rank"])),
+            "first": int(np.sum(told["first"])),
+            "wins": float(np.mean(told["wins"])),
+            "places": len(told["rank"]),
+        }
+        for name, told in rows.items()
+    ]
+    return sorted(made, key=lambda row: (row["rank"], row["name"]))
+
+
+def changed(conditions: Sequence[Condition], /) -> list[dict[str, Any]]:
+    """The cells whose score differs most between two networks at one method and layer.
+
+    Where there is one network, between two methods or layers of it. At most 8 cells a pair and 40
+    in all, the largest differences first.
+    """
+    across = "series" if len({condition.series for condition in conditions}) > 1 else "place"
+    rows: list[dict[str, Any]] = []
+    for held, wide in _wide(conditions, across).items():
+        for first, second in combinations(wide, 2):
+            rows += _largest(wide, str(first), str(second), *held)
+    return sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CHANGED]
+
+
+def _largest(
+    wide: pd.DataFrame, first: str, second: str, held: str, dataset: str
+) -> list[dict[str, Any]]:
+    """The cells of one pair of columns that differ most."""
+    difference = (wide[first] - wide[second]).replace([np.inf, -np.inf], np.nan).dropna()
+    order = difference.abs().sort_values(ascending=False, kind="stable").index[:_A_PAIR]
+    return [
+        {
+            "dataset": dataset,
+            "id": str(cell),
+            "held": held,
+            "first": first,
+            "second": second,
+            "one": float(wide[first][cell]),
+            "other": float(wide[second][cell]),
+            "difference": float(difference[cell]),
+        }
+        for cell in order
+        if difference[cell]
+    ]
+
+
+def _wide(conditions: Sequence[Condition], across: str) -> dict[tuple[str, str], pd.DataFrame]:
+    """(what is held equal, dataset) -> scores, a row a cell and a column a network (or place)."""
+    held = "place" if across == "series" else "series"
+    columns: dict[tuple[str, str], dict[str, pd.Series[float]]] = {}
+    for condition in conditions:
+        dataset = str(condition.about.get("dataset", ""))
+        group = columns.setdefault((getattr(condition, held), dataset), {})
+        ids = condition.rows["id"].astype(str).to_numpy()
+        group.setdefault(getattr(condition, across), pd.Series(condition.scores, ids))
+    return {key: pd.DataFrame(group) for key, group in columns.items() if len(group) > 1}
+
+
+def run_differences(
+    runs: Mapping[str, pd.DataFrame], value: str, /, **options: Any
+) -> list[dict[str, Any]]:
+    """Each run less each other one on the same cells, at each method and layer; a row a pair.
+
+    Networks are held equal where both runs have networks of the same names, else each must have
+    one. The columns are those of :func:`attrscore.stats.paired`, and ``q`` over all pairs.
+    """
+    rows = []
+    for (one, first), (other, second) in combinations(runs.items(), 2):
+        for held, a, b in _alike(first, second):
+            if value in a and value in b:
+                rows.append(
+                    {"first": one, "second": other, "held": held, **paired(a, b, value, **options)}
+                )
+    if rows:
+        for row, q in zip(rows, adjust(pd.Series([row["p"] for row in rows])), strict=True):
+            row["q"] = float(q)
+    return rows
+
+
+def changed_between(runs: Mapping[str, pd.DataFrame], score: str, /) -> list[dict[str, Any]]:
+    """As :func:`changed`, between runs at each network, method and layer that both have."""
+    rows: list[dict[str, Any]] = []
+    for (one, first), (other, second) in combinations(runs.items(), 2):
+        for held, a, b in _alike(first, second):
+            if score in a and score in b:
+                pair = {one: by_id(a)[score], other: by_id(b)[score]}
+                dataset = str(a["dataset"].iloc[0]) if "dataset" in a else ""
+                rows += _largest(pd.DataFrame(pair), one, other, held, dataset)
+    return sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CHANGED]
+
+
+def _alike(
+    first: pd.DataFrame, second: pd.DataFrame
+) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """Rows of two runs under the same method, layer and target, a cell once in each."""
+    names = ["method", "layer", *(n for n in ("target",) if n in first and n in second)]
+    shared = set(first["model"].astype(str)) & set(second["model"].astype(str))
+    if shared:
+        names = ["model", *names]
+    told = ["model", "method", "layer"] if shared else ["method", "layer"]
+    others = {tuple(map(str, about.values())): rows for about, rows in by_condition(second, names)}
+    for about, rows in by_condition(first, names):
+        beside = others.get(tuple(map(str, about.values())))
+        if beside is None or rows["id"].duplicated().any() or beside["id"].duplicated().any():
+            continue  # another setting of one run that the other lacks: not one pair
+        yield label(about, told), rows, beside

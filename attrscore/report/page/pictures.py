@@ -1,0 +1,160 @@
+"""Pictures of cells as text of a page: heat as colours, planes in strips, outlines as paths.
+
+A volume is a strip: its planes below each other in one picture, of which the page shows one. An
+image is a strip of one plane.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from attrscore.report.figures.cells import HEAT, colours_of
+
+__all__ = [
+    "composite",
+    "heat_of",
+    "heat_picture",
+    "outline_picture",
+    "picture",
+    "resized",
+    "shrunk",
+    "strip",
+]
+
+Array = np.ndarray[Any, Any]
+
+_QUALITY = 88
+"""Of WebP, where a picture is not to be measured; heat is stored without loss."""
+_PALETTE = np.rint(255 * HEAT(np.linspace(0, 1, 256))).astype(np.uint8)
+
+
+def heat_of(signed: Array, options: Mapping[str, str], /) -> Array:
+    """Signed (C, *s) as heat (*s), by the same steps as :class:`Heat`, no torch.
+
+    ``options`` are its ``channels`` and ``sign``. ``minmax`` moves scores, not what a picture that
+    is scaled by its own maximum shows, but for its lowest value; it is left out.
+    """
+    channels = options.get("channels", "sum")
+    joined = {"max": lambda: signed.max(0), "absolute": lambda: np.abs(signed).sum(0)}
+    heat: Array = joined.get(channels, lambda: signed.sum(0))()
+    sign = options.get("sign", "positive")
+    if sign == "absolute":
+        return np.abs(heat)
+    return np.clip(-heat if sign == "negative" else heat, 0, None)
+
+
+def resized(native: Array, space: Sequence[int], how: str = "linear", /) -> Array:
+    """A map (*s) on the grid *S, as torch's ``interpolate`` does it, corners not aligned."""
+    made = native.astype(np.float64)
+    for axis, long in enumerate(space):
+        short = made.shape[axis]
+        if short == long:
+            continue
+        if how == "nearest":
+            made = np.take(made, np.arange(long) * short // long, axis=axis)
+            continue
+        at = np.clip((np.arange(long) + 0.5) * short / long - 0.5, 0, short - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, short - 1)
+        share = (at - low).reshape([-1 if i == axis else 1 for i in range(made.ndim)])
+        made = np.take(made, low, axis) * (1 - share) + np.take(made, high, axis) * share
+    return made
+
+
+def shrunk(volume: Array, space: Sequence[int], /) -> Array:
+    """An array (*S, ...) averaged down to at most *space*, by whole places."""
+    made = volume.astype(np.float64)
+    for axis, most in enumerate(space):
+        size = made.shape[axis]
+        if size > most:
+            edges = np.linspace(0, size, most + 1).astype(int)
+            widths = np.diff(edges).reshape([-1 if i == axis else 1 for i in range(made.ndim)])
+            made = np.add.reduceat(made, edges[:-1], axis=axis) / widths
+    return made
+
+
+def strip(planes: Array, /) -> Array:
+    """Planes (P, Y, X, ...) below each other, (P * Y, X, ...)."""
+    return planes.reshape(-1, *planes.shape[2:])
+
+
+def composite(image: Array, /) -> Array:
+    """Channels (C, *S) in [0, 1] added up in colours, (*S, 3) uint8."""
+    mixed = np.tensordot(image, colours_of(image), axes=(0, 0)).clip(0, 1)
+    coloured: Array = np.rint(255 * mixed).astype(np.uint8)
+    return coloured
+
+
+def picture(pixels: Array, /) -> str:
+    """Grey (Y, X) or coloured (Y, X, 3) uint8 as a data URI."""
+    made = io.BytesIO()
+    Image.fromarray(pixels).save(made, "WEBP", quality=_QUALITY, method=4)
+    return _uri("image/webp", made.getvalue())
+
+
+def heat_picture(share: Array, /) -> str:
+    """Heat (Y, X) in [0, 1] as a data URI: transparent at 0, 256 steps, no loss."""
+    made = io.BytesIO()
+    steps = np.rint(255 * share).astype(np.uint8)
+    image = Image.frombytes("P", steps.shape[::-1], steps.tobytes())
+    image.putpalette(_PALETTE[:, :3].tobytes())
+    image.save(made, "PNG", transparency=_PALETTE[:, 3].tobytes(), optimize=True)
+    return _uri("image/png", made.getvalue())
+
+
+def outline_picture(regions: Mapping[str, Array], /) -> str:
+    """The borders of regions, planes (P, Y, X) each, as a drawing: cell solid, others dashed.
+
+    Empty where there is no region.
+    """
+    if not regions:
+        return ""
+    ((planes, height, width),) = {mask.shape for mask in regions.values()}
+    paths = []
+    for name, mask in regions.items():
+        dashes = "" if name == "cell" else ' stroke-dasharray="3 2.4"'
+        way = outline(mask)
+        paths += [
+            f'<path d="{way}" stroke="{colour}" stroke-width="{thick}"{dashes}/>'
+            for colour, thick in (("#000a", 2.6), ("#fff", 1.2))
+        ]
+    drawing = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {planes * height}" '
+        'preserveAspectRatio="none"><style>path{fill:none;vector-effect:non-scaling-stroke}</style>'
+        f"{''.join(paths)}</svg>"
+    )
+    return _uri("image/svg+xml", drawing.encode())
+
+
+def outline(mask: Array, /) -> str:
+    """The border of a region of planes (P, Y, X) as an SVG path over their strip.
+
+    Along the sides of pixels; it closes where the region leaves the crop.
+
+    >>> outline(np.array([[[False, True], [False, False]]]))
+    'M1 0H2M1 1H2M1 0V1M2 0V1'
+    """
+    height = mask.shape[1]
+    way = []
+    for p, plane in enumerate(np.pad(mask.astype(bool), ((0, 0), (1, 1), (1, 1)))):
+        for y, line in enumerate(plane[1:, 1:-1] != plane[:-1, 1:-1]):
+            way += [f"M{a} {y + p * height}H{b}" for a, b in _runs(line)]
+        for x, line in enumerate((plane[1:-1, 1:] != plane[1:-1, :-1]).T):
+            way += [f"M{x} {a + p * height}V{b + p * height}" for a, b in _runs(line)]
+    return "".join(way)
+
+
+def _runs(line: Array) -> list[tuple[int, int]]:
+    """Where flags are set, as start and stop of each run."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], line.astype(np.int8), [0]])))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,292 @@
+"""What each section of the page tells, as plain containers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from attrscore.report.figures.summaries import named, records, short
+from attrscore.report.page.conditions import Condition
+from attrscore.stats import threshold_curve
+from attrscore.stats.conditions import is_null, label
+from attrscore.stats.resampling import numbers
+from attrscore.store.crops import order_of
+
+if TYPE_CHECKING:
+    from attrscore.stats import Report
+
+__all__ = [
+    "cells",
+    "comparisons",
+    "groups",
+    "matrices",
+    "metrics",
+    "reasons",
+    "thresholds",
+    "undefined",
+]
+
+NULLS = ("circular_shift", "mask_swap", "random_map")
+"""Scorers that say where a score stands among shares that mean nothing."""
+_RESAMPLES = 999
+_ROWS = 6000
+_PAIRS = 60
+_REASONS = 40
+
+
+def thresholds(conditions: Sequence[Condition], found: Report, /) -> dict[str, Any]:
+    """The curve of every condition with a score on common thresholds, rounded to 0.001."""
+    defined = [each for each in conditions if np.isfinite(each.scores).any()]
+    if not defined:
+        return {}
+    curves = [
+        threshold_curve(each.rows, score=found.score, clusters=found.clusters, resamples=_RESAMPLES)
+        for each in defined
+    ]
+    low = min(curve["threshold"].iloc[0] for curve in curves)
+    high = max(curve["threshold"].iloc[-1] for curve in curves)
+    at = np.linspace(low, high, 101)
+    if any(not np.allclose(curve["threshold"], at) for curve in curves):
+        curves = [
+            threshold_curve(
+                each.rows,
+                score=found.score,
+                thresholds=list(at),
+                clusters=found.clusters,
+                resamples=_RESAMPLES,
+            )
+            for each in defined
+        ]
+    names = ("above", "low", "high", "attainable", "chance")
+    return {
+        "at": [round(float(t), 6) for t in at],
+        "rows": {
+            each.key: {name: _rounded(curve[name]) for name in names}
+            for each, curve in zip(defined, curves, strict=True)
+        },
+    }
+
+
+def groups(conditions: Sequence[Condition], curves: Mapping[str, Any], /) -> list[dict[str, Any]]:
+    """Networks with their conditions that have a score, in the order of the table."""
+    made: dict[str, dict[str, Any]] = {}
+    for each in conditions:
+        group = made.setdefault(each.series, {"series": each.series, "rows": [], "at": {}})
+        group["at"].setdefault(each.place, each.key)
+        if each.key in curves.get("rows", {}):
+            cells = int(np.isfinite(each.scores).sum())
+            group["rows"].append({"key": each.key, "place": each.place, "cells": cells})
+    return list(made.values())
+
+
+def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict[str, Any]]:
+    """Numbers that the heat table can show, by condition."""
+    names = [str(n) for n in found.summary.columns[: found.summary.columns.get_loc("cells")]]
+    rows = {_key(row, names): row for row in records(found.summary)}
+    mine = {each.key: rows.get(_key(each.about, names), {}) for each in conditions}
+    words = found.reading.axis or found.score
+    offered = {
+        "mean": ("mean score", f"Mean {words}: {_way(found)}."),
+        "above": (
+            f"share above {found.threshold:g}",
+            f"Share of cells above {found.threshold:g}.",
+        ),
+        "attainable": (
+            f"attainable above {found.threshold:g}",
+            f"Share of cells whose grid allows a score above {found.threshold:g}.",
+        ),
+        "above_chance": (
+            "above chance",
+            "0 is chance whatever the area, 1 all on the cell; above 0 it grows with the area.",
+        ),
+        "log_odds": ("log odds", "Log odds ratio against the area of the cell: 0 is chance."),
+        "cell_vs_neighbours": (
+            "cell against neighbours",
+            "Log ratio of the density of heat on the cell to that on its neighbours: 0 is equal.",
+        ),
+    }
+    made = {}
+    for null in NULLS:
+        offered[null] = (
+            f"percentile in {null}",
+            f"Where a score stands among shares without meaning ({null}), mean: 0.5 is chance.",
+        )
+        for each in conditions:
+            if null in each.rows:
+                mine[each.key] = {**mine[each.key], null: each.rows[null].mean()}
+    for name, (title, says) in offered.items():
+        values = {key: _number(row.get(name)) for key, row in mine.items()}
+        known = [value for value in values.values() if value is not None]
+        if known:
+            share = name in ("above", "attainable", *NULLS) or (
+                name == "mean" and all(0 <= value <= 1 for value in known)
+            )
+            made[name] = {"name": title, "says": says, "share": share, "values": values}
+    return made
+
+
+def _way(found: Report) -> str:
+    ways = {"higher": "higher is better", "lower": "lower is better"}
+    return ways.get(found.reading.better, "a row a network, a column a method and layer")
+
+
+def _key(about: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple("" if pd.isna(about.get(n)) else str(about.get(n)) for n in names)
+
+
+def matrices(found: Report, /) -> list[dict[str, Any]]:
+    """Agreement matrices of at most 24 conditions."""
+    return [
+        {
+            "name": short(name),
+            "names": [short(str(each)) for each in matrix],
+            "lines": [
+                {"name": short(str(index)), "values": [float(value) for value in row]}
+                for index, row in matrix.iterrows()
+            ],
+        }
+        for name, matrix in found.agreement.items()
+        if len(matrix) <= 24
+    ]
+
+
+def comparisons(found: Report, /) -> list[dict[str, Any]]:
+    """Paired comparisons by what is compared; the largest differences of many."""
+    names = {"model": "Networks", "method": "Methods at the same layer", "layer": "Layers"}
+    made = []
+    for between, table in found.comparisons.items():
+        held = [name for name in found.shown if name in table and len(set(table[name])) > 1]
+        rows = [
+            {
+                **row,
+                "held": short(label(row, held)),
+                "first": short(row["first"]),
+                "second": short(row["second"]),
+            }
+            for row in records(table)
+        ]
+        if len(rows) > _PAIRS:
+            rows.sort(key=lambda row: -abs(row["difference"]) if pd.notna(row["difference"]) else 0)
+        made.append(
+            {
+                "name": names.get(between, between),
+                "held": bool(held),
+                "rows": rows[:_PAIRS],
+                "more": len(rows[_PAIRS:]),
+            }
+        )
+    return made
+
+
+def undefined(found: Report, null: str | None, /) -> list[dict[str, Any]]:
+    """Conditions with cells that have no score, and why."""
+    rows = found.undefined[found.undefined["undefined"] > 0]
+    if rows.empty:
+        return []
+    hidden = is_null(rows, null=null if null in set(rows["model"].astype(str)) else None)
+    made = []
+    for row, randomised in zip(records(named(rows, found.shown)), hidden, strict=True):
+        counts = {k[7:]: v for k, v in row.items() if k.startswith("status.") and v}
+        status = ", ".join(f"{count} {name}" for name, count in counts.items())
+        network = f"{row['series']} (randomised weights)" if randomised else row["series"]
+        made.append({**row, "series": network, "status": status})
+    return made
+
+
+def reasons(table: pd.DataFrame, /) -> tuple[list[dict[str, Any]], int]:
+    """Sentences of the column ``reason`` by how many rows they concern, and how many more."""
+    if "reason" not in table or "status" not in table:
+        return [], 0
+    told = table[table["reason"].notna() & (table["reason"].astype(str) != "")]
+    made: list[dict[str, Any]] = [
+        {
+            "status": str(status),
+            "reason": str(reason),
+            "rows": len(rows),
+            "cells": rows["id"].nunique(),
+        }
+        for (status, reason), rows in told.groupby(["status", "reason"], observed=True)
+    ]
+    made.sort(key=lambda row: -row["rows"])
+    return made[:_REASONS], len(made[_REASONS:])
+
+
+def cells(
+    conditions: Sequence[Condition], found: Report, anchors: Mapping[tuple[str, str], str], /
+) -> dict[str, Any]:
+    """Rows of cells for the table, at most 6000: all, or those of the smallest hashes of ids."""
+    score = found.score
+    ends = {
+        "": score,
+        ".chance": "chance",
+        ".above_chance": "above chance",
+        ".highest": "attainable",
+    }
+    present = [end for end in ends if any(f"{score}{end}" in each.rows for each in conditions)]
+    extra = [
+        name
+        for name in ("label", "predicted", *found.clusters)
+        if any(name in each.rows for each in conditions)
+    ]
+    datasets = {str(each.about.get("dataset", "")) for each in conditions}
+    columns = [
+        {"name": "cell", "kind": "text"},
+        {"name": "network", "kind": "text"},
+        {"name": "method and layer", "kind": "text"},
+        *({"name": ends[end], "kind": "number"} for end in present),
+        {"name": "percentile", "kind": "percent"},
+        *({"name": name.removeprefix("Metadata_").lower(), "kind": "text"} for name in extra),
+        {"name": "status", "kind": "text"},
+    ]
+    ids = {str(name) for each in conditions for name in each.by_id}
+    total = sum(len(each.rows) for each in conditions)
+    keep = ids
+    if total > _ROWS:
+        share = max(1, len(ids) * _ROWS // total)
+        keep = set(sorted(ids, key=order_of)[:share])
+    rows: list[list[Any]] = []
+    for each in conditions:
+        frame = each.rows
+        chosen = np.flatnonzero([name in keep for name in frame["id"].astype(str)])
+        picked = frame.iloc[chosen]
+        listed: list[list[Any]] = [
+            picked["id"].astype(str).tolist(),
+            [each.series] * len(picked),
+            [each.place] * len(picked),
+            *(_plain(picked, f"{score}{end}") for end in present),
+            [_number(value) for value in each.percentiles[chosen]],
+            *(
+                [None if pd.isna(v) else str(v) for v in picked[name]]
+                if name in picked
+                else [None] * len(picked)
+                for name in extra
+            ),
+            picked["status"].astype(str).tolist() if "status" in picked else [None] * len(picked),
+        ]
+        rows += [list(row) for row in zip(*listed, strict=True)]
+    single = len(datasets) == 1  # else one id may stand for several cells
+    return {
+        "columns": columns,
+        "rows": rows,
+        "total": total,
+        "anchors": {name: at for (_, name), at in anchors.items()} if single else {},
+    }
+
+
+def _plain(rows: pd.DataFrame, column: str) -> list[float | None]:
+    if column not in rows:
+        return [None] * len(rows)
+    return [_number(value) for value in numbers(rows, column)]
+
+
+def _number(value: Any) -> float | None:
+    if value is None or not np.isfinite(value):
+        return None
+    return float(f"{float(value):.5g}")
+
+
+def _rounded(values: Any) -> list[float | None]:
+    return [round(float(v), 3) if np.isfinite(v) else None for v in values]
