@@ -228,7 +228,7 @@ def _show(outcome: Outcome | Finished, settings: Mapping[str, Any], *, sweep: bo
         out.print(f"All of it was already in {outcome.folder}; nothing was computed.")
     figures = list(outcome.figures)
     if settings["figures"] == "all" and not sweep:
-        from attrscore.report.page import drawings as plots
+        from attrscore.report import figures as plots
 
         path = outcome.folder / "figures" / "scores.png"
         drawn = plots.distributions(outcome.scores, score=terminal.headline(outcome.scores))

@@ -31,7 +31,7 @@ from attrscore.jobs.fitting import train_if_asked
 from attrscore.jobs.provenance import Clock, facts, machine
 from attrscore.jobs.rerunning import Which, compute_again, to_do
 from attrscore.jobs.rescoring import kept_maps
-from attrscore.report.page import drawings as plots
+from attrscore.report import figures as plots
 
 __all__ = ["Outcome", "refused_by_preflight", "run_job"]
 

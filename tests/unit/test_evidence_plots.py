@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 
 from attrscore import stats
 from attrscore.errors import ConfigError, DataError
-from attrscore.report.page import drawings as plots
+from attrscore.report import figures as plots
 
 
 @pytest.fixture(autouse=True)

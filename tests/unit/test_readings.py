@@ -17,7 +17,7 @@ from attrscore.cli import output as terminal
 from attrscore.core.readings import Reading, attach, chance_of, reading_of, readings_in, readings_of
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError
-from attrscore.report.page import drawings as plots
+from attrscore.report import figures as plots
 
 MISSED = {
     "other": {

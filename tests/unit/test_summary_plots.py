@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from attrscore import stats
 from attrscore.cli.commands.report import KINDS
 from attrscore.errors import ConfigError, DataError
+from attrscore.report import figures as plots
 from attrscore.report.figures.summaries import named, short
-from attrscore.report.page import drawings as plots
 
 
 @pytest.fixture(autouse=True)

@@ -32,7 +32,7 @@ def inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) ->
     from attrscore.engine.pool import draw_pool
     from attrscore.jobs.assembly import dataset_of
     from attrscore.jobs.contents import contents
-    from attrscore.report.page import drawings as plots
+    from attrscore.report import figures as plots
 
     dataset = dataset_of(settings)
     batch = draw_pool(dataset, _SHOWN[dataset.spec.dimensions], seed=settings["seed"])

@@ -49,7 +49,7 @@ def report(arguments: Sequence[str]) -> int:
         seed=options.seed,
     )
     if options.figure:
-        from attrscore.report.page import drawings as plots
+        from attrscore.report import figures as plots
 
         sheet = plots.figure(options.figure, table, found)
         path = plots.save(sheet, options.output or Path(f"{options.figure}.png"))
@@ -67,7 +67,7 @@ def report(arguments: Sequence[str]) -> int:
         for part in printout.parts(found):
             out.print(part, soft_wrap=isinstance(part, str))
     if options.figures:
-        from attrscore.report.page import drawings as plots
+        from attrscore.report import figures as plots
 
         drawn = plots.evidence(table, found)
         for name, sheet in drawn.items():

@@ -38,7 +38,7 @@ def collect(arguments: Sequence[str]) -> int:
     options = parser.parse_args(list(arguments))
     from attrscore import store
     from attrscore.cli import output as terminal
-    from attrscore.report.page import drawings as plots
+    from attrscore.report import figures as plots
     from attrscore.store.folders import no_results
     from attrscore.store.merge import FORMATS, rows_and_bytes
 

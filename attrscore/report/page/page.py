@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from attrscore.core.readings import reading_of
+from attrscore.report import figures as plots
 from attrscore.report.page import cards, comparing, judging, making, sections
-from attrscore.report.page import drawings as plots
 from attrscore.report.page.conditions import conditions_of
 from attrscore.report.page.drawings import inline
 from attrscore.report.page.gallery import gallery
