@@ -55,22 +55,18 @@ from attrscore.methods.cams import (
     RandomCAM,
     XGradCAM,
 )
+from attrscore.methods.captum_any import FromCaptum
 from attrscore.methods.deep_lift import DeepLift
-from attrscore.methods.from_captum import FromCaptum
-from attrscore.methods.gradient_shap import GradientShap
-from attrscore.methods.gradients import InputXGradient, Saliency
+from attrscore.methods.gradients import InputXGradient, Saliency, SmoothGrad
 from attrscore.methods.guided import (
     Deconvolution,
     GuidedBackprop,
     GuidedGradCAM,
     guided_backprop,
 )
-from attrscore.methods.integrated_gradients import IntegratedGradients
-from attrscore.methods.layer_conductance import LayerConductance
 from attrscore.methods.lrp import LRP, LayerLRP
-from attrscore.methods.perturbation import FeatureAblation, Occlusion
-from attrscore.methods.shapley import KernelShap
-from attrscore.methods.smooth_grad import SmoothGrad
+from attrscore.methods.path import GradientShap, IntegratedGradients, LayerConductance
+from attrscore.methods.perturbation import FeatureAblation, KernelShap, Occlusion
 
 __all__ = [
     "LRP",

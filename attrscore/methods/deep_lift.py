@@ -16,9 +16,9 @@ from attrscore.core.contracts import INPUT, Diagnosed, Maps
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError
-from attrscore.methods.baselines import WithBaseline
+from attrscore.methods._baselines import WithBaseline
 from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
-from attrscore.methods.integrated_gradients import completeness
+from attrscore.methods.path import completeness
 
 __all__ = ["DeepLift"]
 

@@ -20,8 +20,8 @@ from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.core.wrappers import SealedNetwork
 from attrscore.errors import UnsupportedError, choose
+from attrscore.methods._options import check_positive
 from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
-from attrscore.methods.options import check_positive
 
 __all__ = ["LRP", "LayerLRP"]
 

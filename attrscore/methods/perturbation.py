@@ -1,24 +1,141 @@
-"""What the score loses when a part of the crop is hidden. Needs no gradient."""
+"""What the score loses when parts of the crop are hidden. No gradient is needed."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from math import comb
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
-from attrscore.core.contracts import INPUT, Maps
+from attrscore.core.contracts import INPUT, Batch, Diagnosed, Maps
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
-from attrscore.errors import ConfigError
-from attrscore.methods.baselines import WithBaseline
-from attrscore.methods.copies import check_chunk, values_at
-from attrscore.methods.features import WithFeatures
-from attrscore.methods.options import PerAxis, check_per_axis, per_axis
+from attrscore.errors import ConfigError, choose
+from attrscore.methods._baselines import WithBaseline
+from attrscore.methods._copies import check_chunk, generator_of, values_at
+from attrscore.methods._options import (
+    PerAxis,
+    check_per_axis,
+    check_positive,
+    check_whole,
+    per_axis,
+)
 
-__all__ = ["FeatureAblation", "Occlusion"]
+__all__ = [
+    "FeatureAblation",
+    "KernelShap",
+    "Occlusion",
+    "WithFeatures",
+    "coalitions",
+    "grid_blocks",
+    "shapley_values",
+]
+
+_FEATURES = ("grid", "slic", "regions", "instances")
+_SPREADS = ("share", "value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithFeatures:
+    """The options ``features``, ``size``, ``segments``, ``compactness`` and ``spread``.
+
+    ``features`` are ``grid`` (blocks of ``size`` pixels, one number or one an axis), ``slic``
+    (about ``segments`` supervoxels of scikit-image, as compact as ``compactness`` says),
+    ``regions`` (what the batch's regions divide the crop into: cell, neighbours, the rest) or
+    ``instances`` (the cell, each connected part of the neighbours, the rest). With ``spread=share``
+    the value of a feature is divided among its pixels, so the map sums to the values; with
+    ``value`` every pixel carries it, as Captum's maps do, and large features weigh more.
+    """
+
+    features: Literal["grid", "slic", "regions", "instances"] = "grid"
+    size: PerAxis = 16
+    segments: int = 64
+    compactness: float = 0.1
+    spread: Literal["share", "value"] = "share"
+
+    def __post_init__(self) -> None:
+        choose(self.features, _FEATURES, option="features")
+        choose(self.spread, _SPREADS, option="spread")
+        check_per_axis(self, "size")
+        check_whole(self, "segments")
+        check_positive(self, "compactness")
+
+    def labels(self, batch: Batch, /) -> Tensor:
+        """The feature of each pixel: (N, *S) int64, numbered from 0 without gaps in each crop.
+
+        :raises ConfigError: ``slic`` without scikit-image.
+        """
+        if self.features == "grid":
+            return (
+                grid_blocks(batch.space, per_axis(self.size, len(batch.space), option="size"))
+                .to(batch.inputs.device)[None]
+                .expand(len(batch), *batch.space)
+            )
+        made = [self._of_crop(batch.rows(i, i + 1)) for i in range(len(batch))]
+        return torch.from_numpy(np.stack(made)).to(batch.inputs.device)
+
+    def _of_crop(self, one: Batch) -> np.ndarray:
+        if self.features == "slic":
+            parts = self._supervoxels(one.inputs[0])
+        else:
+            parts = np.zeros(one.space, dtype=np.int64)
+            for name, region in one.regions.items():
+                inside = (region[0] > 0.5).cpu().numpy()
+                if self.features == "instances":
+                    if name not in ("cell", "neighbours"):
+                        continue
+                    inside = inside if name == "cell" else ndimage.label(inside)[0]
+                parts = parts * (int(inside.max()) + 1) + inside
+        return np.unique(parts, return_inverse=True)[1].reshape(one.space).astype(np.int64)
+
+    def _supervoxels(self, image: Tensor) -> np.ndarray:
+        try:
+            from skimage.segmentation import slic  # only where it is asked for
+        except ImportError as error:
+            raise ConfigError(
+                "features=slic needs scikit-image: pip install scikit-image. Or use features=grid."
+            ) from error
+        flat = image.double().flatten(1)
+        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        scaled = torch.where(high > low, (flat - low) / (high - low), 0.0).view(image.shape)
+        parts: np.ndarray = slic(
+            scaled.movedim(0, -1).cpu().numpy(),
+            n_segments=self.segments,
+            compactness=self.compactness,
+            channel_axis=-1,
+            convert2lab=False,
+            start_label=0,
+        )
+        return parts
+
+    def painted(self, values: Tensor, labels: Tensor, /) -> Tensor:
+        """A map from the value of each feature: (N, F) and (N, *S) -> (N, 1, *S)."""
+        flat = labels.flatten(1)
+        if self.spread == "share":
+            sizes = torch.zeros_like(values).scatter_add_(1, flat, torch.ones_like(flat).to(values))
+            values = values / sizes.clamp(min=1)
+        return values.gather(1, flat).view(len(labels), 1, *labels.shape[1:])
+
+
+def grid_blocks(space: tuple[int, ...], size: tuple[int, ...], /) -> Tensor:
+    """Regular blocks: *S int64, those at the far borders smaller.
+
+    >>> grid_blocks((2, 3), (2, 2))
+    tensor([[0, 0, 1],
+            [0, 0, 1]])
+    """
+    numbers = torch.zeros(space, dtype=torch.int64)
+    for axis, (extent, length) in enumerate(zip(space, size, strict=True)):
+        shape = [1] * len(space)
+        shape[axis] = extent
+        along = torch.arange(extent) // length
+        numbers = numbers * (int(along.max()) + 1) + along.view(shape)
+    return numbers
 
 
 @METHODS.register("occlusion")
@@ -99,11 +216,10 @@ class FeatureAblation(WithFeatures, WithBaseline):
     """What the score loses when one feature, a part of the crop, is replaced by the baseline.
 
     Signed: positive where hiding lowers the score. Features, their options and ``spread`` as
-    :class:`attrscore.methods.features.WithFeatures`. Costs one forward pass for each feature, and
-    one for the clean input; at most ``chunk`` copies of an input are in memory at once. Explains
-    any network, gradients or not; features that matter only together share nothing, for which see
-    ``kernel_shap``. After Zeiler, Fergus, ECCV 2014; numbers as Captum's ``FeatureAblation`` with
-    ``spread=value``.
+    :class:`WithFeatures`. Costs one forward pass for each feature, and one for the clean input; at
+    most ``chunk`` copies of an input are in memory at once. Explains any network, gradients or not;
+    features that matter only together share nothing, for which see ``kernel_shap``. After Zeiler,
+    Fergus, ECCV 2014; numbers as Captum's ``FeatureAblation`` with ``spread=value``.
     """
 
     explains: ClassVar[str] = INPUT
@@ -135,3 +251,136 @@ class FeatureAblation(WithFeatures, WithBaseline):
         lost = torch.zeros(known.shape, dtype=torch.float64, device=labels.device)
         lost[rows, numbers] = run.value.double()[rows] - values
         return {INPUT: self.painted(lost, labels).to(batch.inputs.dtype)}
+
+
+def coalitions(features: int, samples: int, generator: torch.Generator, /) -> tuple[Tensor, Tensor]:
+    """Which features are shown in each trial, (T, F) bool, and the weight of each trial, (T,).
+
+    All 2^F - 2 with their kernel weights where ``samples`` suffices, and then the result is exact;
+    else ``samples`` drawn by those weights, each with its complement, alike in weight. Never none
+    or all of the features.
+    """
+    if features < 2:
+        return torch.zeros((0, features), dtype=torch.bool), torch.zeros(0, dtype=torch.float64)
+    sizes = torch.arange(1, features, dtype=torch.float64)
+    kernel = (features - 1) / (sizes * (features - sizes))  # of all trials of a size together
+    if features < 32 and 2**features - 2 <= samples:
+        numbers = torch.arange(1, 2**features - 1)
+        shown = (numbers[:, None] >> torch.arange(features)) % 2 == 1
+        size = shown.sum(1)
+        ways = torch.tensor([comb(features, int(each)) for each in range(1, features)])
+        return shown, (kernel / ways)[size - 1]
+    pairs = -(-samples // 2)
+    size = torch.multinomial(kernel, pairs, replacement=True, generator=generator) + 1
+    order = torch.rand((pairs, features), generator=generator).argsort(1).argsort(1)
+    drawn = order < size[:, None]
+    shown = torch.cat([drawn, ~drawn])[:samples]
+    return shown, torch.ones(len(shown), dtype=torch.float64)
+
+
+def shapley_values(shown: Tensor, weights: Tensor, values: Tensor, change: Tensor, /) -> Tensor:
+    """Weighted least squares that sum to ``change`` exactly: (F,) float64.
+
+    ``values`` (T,) are the scores of the trials less that of the baseline; ``change`` is that of
+    the whole input. With fewer trials than features, the solution of least norm; NaN where a score
+    is not finite.
+
+    >>> shown = torch.tensor([[True, False], [False, True]])
+    >>> shapley_values(shown, torch.ones(2).double(), torch.tensor([1.0, 2.0]), torch.tensor(5.0))
+    tensor([2., 3.], dtype=torch.float64)
+    """
+    features = shown.shape[1]
+    if not (values.isfinite().all() and change.isfinite()):  # LAPACK raises
+        return torch.full((features,), torch.nan, dtype=torch.float64)
+    equal = change.double() / features
+    # What is left sums to 0: it is solved for in a basis of that plane.
+    corners = torch.eye(features, dtype=torch.float64)[:, : features - 1] - 1 / features
+    plane: Tensor = torch.linalg.qr(corners).Q
+    root = weights.double().sqrt()[:, None]
+    wanted = values.double() - shown.double().sum(1) * equal
+    solved: Tensor = torch.linalg.lstsq(
+        root * (shown.double() @ plane), root * wanted[:, None], driver="gelsd"
+    ).solution
+    return equal + (plane @ solved)[:, 0]
+
+
+@METHODS.register("kernel_shap")
+@dataclass(frozen=True, kw_only=True)
+class KernelShap(WithFeatures, WithBaseline):
+    """Shapley values of features, parts of the crop: what each adds, averaged over all orders.
+
+    Signed; the values of a crop sum to F(input) - F(baseline) exactly. Features, their options and
+    ``spread`` as :class:`WithFeatures`; hidden ones are replaced by the baseline. ``samples``
+    coalitions a crop, drawn in pairs of complements; exact where all 2^F - 2 of them are no more
+    than that. A cell's draws follow from ``seed`` and its id alone. Costs ``samples`` forward
+    passes, and two; at most ``chunk`` copies of an input are in memory at once. Explains any
+    network, gradients or not. The column ``output_change`` is F(input) - F(baseline).
+
+    Lundberg, Lee, NeurIPS 2017. Captum's ``KernelShap`` takes one crop at a time, draws from the
+    global generators and approximates the constraint by a large weight, so it is written here.
+    """
+
+    explains: ClassVar[str] = INPUT
+    samples: int = 256
+    chunk: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        WithBaseline.__post_init__(self)
+        WithFeatures.__post_init__(self)
+        check_whole(self, "samples")
+        check_whole(self, "seed", least=0)
+        check_chunk(self.chunk)
+
+    def check(self, run: Pass, /) -> None:
+        """The clean input and its features."""
+        self.labels(run.batch)
+        run.value  # noqa: B018  # a property that computes
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, 1, *S)."""
+        labels = self.labels(run.batch)
+        reference = self.reference(run.batch.inputs.detach())
+        counts = (labels.flatten(1).amax(1) + 1).tolist()
+        trials = [
+            coalitions(count, self.samples, generator_of(cell, self.seed, "kernel_shap"))
+            for count, cell in zip(counts, run.batch.ids, strict=True)
+        ]
+        total = sum(len(shown) + 1 for shown, _ in trials)
+        done = 0
+        values = torch.zeros((len(labels), max(counts)), dtype=torch.float64)
+        change = torch.zeros(len(labels), dtype=torch.float64)
+        for row, (shown, weights) in enumerate(trials):
+            # Each coalition, and none.
+            hidden = torch.cat([~shown, torch.ones((1, shown.shape[1]), dtype=torch.bool)])
+            scores = self._scores(run, row, hidden, labels[row], reference, done, total).cpu()
+            done += len(hidden)
+            change[row] = run.value[row].double().cpu() - scores[-1]
+            values[row, : shown.shape[1]] = shapley_values(
+                shown, weights, scores[:-1] - scores[-1], change[row]
+            )
+        signed = self.painted(values.to(labels.device), labels).to(reference.dtype)
+        return Diagnosed({INPUT: signed}, {"output_change": change})
+
+    def _scores(
+        self,
+        run: Pass,
+        row: int,
+        hidden: Tensor,
+        labels: Tensor,
+        reference: Tensor,
+        before: int,
+        total: int,
+    ) -> Tensor:
+        """Of one crop (*S labels) with some features hidden: (T, F) bool -> (T,) float64."""
+        hidden = hidden.to(labels.device)
+        rows = torch.full((len(hidden),), row, device=labels.device)
+        return values_at(
+            run,
+            rows,
+            lambda which: hidden[which][:, labels],
+            reference,
+            chunk=self.chunk,
+            before=before,
+            total=total,
+        )

@@ -15,7 +15,7 @@ from attrscore.core.light import LightGradients
 from attrscore.core.passes import Pass
 from attrscore.core.stem import PassedByError, Stem, find_stem
 from attrscore.core.wrappers import dtype_of
-from attrscore.methods.copies import blocks, explained_at, gradients_at
+from attrscore.methods._copies import blocks, explained_at, gradients_at
 
 __all__ = ["mean_gradient"]
 

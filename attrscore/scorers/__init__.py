@@ -19,38 +19,45 @@ normalise=False``: ``region_shares``, ``relevance_rank``, ``top_k``, ``pointing_
   the equations stand as they are, and a map without mass is NaN
 """
 
-from attrscore.scorers.auc import AUC
-from attrscore.scorers.average_drop import AverageDrop, relative_drop
-from attrscore.scorers.channel_shares import ChannelShares, channel_shares
-from attrscore.scorers.circular_shift import CircularShift, shifted_shares
-from attrscore.scorers.deletion import Deletion
-from attrscore.scorers.dice import Dice, dice_overlap
-from attrscore.scorers.distance import Distance, mean_distance
-from attrscore.scorers.effective_volume import EffectiveVolume, effective_number
-from attrscore.scorers.entropy import Entropy, shannon_entropy
-from attrscore.scorers.faithfulness import area_under
+from attrscore.scorers._ranks import hottest_share, roc_auc
+from attrscore.scorers.captum_metrics import Infidelity, SensitivityMax
+from attrscore.scorers.complexity import (
+    EffectiveVolume,
+    Entropy,
+    Sparsity,
+    effective_number,
+    gini,
+    shannon_entropy,
+)
+from attrscore.scorers.faithfulness import (
+    ROAD,
+    AverageDrop,
+    Deletion,
+    Insertion,
+    area_under,
+    impute,
+    relative_drop,
+)
 from attrscore.scorers.grad_camo import GradCAMO, mask_ratio
-from attrscore.scorers.hottest import hottest_share
-from attrscore.scorers.infidelity import Infidelity
-from attrscore.scorers.insertion import Insertion
-from attrscore.scorers.iou import IoU, intersection_over_union
-from attrscore.scorers.mask_outside import MaskOutside
-from attrscore.scorers.mask_swap import MaskSwap
-from attrscore.scorers.nulls import standing
-from attrscore.scorers.overlap import otsu
-from attrscore.scorers.pointing_game import PointingGame
-from attrscore.scorers.random_map import RandomMap
-from attrscore.scorers.ranks import roc_auc
-from attrscore.scorers.region_shares import RegionShares, log_density_ratio
+from attrscore.scorers.intervention import MaskOutside, Swap, exchanged
+from attrscore.scorers.localisation import (
+    AUC,
+    Dice,
+    Distance,
+    IoU,
+    PointingGame,
+    RelevanceRank,
+    ToleranceCurve,
+    TopK,
+    dice_overlap,
+    intersection_over_union,
+    mean_distance,
+    otsu,
+    share_within,
+)
+from attrscore.scorers.nulls import CircularShift, MaskSwap, RandomMap, shifted_shares, standing
 from attrscore.scorers.regions import distance_to
-from attrscore.scorers.relevance_rank import RelevanceRank
-from attrscore.scorers.road import ROAD, impute
-from attrscore.scorers.sensitivity_max import SensitivityMax
-from attrscore.scorers.sides import exchanged
-from attrscore.scorers.sparsity import Sparsity, gini
-from attrscore.scorers.swap import Swap
-from attrscore.scorers.tolerance_curve import ToleranceCurve, share_within
-from attrscore.scorers.top_k import TopK
+from attrscore.scorers.shares import ChannelShares, RegionShares, channel_shares, log_density_ratio
 
 __all__ = [
     "AUC",

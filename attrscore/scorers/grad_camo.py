@@ -21,7 +21,7 @@ from attrscore.core.passes import Pass
 from attrscore.core.readings import Declared
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, DataError, did_you_mean
-from attrscore.scorers.ranks import roc_auc
+from attrscore.scorers._ranks import roc_auc
 
 __all__ = ["GradCAMO", "mask_ratio"]
 

@@ -22,8 +22,8 @@ from attrscore.methods import (
     LayerLRP,
     Occlusion,
 )
-from attrscore.methods.baselines import blurred
-from attrscore.methods.features import grid_blocks
+from attrscore.methods._baselines import blurred
+from attrscore.methods.perturbation import grid_blocks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require"),

@@ -18,9 +18,8 @@ from attrscore.core.passes import Pass
 from attrscore.core.registry import SCORERS
 from attrscore.engine.run import run
 from attrscore.methods import GradCAM, Saliency
-from attrscore.scorers.donors import generator_of
-from attrscore.scorers.faithfulness import ranks
-from attrscore.scorers.road import impute
+from attrscore.scorers._response import generator_of
+from attrscore.scorers.faithfulness import impute, ranks
 from attrscore.targets import Embedding, Index, Predicted
 
 

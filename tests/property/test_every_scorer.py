@@ -18,7 +18,7 @@ from attrscore.core.contracts import INPUT, Batch
 from attrscore.core.registry import SCORERS
 from attrscore.scorers.nulls import standing
 from attrscore.testing import Subject, checks, given_maps
-from attrscore.testing.given_maps import OF_THE_MASK, of_the_map, signed_maps
+from attrscore.testing.of_scorers import OF_THE_MASK, of_the_map, signed_maps
 
 # Further settings of those that behave otherwise with them.
 NEED = {

@@ -29,8 +29,7 @@ from attrscore.methods import (
     Saliency,
     SmoothGrad,
 )
-from attrscore.methods.features import WithFeatures
-from attrscore.methods.shapley import coalitions, shapley_values
+from attrscore.methods.perturbation import WithFeatures, coalitions, shapley_values
 from attrscore.targets import Cosine, Index, Norm, Predicted
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attrscore import SCORERS, Batch, evaluate
 from attrscore.core.passes import Pass
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
-from attrscore.scorers.donors import choose_donors
+from attrscore.scorers._response import choose_donors
 from attrscore.targets import Embedding, Predicted
 
 

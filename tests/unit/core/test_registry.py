@@ -104,7 +104,7 @@ def test_two_packages_of_one_name_are_both_named(monkeypatch, registry):
 def test_one_of_ours_is_not_shadowed(monkeypatch):
     install(monkeypatch, SCORERS, auc="math:sqrt")
     with pytest.warns(AttrscoreWarning, match="'auc' is attrscore's own; that of the package math"):
-        assert SCORERS.load("auc").__module__ == "attrscore.scorers.auc"
+        assert SCORERS.load("auc").__module__ == "attrscore.scorers.localisation"
     told = [entry for entry in SCORERS.told() if entry.name == "auc"]
     assert [(entry.package, bool(entry.problem)) for entry in told] == [
         ("attrscore", False),

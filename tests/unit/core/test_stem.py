@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attrscore.core.contracts import INPUT, Batch
 from attrscore.core.passes import Pass
 from attrscore.methods import IntegratedGradients
-from attrscore.methods.integrated_gradients import quadrature
+from attrscore.methods.path import quadrature
 from attrscore.targets import Index
 
 STEPS = 4

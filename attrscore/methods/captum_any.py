@@ -1,4 +1,4 @@
-"""Any attribution class of ``captum.attr`` that fits, by name."""
+"""Any attribution class of ``captum.attr`` that explains an image model, by name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""How a network responds to altered cells, and what an altered cell is filled with."""
+"""Alter cells and ask the model again: donors, fillings and responses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,20 +15,77 @@ from torch import Tensor
 from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, choose
-from attrscore.scorers.donors import NO_DONOR, choose_donors, generator_of
 
 __all__ = [
+    "DONORS",
     "FILLS",
+    "NO_DONOR",
     "Alter",
+    "Donors",
     "Fill",
     "Filling",
     "blank",
+    "choose_donors",
     "clean_response",
     "filling",
+    "generator_of",
     "respond",
     "response",
     "why_undefined",
 ]
+
+Donors = Literal["other_class", "same_class", "any"]
+DONORS: tuple[Donors, ...] = ("other_class", "same_class", "any")
+
+NO_DONOR: Mapping[str, str] = {
+    "other_class": "no cell of a known other class in the pool can be a donor.",
+    "same_class": "no other cell of the same known class in the pool can be a donor.",
+    "any": "no other cell of the pool can be a donor.",
+}
+"""Why a cell has none; enlarge the pool, or choose other donors."""
+
+
+def generator_of(seed: int, purpose: str, cell: str) -> torch.Generator:
+    """What is drawn for a cell: it follows from the seed and the cell's id, whatever the batch."""
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{cell}".encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+
+
+def choose_donors(run: Pass, /, *, donors: Donors, count: int, seed: int) -> Tensor:
+    """Rows of the pool for each cell, (N, count), -1 where there are too few.
+
+    The draw follows from ``seed`` and the cell's id. A cell is never its own donor, by its id, and
+    cells of the pool that are not finite, or have an empty or full mask, are none. The class is the
+    label, or what the network predicts where there is none.
+
+    :raises UnsupportedError: no pool.
+    """
+    pool = run.need_pool()
+    covered = (pool.regions["cell"] > 0.5).flatten(1)
+    fit = pool.inputs.flatten(1).isfinite().all(1) & covered.any(1) & ~covered.all(1)
+    allowed = fit[None].expand(len(run.batch), -1)
+    if donors != "any":
+        own, theirs = _classes(run.batch.label, run), _classes(pool.label, run, of_pool=True)
+        known = (own >= 0)[:, None] & (theirs >= 0)
+        alike = own[:, None] == theirs
+        allowed = allowed & known & (alike if donors == "same_class" else ~alike)
+    chosen = torch.full((len(run.batch), count), -1)
+    for row, (cell, may) in enumerate(zip(run.batch.ids, allowed.tolist(), strict=True)):
+        order = torch.randperm(len(pool), generator=generator_of(seed, "donors", cell)).tolist()
+        found = [p for p in order if may[p] and pool.ids[p] != cell][:count]
+        chosen[row, : len(found)] = torch.tensor(found, dtype=chosen.dtype)
+    return chosen.to(run.batch.inputs.device)
+
+
+def _classes(label: Tensor, run: Pass, *, of_pool: bool = False) -> Tensor:
+    """Labels, and predicted classes where there is none; -1 where neither is known."""
+    if bool((label >= 0).all()) or not getattr(run.target, "of_classes", True):
+        return label
+    output = run.pool_output if of_pool else run.output
+    if output.shape[1] < 2:
+        return label
+    return torch.where(label >= 0, label, output.argmax(1))
+
 
 Fill = Literal["mean", "zero", "blur", "noise", "other_cell"]
 FILLS: tuple[Fill, ...] = ("mean", "zero", "blur", "noise", "other_cell")
@@ -146,7 +204,7 @@ def _others(run: Pass, seed: int) -> Tensor:
 
 
 def why_undefined(run: Pass, /, *, fill: Fill = "zero", seed: int = 0) -> dict[str, Tensor]:
-    """Why a response or a filling is NaN, as :class:`Reasoned` takes it."""
+    """Why a response or a filling is NaN, as ``Reasoned`` takes it."""
     found = {"the response to the cell as it is is 0.": clean_response(run) == 0}
     if not getattr(run.target, "of_classes", True):
         found = {"the explained scalar is 0.": run.value == 0}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attrscore.errors import ConfigError, DataError
-from attrscore.methods.options import check_per_axis, per_axis
+from attrscore.methods._options import check_per_axis, per_axis
 
 __all__ = ["WithBaseline", "blurred"]
 

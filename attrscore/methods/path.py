@@ -1,0 +1,204 @@
+"""Gradients along a path from a baseline to the input.
+
+The loops are written here because Captum's sum with weights in float32, hold a whole batch at once
+however small the chunk, and report no progress. Its quadrature rules are used as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+from captum.attr._utils.approximation_methods import approximation_parameters
+from torch import Tensor
+
+from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.passes import Pass
+from attrscore.core.registry import METHODS
+from attrscore.errors import ConfigError, choose
+from attrscore.methods._baselines import WithBaseline
+from attrscore.methods._copies import blocks, check_chunk, generator_of, gradients_at, noisy
+from attrscore.methods._options import check_share, check_whole
+from attrscore.methods.straight import mean_gradient
+
+__all__ = [
+    "GradientShap",
+    "IntegratedGradients",
+    "LayerConductance",
+    "Rule",
+    "completeness",
+    "quadrature",
+]
+
+Rule = Literal[
+    "gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid"
+]
+
+_RULES = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "riemann_trapezoid")
+
+
+def quadrature(rule: str, steps: int, /) -> tuple[list[float], list[float]]:
+    """Weights and places within [0, 1] of a rule, as Captum defines them."""
+    weights, places = approximation_parameters(rule)
+    return weights(steps), places(steps)
+
+
+def check_rule(rule: str, steps: int, /) -> None:
+    """:raises ConfigError: no such rule, or one that needs two steps or more."""
+    choose(rule, _RULES, option="rule")
+    if rule != "gausslegendre" and steps < 2:
+        raise ConfigError(f"rule={rule} needs steps=2 or more.")
+
+
+def completeness(run: Pass, signed: Tensor, reference: Tensor, /) -> dict[str, Tensor]:
+    """``completeness_error``, sum of the map less F(input) - F(baseline), and that difference.
+
+    (N,) float64 each. One forward pass. Call it inside ``run.prepared()``.
+    """
+    with torch.no_grad():
+        change = run.value.double() - run.explained(reference, *run.additional).double()
+    error = signed.flatten(1).sum(1, dtype=torch.float64) - change
+    return {"completeness_error": error, "output_change": change}
+
+
+@METHODS.register("integrated_gradients", aliases=("ig",))
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(WithBaseline):
+    """Gradients averaged on the straight way from a baseline to the input, times their difference.
+
+    Each pixel's share in F(input) - F(baseline), signed. ``steps`` points of the quadrature
+    ``rule`` (Captum's names); ``baseline`` and ``sigma`` as
+    :class:`attrscore.methods._baselines.WithBaseline`. At most ``chunk`` copies of an input are in
+    memory at once, however many the steps; without it, as many as have 2**17 pixels together.
+    Costs ``steps`` forward and backward passes, less what a convolution at the beginning of the
+    network takes, and two forwards. Needs gradients down to the input.
+
+    The results get the columns ``completeness_error``, the sum of the map less F(input) -
+    F(baseline), which is 0 for an exact integral, and ``output_change``, F(input) - F(baseline), to
+    compare it with. Sundararajan et al., ICML 2017; numbers as Captum's ``IntegratedGradients``.
+    """
+
+    explains: ClassVar[str] = INPUT
+    steps: int = 50
+    rule: Rule = "gausslegendre"
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "steps")
+        check_chunk(self.chunk)
+        check_rule(self.rule, self.steps)
+
+    def check(self, run: Pass, /) -> None:
+        """A single step of the path."""
+        replace(self, steps=1, rule="gausslegendre")(run)
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, C, *S)."""
+        inputs = run.batch.inputs.detach()
+        reference = self.reference(inputs)
+        weights, places = quadrature(self.rule, self.steps)
+        run.additional  # noqa: B018  # the clean input's own pass comes first
+        with run.prepared():
+            mean = mean_gradient(run, reference, weights, places, chunk=self.chunk)
+            signed = (mean * (inputs - reference)).to(inputs.dtype)
+            return Diagnosed({INPUT: signed}, completeness(run, signed, reference))
+
+
+@METHODS.register("gradient_shap")
+@dataclass(frozen=True, kw_only=True)
+class GradientShap(WithBaseline):
+    """Gradients at random places on the way from a baseline to the noisy input, times the way.
+
+    An estimate of Integrated Gradients, smoothed: each of ``samples`` draws adds Gaussian ``noise``
+    (a fraction of each channel's range in the crop) to the input and takes one place on the way.
+    Signed. A cell's draws follow from ``seed`` and its id alone, whatever the batch. Costs
+    ``samples`` forward and backward passes, and one forward, at most ``chunk`` copies of an input
+    in memory at once. Needs gradients down to the input. Columns as ``integrated_gradients``; the
+    completeness error falls with the square root of ``samples``. Lundberg, Lee, NeurIPS 2017;
+    after Captum's ``GradientShap``, with one baseline a cell rather than a set to draw from.
+    """
+
+    explains: ClassVar[str] = INPUT
+    samples: int = 20
+    noise: float = 0.1
+    chunk: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "samples")
+        check_whole(self, "seed", least=0)
+        check_chunk(self.chunk)
+        check_share(self, "noise")
+
+    def check(self, run: Pass, /) -> None:
+        """A single sample."""
+        replace(self, samples=1)(run)
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, C, *S)."""
+        inputs = run.batch.inputs.detach()
+        reference = self.reference(inputs)
+        draws = [generator_of(cell, self.seed, "gradient_shap") for cell in run.batch.ids]
+        total = torch.zeros_like(inputs, dtype=torch.float64)
+        run.additional  # noqa: B018  # the clean input's own pass comes first
+        with run.prepared():
+            for rows, steps in blocks(run, self.samples, self.chunk):
+                low, high, drawn = reference[rows], inputs[rows], draws[rows]
+                ways, points = [], []
+                for _ in range(steps.start, steps.stop):  # in order, however they are chunked
+                    way = noisy(high, self.noise, drawn) - low
+                    place = torch.stack([torch.rand(1, generator=each) for each in drawn]).to(way)
+                    ways.append(way)
+                    points.append(low + place.view(-1, *[1] * (way.ndim - 1)) * way)
+                gradients = gradients_at(run, torch.stack(points), rows)
+                for gradient, way in zip(gradients, ways, strict=True):
+                    total[rows].add_(gradient * way, alpha=1 / self.samples)
+            signed = total.to(inputs.dtype)
+            return Diagnosed({INPUT: signed}, completeness(run, signed, reference))
+
+
+@METHODS.register("layer_conductance")
+@dataclass(frozen=True, kw_only=True)
+class LayerConductance(WithBaseline):
+    """How much of F(input) - F(baseline) flows through each unit of a layer.
+
+    Along the straight way from the baseline to the input, the changes of each activation times its
+    gradient, summed over ``steps`` pieces between ``steps + 1`` places of ``rule``. Signed, with
+    channels. At a layer through which everything flows the map sums to about F(input) -
+    F(baseline). Costs ``steps + 1`` forward and backward passes for all layers together, one batch
+    in memory at a time; Captum's, whose numbers these are, takes as many for each layer. Dhamdhere
+    et al., ICLR 2019.
+    """
+
+    steps: int = 50
+    rule: Rule = "gausslegendre"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "steps")
+        check_rule(self.rule, self.steps)
+
+    def check(self, run: Pass, /) -> None:
+        """Two places of the path."""
+        replace(self, steps=1, rule="gausslegendre")(run)
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, C, *s)."""
+        inputs = run.batch.inputs.detach()
+        reference = self.reference(inputs)
+        _, places = quadrature(self.rule, self.steps + 1)
+        total: dict[str, Tensor] = {}
+        before = run.on(reference + places[0] * (inputs - reference))
+        for done, place in enumerate(places[1:], start=1):
+            here = run.on(reference + place * (inputs - reference))
+            for name, gradient in before.gradients.items():
+                change = here.activations[name] - before.activations[name]
+                if name not in total:
+                    total[name] = torch.zeros_like(change, dtype=torch.float64)
+                total[name] += change * gradient
+            before = here
+            run.step(done, self.steps)
+        return {name: each.to(inputs.dtype) for name, each in total.items()}
