@@ -17,7 +17,7 @@ from nets import CHEAP, cells, pool
 from attrscore.core.contracts import INPUT, Batch
 from attrscore.core.registry import SCORERS
 from attrscore.scorers.nulls import standing
-from attrscore.testing import Subject, checks, given_maps
+from attrscore.testing import Subject, checks, of_scorers
 from attrscore.testing.of_scorers import OF_THE_MASK, of_the_map, signed_maps
 
 # Further settings of those that behave otherwise with them.
@@ -47,7 +47,7 @@ def build(name: str):
 def scored(name: str, signed, data: Batch, layer: str = INPUT, **options):
     """Column -> (N,), and the whole row."""
     subject = Subject(build(name), name, len(data.space))
-    return given_maps.scored(subject, signed, data, layer, **{"on_error": "record", **options})
+    return of_scorers.scored(subject, signed, data, layer, **{"on_error": "record", **options})
 
 
 ALL = [*NAMES, *NEED]

@@ -13,7 +13,7 @@ from attrscore.core.passes import Pass
 from attrscore.core.registry import SCORERS
 from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
-from attrscore.scorers import auc, grad_camo, roc_auc
+from attrscore.scorers import grad_camo, localisation, roc_auc
 from attrscore.scorers import regions as places
 from attrscore.scorers.regions import dilated, every_region, find_region
 from attrscore.targets import Predicted
@@ -243,7 +243,7 @@ def test_wrong_options_fail_when_built(name, options, words):
 
 def test_the_auc_of_one_map_is_computed_once(monkeypatch):
     calls = []
-    for module in (grad_camo, auc):
+    for module in (grad_camo, localisation):
         monkeypatch.setattr(
             module, "roc_auc", lambda heat, mask: calls.append(1) or roc_auc(heat, mask)
         )
