@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from attrscore.core.registry import DATASETS, METHODS, MODELS, SCORERS, TARGETS
     from attrscore.engine.evaluate import evaluate
     from attrscore.engine.run import run
-    from attrscore.engine.tuning import tune
     from attrscore.errors import AttrscoreError, AttrscoreWarning
     from attrscore.store import collect, read_maps, read_scores
 
@@ -42,7 +41,6 @@ _HOMES = {
     "read_maps": "store",
     "read_scores": "store",
     "run": "engine.run",
-    "tune": "engine.tuning",
 }
 
 _ALIASES = {
@@ -76,7 +74,6 @@ __all__ = [
     "read_maps",
     "read_scores",
     "run",
-    "tune",
 ]
 
 

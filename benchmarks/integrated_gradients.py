@@ -60,7 +60,7 @@ def captum(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], Tensor]
 
 
 def contestants(
-    network: str, given: Any, steps: int, *, tuned: bool = True
+    network: str, given: Any, steps: int
 ) -> tuple[dict[str, Callable[[], object]], tuple[int, ...]]:
     case = CASES[network]
     shape = (CROPS[network], *case.crops(quick=given.quick)[1:])
@@ -69,9 +69,6 @@ def contestants(
         "a step at a time": a_step_at_a_time(model, inputs, steps),
         "attrscore": ours(model, inputs, mask, steps),
     }
-    if tuned:
-        faster = attrscore.tune(model, batch(inputs, mask), methods="saliency").model
-        made["attrscore, tuned"] = ours(faster, inputs, mask, steps)
     if installed("captum"):
         made["Captum, all at once"] = captum(model, inputs, steps)
     return made, shape
@@ -80,8 +77,8 @@ def contestants(
 def child(given: Any) -> None:
     torch.set_num_threads(given.threads)
     name, steps = given.contestant.split(":")
-    made, _ = contestants(given.network, given, int(steps), tuned=False)
-    few, _ = contestants(given.network, given, 2, tuned=False)
+    made, _ = contestants(given.network, given, int(steps))
+    few, _ = contestants(given.network, given, 2)
     few[name]()
     gc.collect()
     before = resident()

@@ -28,7 +28,6 @@ MIB = 2**20
 CONTESTANTS = (
     "Captum, the lowest layer alone",
     "attrscore.run, 8 layers scored",
-    "attrscore.run, 8 layers scored, tuned",
     "torchcam, 8 layers",
 )
 
@@ -65,8 +64,6 @@ def contestant(
 
         return lambda n: peers.torchcam(model, layers, inputs[:n], mask[:n])()
     options = {"layers": layers, "methods": "grad_cam", "on_error": "raise"}
-    if name.endswith("tuned"):
-        model = attrscore.tune(model, batch(inputs[:1], mask[:1]), **options).model
     return lambda n: list(attrscore.run(model, batch(inputs[:n], mask[:n]), **options))
 
 

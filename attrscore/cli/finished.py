@@ -43,7 +43,7 @@ _DECIDING = ("captum", "cellpose", "monai", "scikit-image", "torch")
 
 _NO_NUMBERS = (
     *("batch_size", "device", "figures", "label", "readers", "rerun", "results", "show"),
-    *("threads", "train", "tune"),
+    *("threads", "train"),
 )
 
 

@@ -439,6 +439,7 @@ MODEL_OPTIONS: Mapping[str, Any] = {
     "mean": None,
     "std": None,
     "output": None,
+    "memory_format": "contiguous",
 }
 """What the configuration of every model takes, beside its own options."""
 

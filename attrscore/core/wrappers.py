@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from attrscore.errors import UnsupportedError, choose
 
 __all__ = [
+    "MemoryFormat",
     "Precision",
     "SealedNetwork",
     "call",
     "device_of",
     "dtype_of",
+    "in_memory_format",
     "in_precision",
     "parts_of",
     "uncompiled",
@@ -25,6 +27,8 @@ __all__ = [
 ]
 
 Precision = Literal["float32", "bfloat16", "float16", "autocast"]
+
+MemoryFormat = Literal["contiguous", "channels_last"]
 
 
 class SealedNetwork(nn.Module):
@@ -185,6 +189,25 @@ def in_precision(model: nn.Module, wanted: Precision | None, /) -> nn.Module:
             "was made with; leave precision out, or give the nn.Module that it was made from."
         )
     return copy.deepcopy(model).to(dtype)
+
+
+def in_memory_format(model: nn.Module, wanted: MemoryFormat, dimensions: int, /) -> None:
+    """Lay out the weights of convolutions with their channels last, in place, where asked.
+
+    Faster on many processors in 2D, slower on some in 3D. torch then uses other kernels, so that
+    the last digits of a score may differ.
+
+    :raises UnsupportedError: a sealed model, which computes in the layout that it was made with.
+    """
+    choose(wanted, get_args(MemoryFormat), option="model.memory_format")
+    if wanted == "contiguous":
+        return
+    if isinstance(model, SealedNetwork):
+        raise UnsupportedError(
+            f"model.memory_format={wanted}: the model is {model.what}, and computes in the layout "
+            "that it was made with; leave it out, or give the nn.Module that it was made from."
+        )
+    model.to(memory_format=torch.channels_last if dimensions == 2 else torch.channels_last_3d)  # type: ignore[call-overload]  # torch's stub
 
 
 def call(model: nn.Module, inputs: Tensor, /, *others: Tensor, autocast: bool = False) -> Any:

@@ -33,13 +33,13 @@ from attrscore.core.registry import (
     origin_of,
 )
 from attrscore.core.secrets import Hidden
-from attrscore.core.wrappers import device_of, in_precision
+from attrscore.core.wrappers import device_of, in_memory_format, in_precision
 from attrscore.datasets.shards import shard_of
 from attrscore.engine.attribution import Chosen, layers_of
 from attrscore.engine.pool import draw_pool, needs_pool, one_readable
 from attrscore.engine.reading import Reader
 from attrscore.engine.run import run
-from attrscore.errors import ConfigError, DataError, choose, did_you_mean
+from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint, load_weights
@@ -181,6 +181,7 @@ def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
         load_weights(model, str(weights), prefix=own["prefix"])
     model = randomized(model, own["randomize"], settings["seed"], to=own["randomize_to"])
     model = in_precision(model.to(_device(settings["device"])).eval(), settings["precision"])
+    in_memory_format(model, own["memory_format"], spec.dimensions)
     if rule is not None:
         model.register_forward_pre_hook(rule)
     return model
@@ -240,7 +241,6 @@ def build(settings: Mapping[str, Any]) -> Parts:
             f"target=label needs a label for every cell; {unlabelled} of {len(dataset.table)} have "
             "none. Use target=predicted, or leave those cells out."
         )
-    choose(settings["tune"], ("auto", "none"), option="tune")
     _check_shown(settings["show"], dataset)
     groups = [name for name, each in vars(target).items() if isinstance(each, GroupMean)]
     if groups and settings["dataset"].get("shard") is not None:

@@ -21,7 +21,6 @@ from attrscore.engine.memory import Gauge, Room
 from attrscore.engine.pool import those_readable
 from attrscore.engine.preflight import SAMPLE, Finding, preflight, refusals
 from attrscore.engine.reading import readable
-from attrscore.engine.tuning import tune
 from attrscore.errors import choose
 from attrscore.jobs import rescoring
 from attrscore.jobs.assembly import Parts, build
@@ -36,9 +35,6 @@ from attrscore.report import figures as plots
 __all__ = ["Outcome", "refused_by_preflight", "run_job"]
 
 RERUN = ("missing", "failed", "all")
-
-PROBE_PAYS = 64
-"""Batches from which on a job is worth the dozen that tuning takes."""
 
 SHOWN = {2: 4, 3: 2}
 """Cells in the figure of a job, by dimensions; in 3D each takes several slices."""
@@ -119,7 +115,6 @@ class _Work:
     total: int = 0
     room: Room = field(default_factory=Room)
     gauge: Gauge = field(init=False)
-    tuning: str = "as given"
 
     def __post_init__(self) -> None:
         self.gauge = Gauge(device_of(self.parts.model))
@@ -175,8 +170,6 @@ class _Work:
         refused: dict[Place, str] = {}
         if methods := {method for wanted in left.values() for method, _, _ in wanted}:
             refused = self._refused(methods)
-            self.parts, self.tuning = _tuned(self.parts)
-            self.progress(f"network: {self.tuning}")
         self.total = self.computed + sum(span[1] - span[0] for span in left if left[span])
         for (start, stop), wanted in left.items():
             ids = self.parts.dataset.table["id"].iloc[start:stop].astype(str)
@@ -239,7 +232,6 @@ class _Work:
             **self.clock.read(),
             **self.gauge.most,
             "cells": self.computed,
-            "tuning": self.tuning,
             "conditions": [
                 {"method": m, "layer": at, **cost} for (m, at), cost in self.costs.items()
             ],
@@ -267,18 +259,6 @@ def refused_by_preflight(
     )
     told(findings)
     return refusals(findings)
-
-
-def _tuned(parts: Parts) -> tuple[Parts, str]:
-    """The parts with a network that runs faster, where that pays, and what was done."""
-    size = parts.settings["batch_size"]
-    if parts.settings["tune"] == "none" or len(parts.dataset.table) < PROBE_PAYS * size:
-        return parts, "as given"
-    try:
-        tuned = tune(parts.model, parts.dataset.read(range(size)), **parts.options)
-    except Exception as error:  # noqa: BLE001  # a job that runs without it must not fail for it
-        return parts, f"as given, since tuning failed: {type(error).__name__}: {error}"
-    return replace(parts, model=tuned.model), str(tuned)
 
 
 def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:

@@ -4,7 +4,8 @@ Every model here has the options ``weights`` (a .safetensors or .pt/.pth file) a
 takes its channels, axes and classes from the dataset; those of ``sealed`` are in their file. On the
 command line all have ``randomize`` and ``randomize_to`` too
 (:func:`attrscore.models.randomized.randomized`), ``prefix`` (:func:`load_weights`), ``channels``,
-``mean`` and ``std`` (:mod:`attrscore.models.inputs`), and ``output``.
+``mean`` and ``std`` (:mod:`attrscore.models.inputs`), ``output``, and ``memory_format``
+(:func:`attrscore.core.layers.in_memory_format`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
         (
             "cost_of_layers",
             ["--network", "resnet18-2d"],
-            ["x floor", "| attrscore.run, Grad-CAM, tuned |", "| Captum, layer by layer |"],
+            ["x floor", "| attrscore.run, Grad-CAM, channels last |", "| Captum, layer by layer |"],
         ),
         ("scoring", [], ["| attrscore, a new batch |", "| torch, upsampling then masking |"]),
         ("memory", ["--network", "resnet18-2d"], ["| attrscore.run, 8 layers scored |"]),

@@ -13,10 +13,9 @@ from torch import nn
 import attrscore
 from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import METHODS, MODELS
-from attrscore.core.wrappers import SealedNetwork, unwrap
+from attrscore.core.wrappers import SealedNetwork, in_memory_format, unwrap
 from attrscore.engine.preflight import preflight
 from attrscore.engine.run import run
-from attrscore.engine.tuning import tune
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.models import fingerprint, randomized
 
@@ -146,11 +145,13 @@ def test_a_program_for_a_fixed_number_of_cells_is_told(tmp_path):
         preflight(fixed, crops(), methods="saliency")
 
 
-def test_what_needs_layers_is_refused_and_tuning_leaves_it(tmp_path):
+def test_what_needs_layers_is_refused(tmp_path):
     sealed = unwrap(torch.jit.script(network()))
     with pytest.raises(UnsupportedError, match="randomize=all needs layers.*TorchScript"):
         randomized(sealed, "all")
-    assert tune(sealed, crops(), methods="saliency").model is sealed
+    with pytest.raises(UnsupportedError, match="memory_format=channels_last: the model is Torch"):
+        in_memory_format(sealed, "channels_last", 2)
+    in_memory_format(sealed, "contiguous", 2)
 
 
 class Trap:
