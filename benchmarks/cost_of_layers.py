@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import peers
+import torch
 from networks import CASES, Case, batch, floor, prepared
 from timing import begin, measure, parser, table
-import torch
 from torch import Tensor, nn
 
 import attrscore
