@@ -20,9 +20,9 @@ from attrscore.datasets.cutting import Outside, cut
 from attrscore.datasets.field_options import as_tuple, check, pairs
 from attrscore.datasets.field_parts import FieldParts
 from attrscore.datasets.geometry import CropUnit, Resample
-from attrscore.datasets.images.axes import check_axes
 from attrscore.datasets.images.field import Whole
 from attrscore.datasets.images.files import digest_of
+from attrscore.datasets.images.stored import check_axes
 from attrscore.datasets.jitter import JitterUnit
 from attrscore.datasets.normalising import Normalise
 from attrscore.datasets.places import Places

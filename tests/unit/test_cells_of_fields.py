@@ -276,7 +276,8 @@ def test_a_plate_is_normalised_by_its_controls(plates):
 # memory
 
 
-def test_memory_does_not_grow_with_the_folder(plates):
+def test_memory_does_not_grow_with_the_folder_beyond_its_bound(plates, monkeypatch):
+    monkeypatch.setattr("attrscore.datasets.images.field._MEMORY", 4 * (400 + 800) * 1000)
     labels = np.zeros((400, 500), np.uint16)
     labels[100:120, 100:120], labels[300:330, 400:420] = 1, 2
     for number in range(14):  # 400 kB of pixels and 800 kB of labels each, once decoded
@@ -298,7 +299,8 @@ def test_windows_of_large_fields_are_what_whole_fields_give(plates, monkeypatch)
     options = {"boundary": 2.0, "spacing": [1.0, 1.0], "resample": 0.7}
     whole = plates.fields(**options)
     expected, table = whole.read([1, 0]), whole.table
-    monkeypatch.setattr("attrscore.datasets.images.field._SMALL", 0)
+    monkeypatch.setattr("attrscore.datasets.images.field.LARGE", 0)
+    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", 0)
     monkeypatch.setattr("attrscore.datasets.images.field._PIECE", 100)
     pieces = plates.fields(**options)
     found = pieces.read([1, 0])

@@ -9,8 +9,8 @@ import torch
 from attrscore.core.registry import DATASETS
 from attrscore.datasets import Fields
 from attrscore.datasets.crops import crop, starts
-from attrscore.datasets.images.axes import check_axes
 from attrscore.datasets.images.files import stem
+from attrscore.datasets.images.stored import check_axes
 from attrscore.datasets.objects import measure
 from attrscore.datasets.places import HasPlaces
 from attrscore.errors import ConfigError, DataError

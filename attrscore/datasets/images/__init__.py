@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrscore.datasets.images.field import Field, FieldFiles, FieldReader, Whole
+from attrscore.datasets.images.field import Field, FieldFiles, FieldReader, Kept, Whole
 from attrscore.datasets.images.image import Image, Labels, open_image, open_labels, stacked
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "FieldFiles",
     "FieldReader",
     "Image",
+    "Kept",
     "Labels",
     "Whole",
     "open_image",

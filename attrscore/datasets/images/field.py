@@ -1,4 +1,4 @@
-"""Fields by name: which files belong together, and windows of their pixels and label images."""
+"""Fields by name: which files belong together, and their pixels and label images, decoded once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from attrscore.datasets.images.files import find_files, match_files, shown, stem
 from attrscore.datasets.images.image import Image, Labels, open_image, open_labels
+from attrscore.datasets.images.stored import LARGE
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,18 +24,15 @@ if TYPE_CHECKING:
 
     from attrscore.datasets.segmentation import Segmenter
 
-__all__ = ["Field", "FieldFiles", "FieldReader", "Whole"]
+__all__ = ["Field", "FieldFiles", "FieldReader", "Kept", "LabelImage", "Whole"]
 
 Window = tuple[slice, ...]
 
-_IN_MEMORY = 4
-"""Fields kept open; rows are read field by field, so more would only cost memory."""
-
-_SMALL = 64 * 2**20
-"""Bytes of pixels up to which a field is decoded once and kept; of a larger one, windows are."""
+_MEMORY = 2**30
+"""Bytes of decoded fields that a dataset keeps; of one sent to another process, an eighth."""
 
 _PIECE = 2**22
-"""Pixels of a channel in memory at once where all of it is looked at."""
+"""Pixels of a channel in memory at once where all of a large field is looked at."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +63,13 @@ class _Made:
 
     image: Image
     segmenter: Segmenter
-    spacing: tuple[float, ...] | None
     kept: dict[Path, bytes]
 
     def read(self, window: Window | None = None, /) -> NDArray[Any]:
         path = self.image.path
         if path not in self.kept:
             pixels = self.image.read(channels=self.segmenter.channels)
-            labels = self.segmenter(pixels, spacing=self.spacing, name=shown(path))
+            labels = self.segmenter(pixels, spacing=self.image.spacing, name=shown(path))
             if not labels.any():
                 raise DataError(f"segmentation found no cell in '{shown(path)}'.")
             self.kept[path] = zlib.compress(labels.tobytes(), 1)
@@ -83,7 +80,11 @@ class _Made:
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One field, opened. Without a window, all of it."""
+    """One field, opened. Without a window, all of it.
+
+    One of up to 256 MiB is decoded once and kept as long as this object; of a larger one each
+    window is read when it is asked for.
+    """
 
     image: Image
     channels: tuple[int, ...]
@@ -100,6 +101,12 @@ class Field:
     def shape(self) -> tuple[int, ...]:
         """*S."""
         return self.image.shape[1:]
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes when it is decoded, label images counted with 4 a pixel."""
+        pixels = math.prod(self.shape)
+        return self._bytes + 4 * pixels * len(self.masks)
 
     def pixels(self, window: Window | None = None, /) -> NDArray[Any]:
         """(C, *S) as they are in the file."""
@@ -123,12 +130,12 @@ class Field:
 
     def pieces(self) -> Iterator[Iterator[NDArray[Any]]]:
         """Every channel, each in pieces along the first axis."""
-        for place, channel in enumerate(self.channels):
-            yield (self._piece(place, channel, slab) for slab in self._slabs)
+        for number, channel in enumerate(self.channels):
+            yield (self._piece(number, channel, slab) for slab in self._slabs)
 
-    def _piece(self, place: int, channel: int, slab: Window) -> NDArray[Any]:
+    def _piece(self, number: int, channel: int, slab: Window) -> NDArray[Any]:
         if self._small:
-            piece: NDArray[Any] = self.pixels(slab)[place]
+            piece: NDArray[Any] = self.pixels(slab)[number]
             return piece
         return self.image.read(slab, channels=(channel,))
 
@@ -141,10 +148,13 @@ class Field:
         )
         return [(slice(*each), *rest) for each in ends]
 
+    @property
+    def _bytes(self) -> int:
+        return len(self.channels) * math.prod(self.shape) * self.image.dtype.itemsize
+
     @cached_property
     def _small(self) -> bool:
-        pixels = len(self.channels) * math.prod(self.shape)
-        return pixels * self.image.dtype.itemsize <= _SMALL
+        return self._bytes <= LARGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,9 +165,39 @@ class Whole:
     labels: NDArray[Any]
 
 
+class Kept:
+    """Fields in memory by name, as many as ``most`` bytes hold, and the one asked for last.
+
+    Fields are looked through in order for their cells and then read in the same order for the
+    crops. So it is the last one before that makes room: those that come first again stay.
+    """
+
+    def __init__(self, most: int, /) -> None:
+        self.most = most
+        self._fields: OrderedDict[str, Field] = OrderedDict()
+
+    def get(self, name: str, open_field: Callable[[], Field], /) -> Field:
+        """The field of this name, opened if it is not there."""
+        field = self._fields.pop(name, None) or open_field()
+        room = self.most - field.size
+        used = sum(each.size for each in self._fields.values())
+        while self._fields and used > room:
+            used -= self._fields.popitem()[1].size
+        self._fields[name] = field
+        return field
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._fields.clear()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # another process opens its fields itself, and there may be several
+        return Kept, (_MEMORY // 8,)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FieldReader:
-    """Finds the files behind the patterns and opens a field by its name, a few at a time."""
+    """Finds the files behind the patterns and opens a field by its name."""
 
     images: str
     masks: str | None
@@ -172,17 +212,14 @@ class FieldReader:
     stains: tuple[str, ...] | None
     """None: as the files say."""
     segmenter: Segmenter | None
+    series: int | None = None
     level: int = 0
     allow_pickle: bool = False
     keep: Callable[[str], bool] | None = None
     """Which fields there are, by name; None: all."""
-    _kept: OrderedDict[str, Field] = field(default_factory=OrderedDict, init=False)
+    _kept: Kept = field(default_factory=lambda: Kept(_MEMORY), init=False)
     _made: dict[Path, bytes] = field(default_factory=dict, init=False)
     """Labels of the segmenter, compressed: of every field, so that none is segmented twice."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a worker process opens its fields itself
-        return {**self.__dict__, "_kept": OrderedDict()}
 
     @cached_property
     def _found(self) -> tuple[dict[str, FieldFiles], dict[str, str]]:
@@ -225,35 +262,30 @@ class FieldReader:
         return self.keep is None or self.keep(name)
 
     def open(self, name: str, /) -> Field:
-        """The field, from memory if it was opened lately.
+        """The field, from memory if it is still there.
 
         :raises DataError: one of its files cannot be used.
         """
-        if name not in self._kept:
-            self._kept[name] = self._open(self.every[name])
-        self._kept.move_to_end(name)
-        if len(self._kept) > _IN_MEMORY:
-            self._kept.popitem(last=False)
-        return self._kept[name]
+        return self._kept.get(name, lambda: self._open(self.every[name]))
 
     def _open(self, files: FieldFiles) -> Field:
         how: dict[str, Any] = {
             "axes": self.axes,
+            "series": self.series,
             "level": self.level,
             "allow_pickle": self.allow_pickle,
         }
-        image = open_image(files.image, **how)
+        image = open_image(files.image, spacing=self.spacing, **how)
         if len(image.space) != self.dimensions:
             raise DataError(
                 f"'{shown(files.image)}' has the spatial axes {', '.join(image.space)} but crop "
                 f"has {self.dimensions} numbers; give one for each axis, or state dataset.axes."
             )
-        spacing = self.spacing or image.spacing
         masks: dict[str, LabelImage] = {}
         if files.mask is not None:
             masks["cell"] = open_labels(files.mask, like=image, **how)
         elif self.segmenter is not None:
-            masks["cell"] = _Made(image, self.segmenter, spacing, self._made)
+            masks["cell"] = _Made(image, self.segmenter, self._made)
         if files.nuclei is not None:
             masks["nucleus"] = open_labels(files.nuclei, like=image, what="nuclei image", **how)
         wanted = tuple(range(image.shape[0])) if self.channels is None else self.channels
@@ -263,7 +295,7 @@ class FieldReader:
                 f"{list(wanted)} asks for number {max(wanted)}; they count from 0."
             )
         named = self.stains or (image.stains and tuple(image.stains[c] for c in wanted))
-        return Field(image, wanted, spacing, named, masks)
+        return Field(image, wanted, image.spacing, named, masks)
 
 
 def _matched(
@@ -272,6 +304,6 @@ def _matched(
     if masks is not None:
         pairs, problems = match_files(images, masks)
         return {n: FieldFiles(image, mask, None) for n, (image, mask) in pairs.items()}, problems
-    # each image as its own partner: names that stand twice are told there
+    # each image as its own partner: names that stand twice are found there
     pairs, problems = match_files(images, images)
     return {n: FieldFiles(image, None, None) for n, (image, _) in pairs.items()}, problems

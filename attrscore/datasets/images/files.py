@@ -7,11 +7,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from attrscore.datasets.images.readers import SUFFIXES
 from attrscore.errors import DataError
 
 __all__ = [
-    "SUFFIXES",
-    "ZARR_METADATA",
     "digest_of",
     "find_files",
     "in_zarr",
@@ -20,11 +19,8 @@ __all__ = [
     "stem",
 ]
 
-SUFFIXES = (".tif", ".tiff", ".png", ".nii", ".nii.gz", ".npy", ".npz", ".zarr")
-"""Of the formats that can be opened; letters of any case."""
-
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
-ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
+_ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 """Files of a group or an array that say what it is."""
 
 
@@ -51,7 +47,7 @@ def find_files(pattern: str, /, *, option: str) -> list[Path]:
 
 def _is_zarr(path: Path) -> bool:
     return path.is_dir() and (
-        path.suffix.lower() == ".zarr" or any((path / name).exists() for name in ZARR_METADATA)
+        path.suffix.lower() == ".zarr" or any((path / name).exists() for name in _ZARR_METADATA)
     )
 
 
@@ -68,20 +64,23 @@ def in_zarr(path: Path, /) -> tuple[Path, tuple[str, ...]] | None:
 
 
 def shown(path: Path, /) -> str:
-    """What a file is called in a sentence: its name, or its place in a Zarr folder.
+    """What a file is called in a sentence: its name, or its path in a Zarr folder.
+
+    Bytes that are not UTF-8 stand there as such: no terminal and no table takes them as they are.
 
     >>> shown(Path("x/a.tif")), shown(Path("x/b.zarr/labels/cells"))
     ('a.tif', 'b.zarr/labels/cells')
     """
     found = in_zarr(path)
-    return path.name if found is None else "/".join((found[0].name, *found[1]))
+    name = path.name if found is None else "/".join((found[0].name, *found[1]))
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def stem(path: Path | str, /) -> str:
     """The name without folder and without the endings that image files have.
 
     Labels inside a Zarr folder are called as the image that they belong to, and one field of a
-    plate by its place.
+    plate by its path in it.
 
     >>> stem("plate 1/a.b.ome.tif"), stem("a.b"), stem("brain.nii.gz")
     ('a.b', 'a.b', 'brain')
@@ -111,7 +110,8 @@ def match_files(
 ) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
     """Pairs by stem, and the files without a partner with the reason.
 
-    A mask named like its image wins over one with an ending such as ``_cp_masks``.
+    A mask named like its image wins over one with an ending such as ``_cp_masks``; that of
+    ``a.ome.tif`` may be ``a_cp_masks.tif`` or ``a.ome_cp_masks.tif``, as Cellpose calls it.
     """
     problems: dict[str, str] = {}
     image_by = _by_name(images, problems, "image")
@@ -119,7 +119,8 @@ def match_files(
     used: set[str] = set()
     pairs: dict[str, tuple[Path, Path]] = {}
     for name, image in image_by.items():
-        keys = [name, *(name + ending for ending in _LABEL_ENDINGS)]
+        keys = [name + ending for ending in ("", *_LABEL_ENDINGS)]
+        keys += [f"{name}.ome{ending}" for ending in _LABEL_ENDINGS]
         found = next((key for key in keys if key in exact), None)
         if found is None:
             problems.setdefault(
@@ -143,7 +144,14 @@ def match_files(
 def _by_name(files: Iterable[Path], problems: dict[str, str], what: str, /) -> dict[str, Path]:
     named: dict[str, list[Path]] = {}
     for path in files:
-        named.setdefault(stem(path), []).append(path)
+        name = stem(path)
+        if not _is_utf8(name):
+            problems[shown(path)] = (
+                f"the {what} '{shown(path)}' has a name that is not UTF-8, under which no result "
+                "can be written; rename it."
+            )
+            continue
+        named.setdefault(name, []).append(path)
     for name, paths in named.items():
         if len(paths) > 1:
             problems[shown(paths[0])] = (
@@ -154,8 +162,16 @@ def _by_name(files: Iterable[Path], problems: dict[str, str], what: str, /) -> d
     return {name: paths[0] for name, paths in named.items() if len(paths) == 1}
 
 
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates
+        return False
+    return True
+
+
 def digest_of(path: Path, /) -> bytes:
-    """Of the bytes of a file; of a folder, of every file in it with its place."""
+    """Of the bytes of a file; of a folder, of every file in it with its path."""
     if not path.is_dir():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "blake2b").digest()

@@ -3,36 +3,45 @@
 ========================= ===================================================================
 ending                    read
 ========================= ===================================================================
-``.tif`` ``.tiff``        by strip or tile, or memory-mapped; axes and voxel size from OME and
-                          ImageJ metadata
+``.tif`` ``.tiff``        this file's image; axes and voxel size from OME and ImageJ metadata;
+                          of a file with several images the one that ``series`` says
 ``.zarr``                 OME-Zarr 0.4 and 0.5, by chunk, one resolution ``level``; labels are
                           ``image.zarr/labels/<name>``
 ``.nii`` ``.nii.gz``      NIfTI: x, y, z become X, Y, Z as they are stored, so the array is
-                          turned into Z, Y, X and nothing is flipped or resampled; a file that
-                          is not compressed is read by window
+                          turned into Z, Y, X and nothing is flipped or resampled
 ``.npy``                  memory-mapped; ``_seg.npy`` of Cellpose with ``allow_pickle`` only
-``.npz``                  whole; it holds one array
-``.png``                  whole
+``.npz``                  it holds one array
+``.png``                  grey levels and palettes as numbers, not as brightness
+``.czi`` ``.nd2``         through bioio and its plugin for the format, which are installed apart;
+``.lif``                  ``series`` is the number of the scene
 ========================= ===================================================================
+
+Images of up to 256 MiB are decoded whole. Of larger ones windows are: TIFF through zarr where that
+is installed, OME-Zarr, NIfTI without compression, NPY and what bioio opens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import errno
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.axes import ORDER, known, long_axes, named, stated
-from attrscore.datasets.images.files import SUFFIXES, in_zarr, shown
-from attrscore.datasets.images.stored import Stored
-from attrscore.errors import AttrscoreError, ConfigError, DataError
+from attrscore.datasets.images.files import shown
+from attrscore.datasets.images.readers import Choice, reader_of
+from attrscore.datasets.images.stored import ORDER, Stored, known, long_axes, named, stated
+from attrscore.errors import AttrscoreError, DataError
 
 __all__ = ["Image", "Labels", "open_image", "open_labels", "stacked"]
+
+_LENGTHS = 1e-6, 1e9
+"""Micrometres that a voxel can be long."""
+
+_OF_THE_SYSTEM = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EPERM)
 
 T = TypeVar("T")
 
@@ -41,8 +50,7 @@ T = TypeVar("T")
 class Image:
     """Pixels (C, *S) in the type of their file, and what its metadata say.
 
-    Formats that cannot be read in part are decoded at the first read and kept as long as this
-    object.
+    What cannot be read in part is decoded at the first read and kept as long as this object.
     """
 
     path: Path
@@ -87,7 +95,7 @@ class Image:
         extents = [each.stop - each.start for each in (wanted[axis] for axis in self.space)]
         if not all(extents):  # not every format can give nothing
             return np.empty((len(chosen), *extents), self.dtype.newbyteorder("="))
-        pixels = _told(
+        pixels = _explained(
             self.path, lambda: np.asarray(self.stored.pixels[tuple(wanted[a] for a in self.order)])
         )
         pixels = pixels.reshape(
@@ -150,24 +158,35 @@ class Labels:
 
 
 def open_image(
-    path: Path, /, *, axes: str | None = None, level: int = 0, allow_pickle: bool = False
+    path: Path,
+    /,
+    *,
+    axes: str | None = None,
+    spacing: tuple[float, ...] | None = None,
+    series: int | None = None,
+    level: int = 0,
+    allow_pickle: bool = False,
 ) -> Image:
-    """The image at ``path``; nothing is decoded yet.
+    """The image at ``path``; mostly nothing is decoded yet.
 
     ``axes`` states their order in the file; None reads it from the file: its metadata, or a plain
-    image of two axes. ``level`` is the resolution of an OME-Zarr, 0 the finest.
+    image of two axes. ``spacing`` is in place of what the file says. ``series`` is the number of
+    the image in a file that holds several, and ``level`` the resolution of an OME-Zarr, 0 the
+    finest.
 
-    :raises DataError: unreadable, axes unknown, or not as many as the file has; no real numbers.
-    :raises ConfigError: a format that is not known, or needs a package that is not installed.
+    :raises DataError: unreadable, axes unknown, or not as many as the file has; no real numbers;
+        several images and ``series`` not stated; a voxel size that is no length.
+    :raises ConfigError: a format that needs a package that is not installed, or a wrong ``level``.
     """
-    stored = _told(path, lambda: _open(path, level=level, allow_pickle=allow_pickle))
+    choice = Choice(series=series, level=level, allow_pickle=allow_pickle)
+    stored = _explained(path, lambda: reader_of(path)(path, choice))
     order = named(stored, path) if axes is None else stated(stored, axes, path)
     if stored.pixels.dtype.kind not in "buif":
         raise DataError(
             f"'{shown(path)}' holds {stored.pixels.dtype} pixels; expected integers or real "
             "numbers."
         )
-    return _laid_out(path, stored, order)
+    return _laid_out(path, stored, order, spacing)
 
 
 def stacked(images: Sequence[Image], /, *, stains: tuple[str, ...] = ()) -> Image:
@@ -182,10 +201,9 @@ def stacked(images: Sequence[Image], /, *, stains: tuple[str, ...] = ()) -> Imag
                 f"'{shown(image.path)}' has the shape {image.shape} and '{shown(first.path)}' "
                 f"{first.shape}; expected one channel a file, and one shape for all of a field."
             )
+    order = f"C{first.space}"
     spacing = dict(zip(first.space, first.spacing or (), strict=False))
-    return _laid_out(
-        first.path, Stored(_Channels(images), f"C{first.space}", spacing, stains), f"C{first.space}"
-    )
+    return _laid_out(first.path, Stored(_Channels(images), order, spacing, stains), order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +230,7 @@ def open_labels(
     *,
     like: Image,
     axes: str | None = None,
+    series: int | None = None,
     level: int = 0,
     allow_pickle: bool = False,
     what: str = "mask",
@@ -223,7 +242,8 @@ def open_labels(
 
     :raises DataError: unreadable, not integers, of another shape or in another place.
     """
-    stored = _told(path, lambda: _open(path, level=level, allow_pickle=allow_pickle))
+    choice = Choice(series=series, level=level, allow_pickle=allow_pickle, lone=True)
+    stored = _explained(path, lambda: reader_of(path)(path, choice))
     name = f"the {what} '{shown(path)}'"
     order = axes.replace("C", "") if axes else like.space
     try:
@@ -236,7 +256,8 @@ def open_labels(
             f"{name} has the shape {long_axes(stored)} but its image has {like.shape[1:]} along "
             f"{', '.join(like.space)}; a label image needs one pixel for each of the image."
         ) from error
-    image = _laid_out(path, stored, layout)
+    # its own voxel size is not asked for: the grid is the image's
+    image = _laid_out(path, stored, layout, like.spacing or ())
     if (image.space, image.shape[1:], image.shape[0]) != (like.space, like.shape[1:], 1):
         raise DataError(
             f"{name} has the shape {image.shape[image.shape[0] == 1 :]} but its image has "
@@ -257,66 +278,49 @@ def open_labels(
     return Labels(image, what)
 
 
-def _open(path: Path, *, level: int, allow_pickle: bool) -> Stored:
-    """By the ending of its name; packages of a format are imported when a file of it is opened."""
-    name = path.name.lower()
-    if in_zarr(path) is not None:
-        return _reader("ngff", "open_ngff", path, "zarr", "omezarr")(path, level=level)  # type: ignore[no-any-return]
-    if name.endswith((".tif", ".tiff")):
-        return _reader("tiff", "open_tiff")(path)  # type: ignore[no-any-return]
-    if name.endswith((".nii", ".nii.gz")):
-        return _reader("nifti", "open_nifti", path, "nibabel", "nifti")(path)  # type: ignore[no-any-return]
-    if name.endswith((".npy", ".npz")):
-        return _reader("arrays", "open_arrays")(path, allow_pickle=allow_pickle)  # type: ignore[no-any-return]
-    if name.endswith(".png"):
-        return _reader("png", "open_png")(path)  # type: ignore[no-any-return]
-    raise DataError(
-        f"'{path.name}' has an ending that is not known; expected one of {', '.join(SUFFIXES)}."
-    )
-
-
-def _reader(
-    module: str, name: str, path: Path | None = None, package: str = "", extra: str = ""
-) -> Callable[..., Any]:
-    try:
-        return getattr(import_module(f"attrscore.datasets.images.{module}"), name)  # type: ignore[no-any-return]
-    except ModuleNotFoundError as error:
-        if path is None or error.name != package:
-            raise
-        raise ConfigError(
-            f"'{shown(path)}' needs the package {package}: pip install 'attrscore[{extra}]'"
-        ) from error
-
-
-def _told(path: Path, read: Callable[[], T], /) -> T:
-    """What ``read`` gives; whatever breaks in a library's reader is told with the file's name."""
+def _explained(path: Path, read: Callable[[], T], /) -> T:
+    """What ``read`` gives; what a library raises becomes a sentence with the file's name."""
     try:
         return read()
     except AttrscoreError:
         raise
     except Exception as error:  # a broken file can break a reader anywhere
-        kinds = {".tif": "TIFF", ".tiff": "TIFF", ".nii": "NIfTI", ".gz": "NIfTI", ".png": "PNG"}
-        kind = "Zarr" if in_zarr(path) else kinds.get(path.suffix.lower(), path.suffix.lower())
         hint = "the file is damaged, cut short or of another format"
         if "imagecodecs" in str(error):
             hint = "pip install imagecodecs, or save it without compression"
+        if isinstance(error, OSError) and error.errno in _OF_THE_SYSTEM:
+            hint = "the system does not give it, which says nothing about the file"
         raise DataError(
-            f"'{shown(path)}' cannot be read as a {kind}: {type(error).__name__}: {error}; {hint}."
+            f"'{shown(path)}' cannot be read as a {reader_of(path).kind}: "
+            f"{type(error).__name__}: {error}; {hint}."
         ) from error
 
 
-def _laid_out(path: Path, stored: Stored, order: str) -> Image:
+def _laid_out(
+    path: Path, stored: Stored, order: str, spacing: tuple[float, ...] | None = None
+) -> Image:
     extents = dict(zip(order, stored.pixels.shape, strict=True))
     space = "".join(axis for axis in "ZYX" if axis in order)
     fit = len(stored.channels) == extents.get("C", 1)
-    measured = all(axis in stored.spacing for axis in space)
     return Image(
         path=path,
         space=space,
         shape=(extents.get("C", 1), *(extents[axis] for axis in space)),
         dtype=stored.pixels.dtype,
-        spacing=tuple(float(stored.spacing[axis]) for axis in space) if measured else None,
+        spacing=_measured(path, stored.spacing, space) if spacing is None else spacing,
         stains=stored.channels if fit else (),
         stored=stored,
         order=order,
     )
+
+
+def _measured(path: Path, spacing: Mapping[str, float], space: str) -> tuple[float, ...] | None:
+    for axis, size in spacing.items():
+        if axis in space and not _LENGTHS[0] <= size <= _LENGTHS[1]:
+            raise DataError(
+                f"'{shown(path)}' says that a pixel is {size:g} µm long along {axis}, which is no "
+                "length; state dataset.spacing."
+            )
+    if not all(axis in spacing for axis in space):
+        return None
+    return tuple(float(spacing[axis]) for axis in space)

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
-from attrscore.datasets.images.chunks import pixels_of
-from attrscore.datasets.images.files import ZARR_METADATA, shown
-from attrscore.datasets.images.remembered import Remembered
-from attrscore.datasets.images.stored import MICROMETRES, Stored
+from attrscore.datasets.images.files import shown
+from attrscore.datasets.images.readers import Choice
+from attrscore.datasets.images.stored import LARGE, Stored, check_claim, micrometres
 from attrscore.errors import ConfigError, DataError, preview
 
-__all__ = ["LAYOUTS", "open_ngff"]
+__all__ = ["open_ngff"]
 
-LAYOUTS: Remembered[Stored] = Remembered(2**14)
-"""Of arrays that were opened before."""
+_HEADER = 16
+"""Bytes of Blosc before its data; the last four say how many there are, these included."""
 
 
-def open_ngff(path: Path, /, *, level: int = 0) -> Stored:
-    """The image (or the labels) of a group with ``multiscales``, at resolution ``level``.
+def open_ngff(path: Path, choice: Choice, /) -> Stored:
+    """The image (or the labels) of a group with ``multiscales``, at one resolution level.
 
     :raises DataError: no such group, or metadata without what the specification asks for.
     :raises ConfigError: a level that it does not have.
     """
-    return LAYOUTS.get((path, level), lambda: _layout(path, level))
-
-
-def _layout(path: Path, level: int) -> tuple[Stored, list[Path]]:
-    """And the files that say so."""
     name = shown(path)
     try:
         group = zarr.open_group(str(path), mode="r")
@@ -41,8 +39,8 @@ def _layout(path: Path, level: int) -> tuple[Stored, list[Path]]:
             "multiscales, such as image.zarr or image.zarr/labels/cells."
         ) from error
     attributes: Mapping[str, Any] = group.attrs.asdict()
-    told = attributes.get("ome", attributes)
-    scales = told.get("multiscales") or ()
+    metadata = attributes.get("ome", attributes)
+    scales = metadata.get("multiscales") or ()
     if not scales:
         inside = sorted(group.group_keys())
         raise DataError(
@@ -53,6 +51,7 @@ def _layout(path: Path, level: int) -> tuple[Stored, list[Path]]:
     levels: Sequence[Mapping[str, Any]] = scales[0].get("datasets") or ()
     if not levels:
         raise DataError(f"'{name}' names no resolution level in its multiscales.")
+    level = choice.level
     if not 0 <= level < len(levels):
         raise ConfigError(
             f"level={level} is not in '{name}', which has the levels 0 to {len(levels) - 1}, the "
@@ -76,17 +75,68 @@ def _layout(path: Path, level: int) -> tuple[Stored, list[Path]]:
             if step.get("type") == "scale" and len(step.get("scale", ())) == len(axes):
                 size = size * np.array(step["scale"], float)
     spacing = {
-        axis: float(extent) * MICROMETRES[unit]
+        axis: length
         for axis, extent, unit in zip(axes, size, units, strict=True)
-        if unit in MICROMETRES
+        if (length := micrometres(extent, unit)) is not None
     }
-    channels = (told.get("omero") or {}).get("channels") or ()
+    channels = (metadata.get("omero") or {}).get("channels") or ()
     names = tuple(str(channel.get("label", "")) for channel in channels)
-    array = path / where
-    return (
-        Stored(pixels_of(pixels, array), axes, spacing, names if all(names) else (), definite=True),
-        [folder / each for folder in (path, array) for each in ZARR_METADATA],
+    folder = path / where
+    claimed = math.prod(pixels.shape) * pixels.dtype.itemsize
+    held = pixels.nbytes_stored() if claimed > LARGE else claimed
+    check_claim(path, pixels.shape, pixels.dtype, held=held)
+    return Stored(
+        _Checked(pixels, folder) if _is_blosc(pixels) else pixels,
+        axes,
+        spacing,
+        names if all(names) else (),
+        definite=True,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Checked:
+    """An array compressed by Blosc, whose chunks are looked at before they are decoded.
+
+    numcodecs gives whatever lies behind the end of a chunk that was cut short, without an error.
+    """
+
+    array: Any
+    folder: Path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self.array.dtype
+        return dtype
+
+    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
+        touched = (
+            range(each.start // extent, -(-each.stop // extent))
+            for each, extent in zip(window, self.array.chunks, strict=True)
+        )
+        for number in itertools.product(*touched):
+            chunk = self.folder / self.array.metadata.encode_chunk_key(number)
+            if not chunk.is_file():  # all of it is the fill value
+                continue
+            with chunk.open("rb") as file:
+                header = file.read(_HEADER)
+            size = chunk.stat().st_size
+            if len(header) < _HEADER or int.from_bytes(header[12:16], "little") != size:
+                raise DataError(
+                    f"'{shown(chunk)}' cannot be read as a Zarr: the chunk is cut short or "
+                    "damaged; copy it again."
+                )
+        return np.asarray(self.array[window])
+
+
+def _is_blosc(array: Any) -> bool:
+    """Whether each chunk is a file of its own that Blosc has compressed last."""
+    packed = [type(each).__name__ for each in array.compressors]
+    return array.shards is None and packed[-1:] in (["Blosc"], ["BloscCodec"])
 
 
 def _axes(scale: Mapping[str, Any], name: str) -> tuple[str, tuple[str, ...]]:

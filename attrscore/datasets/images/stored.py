@@ -1,17 +1,50 @@
-"""An array as its file has it: named axes, voxel size, pixels by slices. Every format gives one."""
+"""An array as its file has it, which every reader gives: named axes, voxel size, pixels by slices.
+
+Axes are stated or read from metadata, never guessed from sizes. A layout has a letter of CZYX for
+each axis of the file, ``-`` for one of length 1 that is dropped.
+"""
 
 from __future__ import annotations
 
+import math
+import os
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["MICROMETRES", "Decoded", "Pixels", "Stored"]
+from attrscore.datasets.images.files import shown
+from attrscore.errors import ConfigError, DataError
 
-MICROMETRES: Mapping[str, float] = {
+__all__ = [
+    "LARGE",
+    "ORDER",
+    "Decoded",
+    "Opened",
+    "Stored",
+    "by_size",
+    "check_axes",
+    "check_claim",
+    "known",
+    "long_axes",
+    "micrometres",
+    "named",
+    "stated",
+]
+
+ORDER = "CZYX"
+
+LARGE = 2**28
+"""Bytes of pixels up to which an image is decoded whole; of a larger one, windows are."""
+
+_MOST_CLAIMED, _MOST_INFLATION = 2**30, 200
+"""An image that claims more bytes than this, and so many times those of its file, is refused."""
+
+_MICROMETRES: Mapping[str, float] = {
     **dict.fromkeys(("µm", "μm", "um", "micron", "microns", "micrometer", "micrometre"), 1.0),
     **dict.fromkeys(("nm", "nanometer", "nanometre"), 1e-3),
     **dict.fromkeys(("Å", "angstrom"), 1e-4),
@@ -19,25 +52,7 @@ MICROMETRES: Mapping[str, float] = {
     **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
     **dict.fromkeys(("m", "meter", "metre"), 1e6),
 }
-"""Micrometres in the units of length that files name; the Greek mu is there twice, as written."""
-
-
-class Pixels(Protocol):
-    """What can be sliced: a memory map, a Zarr array, a proxy of nibabel's, or one of ours."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Along the axes of the file."""
-        ...
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """As a slice of it has."""
-        ...
-
-    def __getitem__(self, window: tuple[slice, ...], /) -> Any:
-        """One slice an axis, none of them with a step."""
-        ...
+"""The units of length that files name; the Greek mu is there twice, as written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +63,8 @@ class Stored:
     what the file calls otherwise or not at all.
     """
 
-    pixels: Pixels
+    pixels: Any
+    """Has a ``shape`` and a ``dtype``, and gives a window for one slice an axis, without a step."""
     axes: str
     spacing: Mapping[str, float] = field(default_factory=dict)
     """Axis -> micrometres a voxel, where the file says so."""
@@ -61,7 +77,7 @@ class Stored:
 
 
 class Decoded:
-    """Pixels that can only be had whole: decoded at the first slice, then kept."""
+    """Pixels that are decoded whole, at the first slice, and then kept."""
 
     def __init__(
         self, shape: tuple[int, ...], dtype: np.dtype[Any], load: Callable[[], NDArray[Any]], /
@@ -74,3 +90,147 @@ class Decoded:
         if self._whole is None:
             self._whole = self._load().reshape(self.shape)
         return self._whole[window]
+
+
+class Opened:
+    """Windows of pixels through a library that keeps the file open.
+
+    ``open_file`` gives what is sliced, and what closes the file. It is called once a process: after
+    a fork two processes would share one place in the file. A slice begins at ``first``.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        open_file: Callable[[], tuple[Any, Callable[[], object]]],
+        /,
+        first: tuple[int, ...] | None = None,
+    ) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._open_file = open_file
+        self._first = first or (0,) * len(shape)
+        self._array: Any = None
+        self._process = -1
+
+    def __getitem__(self, window: tuple[slice, ...], /) -> NDArray[Any]:
+        if self._process != os.getpid():
+            self._array, close = self._open_file()
+            self._process = os.getpid()
+            weakref.finalize(self, close)
+        moved = (
+            slice(each.start + by, each.stop + by)
+            for each, by in zip(window, self._first, strict=True)
+        )
+        return np.asarray(self._array[tuple(moved)])
+
+
+def by_size(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    decode: Callable[[], NDArray[Any]],
+    open_file: Callable[[], tuple[Any, Callable[[], object]]],
+    /,
+    first: tuple[int, ...] | None = None,
+) -> Decoded | Opened:
+    """Pixels that are decoded whole, or of a large image read by window."""
+    if math.prod(shape) * dtype.itemsize <= LARGE:
+        return Decoded(shape, dtype, decode)
+    return Opened(shape, dtype, open_file, first)
+
+
+def check_claim(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], /, held: int) -> None:
+    """That a file of ``held`` bytes can hold this image, before memory is taken for it.
+
+    :raises DataError: it claims more than 1 GiB, and more than 200 times what it holds.
+    """
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > max(_MOST_CLAIMED, _MOST_INFLATION * held):
+        raise DataError(
+            f"'{shown(path)}' claims {claimed / 2**30:.1f} GiB of pixels, more than "
+            f"{_MOST_INFLATION} times the {held / 2**20:.1f} MiB that it holds; it may be damaged "
+            "or forged: if not, write it without compression."
+        )
+
+
+def micrometres(size: object, unit: object, /) -> float | None:
+    """A length in micrometres; None where it is no number above 0, or the unit is not known.
+
+    >>> micrometres("250", "nm"), micrometres("0,25", "µm"), micrometres("", "µm")
+    (0.25, None, None)
+    """
+    try:
+        length = float(str(size))
+    except ValueError:  # empty, or with a decimal comma: not for us to guess
+        return None
+    scale = _MICROMETRES.get(str(unit))
+    return length * scale if scale is not None and length > 0 else None
+
+
+def check_axes(axes: str, /) -> str:
+    """``axes`` in capitals, if it names Y, X and at most Z and C, each once.
+
+    >>> check_axes("cyx")
+    'CYX'
+    """
+    axes = axes.upper()
+    if len(set(axes)) != len(axes) or not {"Y", "X"} <= set(axes) <= set(ORDER):
+        raise ConfigError(
+            f"axes={axes!r} must name Y and X, with Z and C where the files have them, each once: "
+            "YX, CYX, ZYX, CZYX, or another order; null reads them from the files."
+        )
+    return axes
+
+
+def known(axes: str, /) -> bool:
+    """Whether each is one of ours."""
+    return set(axes) <= set(ORDER)
+
+
+def long_axes(stored: Stored, /) -> tuple[int, ...]:
+    """The shape as people think of it: without axes of length 1."""
+    return tuple(extent for extent in stored.pixels.shape if extent != 1)
+
+
+def named(stored: Stored, path: Path, /) -> str:
+    """The axes as the file names them; those of length 1 are dropped, except Y and X."""
+    shape = stored.pixels.shape
+    order = "".join(
+        "-" if extent == 1 and axis not in "YX" else axis
+        for axis, extent in zip(stored.axes, shape, strict=True)
+    )
+    axes = order.replace("-", "")
+    if not {"Y", "X"} <= set(axes) <= set(ORDER) or len(set(axes)) != len(axes):
+        raise DataError(
+            f"'{shown(path)}' of shape {long_axes(stored)} does not say what its axes are (read: "
+            f"{axes}); state them with dataset.axes, such as ZYX or CYX."
+        )
+    return order
+
+
+def stated(stored: Stored, axes: str, path: Path, /) -> str:
+    """``axes`` laid over those of the file: all of them, those longer than 1, or those it names."""
+    shape = stored.pixels.shape
+    long = [extent != 1 for extent in shape]
+    spare = [e == 1 and a not in axes for a, e in zip(stored.axes, shape, strict=True)]
+    if len(axes) == len(shape):
+        order = axes
+    elif len(axes) == sum(long):
+        letters = iter(axes)
+        order = "".join(next(letters) if kept else "-" for kept in long)
+    elif set(axes) <= set(stored.axes) and len(axes) == len(shape) - sum(spare):
+        order = "".join("-" if s else a for a, s in zip(stored.axes, spare, strict=True))
+    else:
+        raise DataError(
+            f"axes={axes} names {len(axes)} axes but '{shown(path)}' has the shape "
+            f"{long_axes(stored)}; state the axes that the file has."
+        )
+    contrary = any(
+        laid in "ZYX" and laid != own for laid, own in zip(order, stored.axes, strict=True)
+    )
+    if stored.definite and contrary:
+        raise DataError(
+            f"axes={axes} is not how '{shown(path)}' is stored, whose format says "
+            f"{stored.axes}; leave dataset.axes out."
+        )
+    return order

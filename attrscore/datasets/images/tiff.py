@@ -1,86 +1,200 @@
-"""TIFF: which axes its metadata name, how large a voxel is, and windows without the rest.
+"""TIFF through tifffile: this file's image, which axes its metadata name, how large a voxel is.
 
-Where the pixels lie in one piece they are memory-mapped. Else the strips or tiles that a window
-touches are decoded, with the file opened for each read, so that forked workers share no position.
+What the metadata of a set of files say about other files is left aside, except where one image is
+divided into several files by its channels or planes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
-from attrscore.datasets.images.planes import Mapped, Segmented, mapped, segmented
-from attrscore.datasets.images.remembered import Remembered
-from attrscore.datasets.images.stored import MICROMETRES, Decoded, Pixels, Stored
+from attrscore.datasets.images.files import shown
+from attrscore.datasets.images.readers import Choice
+from attrscore.datasets.images.stored import Decoded, Stored, by_size, check_claim, micrometres
 from attrscore.errors import DataError
 
-__all__ = ["LAYOUTS", "open_tiff"]
+__all__ = ["open_tiff"]
+
+_PLAIN = {"is_mmstack": False}
+"""How tifffile opens a file: not as the whole of a MicroManager set, whatever file is named."""
+
+_WAYS: tuple[Mapping[str, Any], ...] = (_PLAIN, {**_PLAIN, "is_ome": False})
+"""Then without OME metadata: they may be wrong, or those of other files only."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Layout:
-    """What a file says of itself."""
+class _Found:
+    """An image of a file, as tifffile finds it again."""
 
-    axes: str
+    path: Path
+    flags: Mapping[str, Any]
+    number: int
+    """Of tifffile's series."""
     shape: tuple[int, ...]
+    """Along all axes, those of length 1 too."""
     dtype: np.dtype[Any]
-    spacing: Mapping[str, float]
-    names: tuple[str, ...]
-    planes: Mapped | Segmented | None
-    """None: they can only be had whole."""
+    first: tuple[int, ...]
+    """Where this file's part of the series begins."""
+    pages: list[int] | None
+    """Of the series, those of this file's part; None: all."""
+    mapped: tuple[np.dtype[Any], int] | None
+    """Type and offset of pixels that lie in the file as they do in memory."""
 
-    def pixels(self, path: Path, /) -> Pixels:
-        if self.planes is not None:
-            return self.planes.open()
-        return Decoded(self.shape, self.dtype, lambda: tifffile.imread(path, series=0))
+    @property
+    def pixels(self) -> Any:
+        if self.mapped is None and find_spec("zarr") is None:
+            return Decoded(self.shape, self.dtype, self.decode)
+        return by_size(self.shape, self.dtype, self.decode, self.open, self.first)
+
+    def decode(self) -> NDArray[Any]:
+        with self.file() as file:
+            return np.asarray(file.asarray(key=self.pages, series=self.number))
+
+    def open(self) -> tuple[Any, Callable[[], object]]:
+        """What is sliced, and what closes it."""
+        if self.mapped is not None:
+            dtype, offset = self.mapped
+            return np.memmap(self.path, dtype, "r", offset, self.shape), bool
+        import zarr
+
+        file = self.file()
+        store = file.series[self.number].aszarr(level=0, squeeze=False)
+
+        def close() -> None:
+            store.close()
+            file.close()
+
+        return zarr.open_array(store, mode="r"), close
+
+    def file(self) -> tifffile.TiffFile:
+        """Opened the same way again."""
+        return tifffile.TiffFile(self.path, **self.flags)
 
 
-LAYOUTS: Remembered[_Layout] = Remembered(2**14)
-"""Of files that were opened before."""
-
-
-def open_tiff(path: Path, /) -> Stored:
-    """The first series of a TIFF, with all its axes, those of length 1 too.
+def open_tiff(path: Path, choice: Choice, /) -> Stored:
+    """An image with all its axes, those of length 1 too.
 
     Axes without a name are Q or I (tifffile's sequence, images), the samples of a pixel S. Voxel
     sizes are taken from OME and ImageJ metadata only: the resolution of a plain TIFF is mostly that
     of a printer.
+
+    :raises DataError: several images and no choice, planes that are missing, or cut short.
     """
-    layout = LAYOUTS.get(path, lambda: _layout(path))
-    return Stored(layout.pixels(path), layout.axes, layout.spacing, layout.names)
+    for flags in _ways(path):
+        with tifffile.TiffFile(path, **flags) as file:
+            images = _images(file)
+            if images:
+                return _opened(path, file, flags, images, choice)
+    raise DataError(f"'{shown(path)}' holds no image.")
 
 
-def _layout(path: Path) -> tuple[_Layout, set[Path]]:
-    """And the files that the series is in."""
+def _ways(path: Path) -> list[Mapping[str, Any]]:
+    """Flags to open a file with, the first that finds an image of this file's own to be used."""
     with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        axes = str(series.get_axes(squeeze=False))
-        shape = tuple(int(extent) for extent in series.get_shape(squeeze=False))
-        _check_whole(series, path)
-        planes: Mapped | Segmented | None = None
-        if not series.is_multifile:
-            planes = mapped(file, shape)
-        if planes is None:
-            planes = segmented(series, axes, shape)
-        files = {Path(page.parent.filehandle.path) for page in series.pages if page is not None}
-        dtype = np.dtype(series.dtype)
-        spacing, names = _metadata(file)
-    return _Layout(axes, shape, dtype, spacing, names, planes), {path, *files}
+        # MicroManager's index is needed where nothing else names the axes of its stacks
+        stack = file.is_mmstack and not (file.is_ome or file.is_imagej)
+    return [{}, *_WAYS] if stack else list(_WAYS)
 
 
-def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
+def _images(file: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]]:
+    """Series of which planes lie in this file, with their numbers; none where they are unclear."""
+    try:
+        series = list(file.series)
+    except Exception:  # of metadata that do not fit the file
+        if file.is_ome:
+            return []
+        raise
+    found = []
+    for number, each in enumerate(series):
+        own = [page for page in each.pages if page and _path_of(page) == file.filehandle.path]
+        # files of a MicroManager set may all claim one position, of which one file's would be taken
+        unclear = each.kind == "mmstack" and {page.dataoffsets for page in own} != {
+            page.dataoffsets for page in file.pages
+        }
+        if own and not unclear:
+            found.append((number, each))
+    return found
+
+
+def _path_of(page: Any) -> str:
+    return str(page.parent.filehandle.path)
+
+
+def _opened(
+    path: Path,
+    file: tifffile.TiffFile,
+    flags: Mapping[str, Any],
+    images: list[tuple[int, tifffile.TiffPageSeries]],
+    choice: Choice,
+) -> Stored:
+    kinds = [_described(series) for _, series in images]
+    chosen = choice.of(kinds, shown(path))
+    number, series = images[chosen]
+    axes = str(series.get_axes(squeeze=False))
+    first, shape, pages = _own(series, file.filehandle.path)
+    dtype = np.dtype(series.dtype)
+    _check_whole(series, pages, path)
+    held = {_path_of(page): page.parent.filehandle.size for page in series.pages if page}
+    check_claim(path, shape, dtype, held=sum(held.values()))
+    mapped = None
+    if series.dataoffset is not None and not series.is_multifile:
+        mapped = dtype.newbyteorder(file.byteorder), int(series.dataoffset)
+    found = _Found(path, flags, number, shape, dtype, first, pages, mapped)
+    spacing, names = _metadata(file, chosen, len(images))
+    return Stored(found.pixels, axes, spacing, names)
+
+
+def _described(series: tifffile.TiffPageSeries) -> str:
+    size = " x ".join(map(str, series.shape))
+    return f"{size} ({series.axes})" + (f" '{series.name}'" if series.name else "")
+
+
+def _own(
+    series: tifffile.TiffPageSeries, path: str
+) -> tuple[tuple[int, ...], tuple[int, ...], list[int] | None]:
+    """The part of a series that is this file's image: where it begins, its shape, and its pages.
+
+    Along axes that no image has (positions, times) it is what lies in this file.
+    """
+    shape = tuple(int(extent) for extent in series.get_shape(squeeze=False))
+    axes = str(series.get_axes(squeeze=False))
+    lead = axes.find("Y")
+    whole = (0,) * len(shape), shape, None
+    if not series.is_multifile or math.prod(shape[:lead]) != len(series.pages):
+        return whole
+    mine = np.array([page is not None and _path_of(page) == path for page in series.pages])
+    places = np.argwhere(mine.reshape(shape[:lead]))
+    window = [slice(0, extent) for extent in shape]
+    for axis, letter in enumerate(axes[:lead]):
+        if letter not in "CZ":
+            window[axis] = slice(int(places[:, axis].min()), int(places[:, axis].max()) + 1)
+    numbers = np.arange(len(mine)).reshape(shape[:lead])[tuple(window[:lead])]
+    return (
+        tuple(each.start for each in window),
+        tuple(each.stop - each.start for each in window),
+        numbers.ravel().tolist(),
+    )
+
+
+def _check_whole(series: tifffile.TiffPageSeries, pages: list[int] | None, path: Path) -> None:
     """That every plane is there, so that what is missing does not turn into zeros."""
-    for number, page in enumerate(series.pages):
+    every = list(series.pages)
+    for number in range(len(every)) if pages is None else pages:
+        page: Any = every[number]
         if page is None:
             raise DataError(
-                f"'{path.name}' has no pixels for its plane {number} of {len(series.pages)}; a "
-                "file of the set is missing, or it was not written to its end."
+                f"'{shown(path)}' has no pixels for its plane {number} of {len(every)}; a file of "
+                "the set is missing, or it was not written to its end."
             )
         ends = [
             int(offset) + int(count)
@@ -89,45 +203,80 @@ def _check_whole(series: tifffile.TiffPageSeries, path: Path) -> None:
         size = page.parent.filehandle.size
         if max(ends, default=0) > size:
             raise DataError(
-                f"'{path.name}' cannot be read as a TIFF: it is cut short, with {size} bytes of at "
-                f"least {max(ends)}; copy it again."
+                f"'{shown(path)}' cannot be read as a TIFF: it is cut short, with {size} bytes of "
+                f"at least {max(ends)}; copy it again."
             )
 
 
-def _metadata(file: tifffile.TiffFile) -> tuple[Mapping[str, float], tuple[str, ...]]:
-    """Micrometres by axis, and the names of the channels."""
-    if file.ome_metadata:
-        return _of_ome(file.ome_metadata)
-    told: Mapping[str, Any] = file.imagej_metadata or {}
-    # ImageJ writes the Greek letter as an escape
-    unit = str(told.get("unit", "")).replace("\\u00B5", "µ").replace("\\u00b5", "µ")
-    scale = MICROMETRES.get(unit)
-    if scale is None:
-        return {}, ()
-    spacing = {}
+def _metadata(
+    file: tifffile.TiffFile, chosen: int, images: int
+) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    """Micrometres by axis, and the names of the channels, of one image of a file's own."""
+    if file.is_ome and file.ome_metadata:
+        return _of_ome(file.ome_metadata, file.filename, chosen, images)
+    facts: Mapping[str, Any] = file.imagej_metadata or {}
+    unit = facts.get("unit", "")
     tags = file.pages.first.tags
-    for axis, name in (("Y", "YResolution"), ("X", "XResolution")):
+    sizes = {"Z": (abs(_number(facts.get("spacing"))), facts.get("zunit", unit))}
+    for axis, name, own in (("Y", "YResolution", "yunit"), ("X", "XResolution", "unit")):
         pixels, units = tags[name].value if name in tags else (0, 1)
-        if pixels and units:
-            spacing[axis] = units / pixels * scale
-    if told.get("spacing"):
-        spacing["Z"] = abs(float(told["spacing"])) * scale
-    return spacing, ()
+        sizes[axis] = (units / pixels if pixels else 0, facts.get(own, unit))
+    # ImageJ writes the Greek letter as an escape
+    found = {
+        axis: micrometres(size, str(unit).replace("\\u00B5", "µ").replace("\\u00b5", "µ"))
+        for axis, (size, unit) in sizes.items()
+    }
+    return {axis: size for axis, size in found.items() if size is not None}, ()
 
 
-def _of_ome(metadata: str) -> tuple[Mapping[str, float], tuple[str, ...]]:
+def _number(value: object) -> float:
+    """0 for what is none."""
+    try:
+        return float(str(value))
+    except ValueError:
+        return 0.0
+
+
+def _of_ome(
+    metadata: str, filename: str, chosen: int, images: int
+) -> tuple[Mapping[str, float], tuple[str, ...]]:
     try:
         root = ET.fromstring(metadata)  # noqa: S314  # expat bounds entities
     except ET.ParseError:
         return {}, ()  # tifffile read the axes all the same
-    pixels = root.find(".//{*}Image/{*}Pixels")
-    if pixels is None:
-        return {}, ()
-    spacing = {}
-    for axis in "ZYX":
-        size = pixels.get(f"PhysicalSize{axis}")
-        scale = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
-        if size is not None and scale is not None and float(size) > 0:
-            spacing[axis] = float(size) * scale
+    mine = [
+        _facts(pixels)
+        for pixels in root.findall("./{*}Image/{*}Pixels")
+        if _lies(pixels, root.get("UUID"), filename)
+    ]
+    if len(mine) == images:
+        return mine[chosen]
+    # tifffile has left some out, and which is not known
+    return mine[0] if mine and all(facts == mine[0] for facts in mine) else ({}, ())
+
+
+def _facts(pixels: ET.Element) -> tuple[Mapping[str, float], tuple[str, ...]]:
+    found = {
+        axis: micrometres(
+            pixels.get(f"PhysicalSize{axis}", ""), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        )
+        for axis in "ZYX"
+    }
     names = [channel.get("Name") for channel in pixels.findall("{*}Channel")]
-    return spacing, tuple(name for name in names if name) if all(names) else ()
+    return (
+        {axis: size for axis, size in found.items() if size is not None},
+        tuple(name for name in names if name) if all(names) else (),
+    )
+
+
+def _lies(pixels: ET.Element, identity: str | None, filename: str) -> bool:
+    """Whether any plane of an image is said to lie in the file of this UUID and name."""
+    for plane in pixels.findall("{*}TiffData"):
+        where = plane.find("{*}UUID")
+        if (
+            where is None
+            or (identity is not None and where.text == identity)
+            or where.get("FileName", "").lower() == filename.lower()
+        ):
+            return True
+    return False

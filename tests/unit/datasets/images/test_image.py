@@ -7,6 +7,7 @@ import sys
 import zlib
 
 import nibabel
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -17,7 +18,6 @@ from PIL import Image as Pillow
 from attrscore.datasets import Fields
 from attrscore.datasets.images import open_image, open_labels
 from attrscore.datasets.images.files import digest_of, find_files, stem
-from attrscore.datasets.images.planes import Segments
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
 
 
@@ -108,31 +108,56 @@ def test_ome_tiff_is_read_by_window_with_its_metadata(root, layout):
     assert image.read((slice(0, 1), slice(4, 4), slice(0, 9))).shape == (2, 1, 0, 9)
 
 
-def test_a_window_decodes_only_the_tiles_that_it_touches(root, monkeypatch):
+@pytest.fixture
+def _large(monkeypatch):
+    """Every image is a large one."""
+    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", 0)
+
+
+@pytest.mark.usefixtures("_large")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_large_tiff_is_read_by_window(root, layout):
+    test_ome_tiff_is_read_by_window_with_its_metadata(root, layout)
+
+
+@pytest.mark.usefixtures("_large")
+def test_a_window_of_a_large_tiff_decodes_only_the_tiles_that_it_touches(root):
     array = pixels((3, 64, 64))
     options = {"compression": "zlib", "tile": (16, 16), "photometric": "minisblack"}
     tifffile.imwrite(root / "a.tif", array, **options)
+    with tifffile.TiffFile(root / "a.tif") as file:
+        page = file.pages[2]
+        where = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    with (root / "a.tif").open("r+b") as file:
+        for number, (offset, count) in enumerate(where):
+            if number not in (0, 4):
+                file.seek(offset)
+                file.write(b"x" * count)
     image = open_image(root / "a.tif", axes="CYX")
-    decoded = []
-    real = Segments.__call__
-    monkeypatch.setattr(
-        Segments,
-        "__call__",
-        lambda self, data, number: decoded.append(number) or real(self, data, number),
-    )
     window = slice(15, 17), slice(0, 16)
     assert np.array_equal(image.read(window, channels=[2])[0], array[2][window])
-    assert decoded == [0, 4]
+    with pytest.raises(DataError, match="'a.tif' cannot be read as a TIFF"):
+        image.read(channels=[2])
+
+
+def test_a_large_tiff_is_decoded_whole_without_zarr(root, monkeypatch):
+    array = pixels((40, 50))
+    tifffile.imwrite(root / "a.tif", array, compression="zlib")
+    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", 0)
+    monkeypatch.setattr("attrscore.datasets.images.tiff.find_spec", lambda name: None)
+    image = open_image(root / "a.tif")
+    assert type(image.stored.pixels).__name__ == "Decoded"
+    assert np.array_equal(image.read((slice(3, 9), slice(7, 20)))[0], array[3:9, 7:20])
 
 
 def test_a_compression_that_needs_another_package_says_which(root, monkeypatch):
     tifffile.imwrite(root / "a.tif", pixels((40, 50)), compression="zlib")
     image = open_image(root / "a.tif")
 
-    def without_codec(self, data, number):
+    def without_codec(self, **options):
         raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
 
-    monkeypatch.setattr(Segments, "__call__", without_codec)
+    monkeypatch.setattr(tifffile.TiffFile, "asarray", without_codec)
     with pytest.raises(
         DataError, match="'a.tif' cannot be read as a TIFF.*pip install imagecodecs"
     ):
@@ -233,11 +258,20 @@ def test_png_of_16_bits_in_colour_would_lose_half_of_them(root):
 # NumPy and Cellpose
 
 
-def test_npy_is_mapped_and_npz_holds_one_array(root):
+@pytest.mark.usefixtures("_large")
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_npy_is_mapped(root, order):
+    array = pixels((2, 40, 50))
+    np.save(root / "a.npy", np.asarray(array, order=order))
+    image = open_image(root / "a.npy", axes="CYX")
+    assert np.array_equal(image.read((slice(3, 9), slice(0, 50))), array[:, 3:9])
+    assert isinstance(image.stored.pixels._array, np.memmap)
+
+
+def test_npy_and_npz_that_holds_one_array(root):
     array = pixels((2, 40, 50))
     np.save(root / "a.npy", array)
     image = open_image(root / "a.npy", axes="CYX")
-    assert isinstance(image.stored.pixels, np.memmap)
     assert np.array_equal(image.read((slice(3, 9), slice(0, 50))), array[:, 3:9])
     with pytest.raises(DataError, match="'a.npy' of shape .* does not say what its axes are"):
         open_image(root / "a.npy")
@@ -528,8 +562,74 @@ def test_a_digest_follows_every_file_of_a_folder(root):
 
 def test_a_format_whose_package_is_missing_says_what_to_install(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "nibabel", None)
-    monkeypatch.delitem(sys.modules, "attrscore.datasets.images.nifti", raising=False)
     with pytest.raises(
         ConfigError, match=r"'a.nii' needs the package nibabel: pip install 'attrscore\[n"
     ):
         open_image(root / "a.nii")
+
+
+# what a file leaves out
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_segment_without_bytes_is_background(root, large, request):
+    if large:
+        request.getfixturevalue("_large")
+    array = pixels((48, 48))
+    tifffile.imwrite(root / "a.tif", array, compression="zlib", tile=(16, 16))
+    with tifffile.TiffFile(root / "a.tif", mode="r+b") as file:
+        counts = list(file.pages.first.tags["TileByteCounts"].value)
+        counts[4] = 0
+        file.pages.first.tags["TileByteCounts"].overwrite(counts)
+    array[16:32, 16:32] = 0
+    assert np.array_equal(open_image(root / "a.tif").read()[0], array)
+
+
+ARRAYS = {
+    "Zarr 3": {},
+    "plain": {"compressors": None},
+    "big-endian": {"dtype": ">u2"},
+    "bytes": {"dtype": "uint8"},
+    "bool": {"dtype": "bool"},
+    "gzip": {"compressors": zarr.codecs.GzipCodec()},
+    "blosc": {"compressors": zarr.codecs.BloscCodec()},
+    "sum": {"compressors": [zarr.codecs.ZstdCodec(), zarr.codecs.Crc32cCodec()]},
+    "turned": {"filters": [zarr.codecs.TransposeCodec(order=(1, 0))]},
+    "shards": {"shards": (32, 32)},
+    "shards of blosc": {"shards": (32, 32), "compressors": zarr.codecs.BloscCodec()},
+    "Zarr 2": {"zarr_format": 2, "compressors": numcodecs.Zstd()},
+    "Zarr 2, big-endian": {"zarr_format": 2, "compressors": numcodecs.Zstd(), "dtype": ">u2"},
+    "Zarr 2, columns first": {"zarr_format": 2, "compressors": numcodecs.Zstd(), "order": "F"},
+    "Zarr 2, differences": {"zarr_format": 2, "filters": [numcodecs.Delta(dtype="u2")]},
+    "Zarr 2, plain": {"zarr_format": 2, "compressors": None},
+}
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_windows_of_a_zarr_are_those_of_zarr(root, kind):
+    options = {"dtype": "uint16", "zarr_format": 3, **ARRAYS[kind]}
+    group = zarr.open_group(str(root / "a.zarr"), mode="w", zarr_format=options.pop("zarr_format"))
+    array = group.create_array("0", shape=(41, 53), chunks=(16, 16), fill_value=1, **options)
+    array[:33] = pixels((33, 53), "uint16")  # the rest of the chunks is not written
+    axes = [{"name": axis, "type": "space"} for axis in "yx"]
+    told = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+    group.attrs.update(told if kind.startswith("Zarr 2") else {"ome": {"version": "0.5", **told}})
+    there = zarr.open_group(str(root / "a.zarr"), mode="r")["0"]
+    image = open_image(root / "a.zarr")
+    assert (image.shape[1:], image.dtype) == (there.shape, there.dtype)
+    for window in (
+        (slice(0, 41), slice(0, 53)),
+        (slice(15, 17), slice(3, 4)),
+        (slice(16, 32), slice(32, 53)),
+        (slice(40, 41), slice(52, 53)),
+    ):
+        assert np.array_equal(image.read(window)[0], there[window])
+
+
+def test_a_file_that_was_written_again_is_read_again(root):
+    for array in (pixels((40, 50)), pixels((24, 70), seed=1)):
+        write_zarr(root / "a.zarr", array, axes="yx", zarr_format=3)
+        assert np.array_equal(open_image(root / "a.zarr").read()[0], array)
+        for options in ({}, {"compression": "zlib"}):
+            tifffile.imwrite(root / "a.tif", array, **options)
+            assert np.array_equal(open_image(root / "a.tif").read()[0], array)

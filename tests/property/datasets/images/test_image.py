@@ -48,6 +48,13 @@ def write(folder, kind, array, axes):
 @given(data=st.data())
 @pytest.mark.parametrize("kind", ["npy", "zarr", "nii", "plain", "strips", "tiles"])
 def test_a_window_in_any_order_type_and_format(tmp_path_factory, kind, data):
+    most = data.draw(st.sampled_from([0, 2**28]))  # read by window, or decoded whole
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("attrscore.datasets.images.stored.LARGE", most)
+        check_a_window(tmp_path_factory, kind, data)
+
+
+def check_a_window(tmp_path_factory, kind, data):
     axes = data.draw(st.sampled_from(ORDERS))
     dtype = np.dtype(data.draw(st.sampled_from(DTYPES)))
     seed = data.draw(st.integers(0, 99))
