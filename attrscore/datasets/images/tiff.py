@@ -49,6 +49,8 @@ class _Found:
     """Of the series, those of this file's part; None: all."""
     mapped: tuple[np.dtype[Any], int] | None
     """Type and offset of pixels that lie in the file as they do in memory."""
+    gaps: bool
+    """Whether a strip or tile has no bytes, being background."""
 
     @property
     def pixels(self) -> Any:
@@ -58,7 +60,10 @@ class _Found:
 
     def decode(self) -> NDArray[Any]:
         with self.file() as file:
-            return np.asarray(file.asarray(key=self.pages, series=self.number))
+            # tifffile reads segments in a row at once, and is then wrong about what lies behind one
+            # without bytes
+            size = 1 if self.gaps else None
+            return np.asarray(file.asarray(key=self.pages, series=self.number, buffersize=size))
 
     def open(self) -> tuple[Any, Callable[[], object]]:
         """What is sliced, and what closes it."""
@@ -143,13 +148,13 @@ def _opened(
     axes = str(series.get_axes(squeeze=False))
     first, shape, pages = _own(series, file.filehandle.path)
     dtype = np.dtype(series.dtype)
-    _check_whole(series, pages, path)
+    gaps = _check_whole(series, pages, path)
     held = {_path_of(page): page.parent.filehandle.size for page in series.pages if page}
     check_claim(path, shape, dtype, held=sum(held.values()))
     mapped = None
     if series.dataoffset is not None and not series.is_multifile:
         mapped = dtype.newbyteorder(file.byteorder), int(series.dataoffset)
-    found = _Found(path, flags, number, shape, dtype, first, pages, mapped)
+    found = _Found(path, flags, number, shape, dtype, first, pages, mapped, gaps)
     spacing, names = _metadata(file, chosen, len(images))
     return Stored(found.pixels, axes, spacing, names)
 
@@ -186,9 +191,13 @@ def _own(
     )
 
 
-def _check_whole(series: tifffile.TiffPageSeries, pages: list[int] | None, path: Path) -> None:
-    """That every plane is there, so that what is missing does not turn into zeros."""
+def _check_whole(series: tifffile.TiffPageSeries, pages: list[int] | None, path: Path) -> bool:
+    """That every plane is there, so that what is missing does not turn into zeros.
+
+    Returns whether strips or tiles are without bytes, which is how background may be written.
+    """
     every = list(series.pages)
+    gaps = False
     for number in range(len(every)) if pages is None else pages:
         page: Any = every[number]
         if page is None:
@@ -206,6 +215,8 @@ def _check_whole(series: tifffile.TiffPageSeries, pages: list[int] | None, path:
                 f"'{shown(path)}' cannot be read as a TIFF: it is cut short, with {size} bytes of "
                 f"at least {max(ends)}; copy it again."
             )
+        gaps = gaps or 0 in page.databytecounts
+    return gaps
 
 
 def _metadata(
