@@ -11,10 +11,10 @@ import tifffile
 import torch
 
 import attrscore
+from attrscore.core.registry import MODELS
 from attrscore.datasets import Fields
 from attrscore.datasets.images import Kept
-from attrscore.engine import batches_of
-from attrscore.registry import MODELS
+from attrscore.engine.run import batches_of
 
 
 def pixels(shape, dtype="uint16", seed=0):
