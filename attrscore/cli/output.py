@@ -352,8 +352,8 @@ def counts_table(found: Contents) -> Table:
     return table
 
 
-def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome], speed: str) -> None:
-    """What holds, what is refused, what is broken, and how fast it is."""
+def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
+    """What holds, what is refused, and what is broken."""
     out = stdout()
     for each in outcomes:
         at = f" in {each.dimensions}D" if each.dimensions else ""
@@ -361,8 +361,8 @@ def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome], speed: st
         line += f": {each.told}" if each.state == "refused" else ""
         out.print(f"{each.state:8} {escape(line)}", soft_wrap=True, highlight=False)
     broken = sum(each.state == "broken" for each in outcomes)
-    told = f"{broken} of {len(outcomes)} checks are broken" if broken else "conforms"
-    out.print(f"{kind} {name}: {told}{f'; {speed}' if speed else ''}.", soft_wrap=True)
+    verdict = f"{broken} of {len(outcomes)} checks are broken" if broken else "conforms"
+    out.print(f"{kind} {name}: {verdict}.", soft_wrap=True)
 
 
 def layer_table(found: Survey) -> Table:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Batch, Maps, Method, Target, single_targets
+from attrscore.core.graph import kind_of, nodes
 from attrscore.core.grids import Grid, area_fraction, unresolvable
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
@@ -32,7 +33,6 @@ from attrscore.engine.attribution import (
 )
 from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import preview
-from attrscore.methods.graphs import kind_of, nodes
 
 __all__ = ["SAMPLE", "Finding", "preflight", "refusals"]
 

@@ -22,10 +22,10 @@ from attrscore.core.contracts import (
 from attrscore.core.heat import Heat
 from attrscore.core.layers import Layers
 from attrscore.core.passes import Pass
+from attrscore.core.regions import every_region, find_region
 from attrscore.engine.attribution import OnError, frames_of, sentence
 from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import DataError, UnsupportedError, preview
-from attrscore.scorers.regions import every_region, find_region
 
 __all__ = [
     "Columns",

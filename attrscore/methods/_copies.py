@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 
@@ -18,7 +17,6 @@ __all__ = [
     "blocks",
     "check_chunk",
     "explained_at",
-    "generator_of",
     "gradients_at",
     "noisy",
     "values_at",
@@ -118,12 +116,6 @@ def values_at(
             found.append(run.explained(altered, *(each[of] for each in additional)).double())
             run.step(before + which.stop, total or len(rows))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=inputs.device)
-
-
-def generator_of(cell: str, seed: int, purpose: str, /) -> torch.Generator:
-    """Random numbers that follow from the seed and the cell's id alone, whatever the batch."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{cell}".encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def noisy(inputs: Tensor, noise: float, draws: Sequence[torch.Generator], /) -> Tensor:

@@ -6,7 +6,6 @@ raw; the ReLU of the papers is the heat's ``sign="positive"``.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from attrscore.core.contracts import Maps
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import choose
 
@@ -295,6 +295,5 @@ class RandomCAM:
         return _weighted(activation, weights)
 
     def _weights(self, cell: str, layer: str, channels: int) -> Tensor:
-        digest = hashlib.blake2b(f"{self.seed}/{layer}/{cell}".encode(), digest_size=7).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        generator = generator_of(self.seed, layer, cell)
         return torch.rand(channels, generator=generator, dtype=torch.float64) * 2 - 1

@@ -13,11 +13,11 @@ from captum.attr import DeepLift as CaptumDeepLift
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.graph import calls, kind_of, listed, nodes, out_of_place, parents
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError
 from attrscore.methods._baselines import WithBaseline
-from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
 from attrscore.methods.path import completeness
 
 __all__ = ["DeepLift"]

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from attrscore.core.contracts import INPUT, Maps, Method
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
-from attrscore.methods._copies import generator_of, noisy
+from attrscore.methods._copies import noisy
 from attrscore.methods._options import check_share, check_whole
 
 __all__ = ["InputXGradient", "Saliency", "SmoothGrad"]
@@ -114,7 +115,7 @@ class SmoothGrad:
         method = self._smoothed()
         layers = run.layers if self.explains == "layers" else {}
         inputs = run.batch.inputs.detach()
-        draws = [generator_of(cell, self.seed, "smooth_grad") for cell in run.batch.ids]
+        draws = [generator_of(self.seed, "smooth_grad", cell) for cell in run.batch.ids]
         sums: dict[str, Tensor] = {}
         squares: dict[str, Tensor] = {}
         for done in range(1, self.samples + 1):

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Maps
+from attrscore.core.graph import activations, calls, listed
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError, choose
 from attrscore.methods.cams import grad_cam
-from attrscore.methods.graphs import activations, calls, listed
 
 __all__ = ["Deconvolution", "GuidedBackprop", "GuidedGradCAM", "check_guidable", "guided_backprop"]
 

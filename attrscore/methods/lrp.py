@@ -15,13 +15,13 @@ from captum.attr._utils.lrp_rules import EpsilonRule, GammaRule
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
+from attrscore.core.graph import calls, kind_of, listed, nodes, out_of_place, parents
 from attrscore.core.network import check_output
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.core.wrappers import SealedNetwork
 from attrscore.errors import UnsupportedError, choose
 from attrscore.methods._options import check_positive
-from attrscore.methods.graphs import calls, kind_of, listed, nodes, out_of_place, parents
 
 __all__ = ["LRP", "LayerLRP"]
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods._baselines import WithBaseline
-from attrscore.methods._copies import blocks, check_chunk, generator_of, gradients_at, noisy
+from attrscore.methods._copies import blocks, check_chunk, gradients_at, noisy
 from attrscore.methods._options import check_share, check_whole
 from attrscore.methods.straight import mean_gradient
 
@@ -141,7 +142,7 @@ class GradientShap(WithBaseline):
         """INPUT -> (N, C, *S)."""
         inputs = run.batch.inputs.detach()
         reference = self.reference(inputs)
-        draws = [generator_of(cell, self.seed, "gradient_shap") for cell in run.batch.ids]
+        draws = [generator_of(self.seed, "gradient_shap", cell) for cell in run.batch.ids]
         total = torch.zeros_like(inputs, dtype=torch.float64)
         run.additional  # noqa: B018  # the clean input's own pass comes first
         with run.prepared():

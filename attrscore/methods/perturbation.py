@@ -14,10 +14,11 @@ from torch import Tensor
 
 from attrscore.core.contracts import INPUT, Batch, Diagnosed, Maps
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods._baselines import WithBaseline
-from attrscore.methods._copies import check_chunk, generator_of, values_at
+from attrscore.methods._copies import check_chunk, values_at
 from attrscore.methods._options import (
     PerAxis,
     check_per_axis,
@@ -66,10 +67,7 @@ class WithFeatures:
         check_positive(self, "compactness")
 
     def labels(self, batch: Batch, /) -> Tensor:
-        """The feature of each pixel: (N, *S) int64, numbered from 0 without gaps in each crop.
-
-        :raises ConfigError: ``slic`` without scikit-image.
-        """
+        """The feature of each pixel: (N, *S) int64, numbered from 0 without gaps in each crop."""
         if self.features == "grid":
             return (
                 grid_blocks(batch.space, per_axis(self.size, len(batch.space), option="size"))
@@ -94,12 +92,8 @@ class WithFeatures:
         return np.unique(parts, return_inverse=True)[1].reshape(one.space).astype(np.int64)
 
     def _supervoxels(self, image: Tensor) -> np.ndarray:
-        try:
-            from skimage.segmentation import slic  # only where it is asked for
-        except ImportError as error:
-            raise ConfigError(
-                "features=slic needs scikit-image: pip install scikit-image. Or use features=grid."
-            ) from error
+        from skimage.segmentation import slic  # slow to import, and for this option only
+
         flat = image.double().flatten(1)
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
         scaled = torch.where(high > low, (flat - low) / (high - low), 0.0).view(image.shape)
@@ -343,7 +337,7 @@ class KernelShap(WithFeatures, WithBaseline):
         reference = self.reference(run.batch.inputs.detach())
         counts = (labels.flatten(1).amax(1) + 1).tolist()
         trials = [
-            coalitions(count, self.samples, generator_of(cell, self.seed, "kernel_shap"))
+            coalitions(count, self.samples, generator_of(self.seed, "kernel_shap", cell))
             for count, cell in zip(counts, run.batch.ids, strict=True)
         ]
         total = sum(len(shown) + 1 for shown, _ in trials)

@@ -19,6 +19,7 @@ normalise=False``: ``region_shares``, ``relevance_rank``, ``top_k``, ``pointing_
   the equations stand as they are, and a map without mass is NaN
 """
 
+from attrscore.core.regions import distance_to
 from attrscore.scorers._ranks import hottest_share, roc_auc
 from attrscore.scorers.captum_metrics import Infidelity, SensitivityMax
 from attrscore.scorers.complexity import (
@@ -56,7 +57,6 @@ from attrscore.scorers.localisation import (
     share_within,
 )
 from attrscore.scorers.nulls import CircularShift, MaskSwap, RandomMap, shifted_shares, standing
-from attrscore.scorers.regions import distance_to
 from attrscore.scorers.shares import ChannelShares, RegionShares, channel_shares, log_density_ratio
 
 __all__ = [

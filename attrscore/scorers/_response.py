@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.errors import ConfigError, choose
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "choose_donors",
     "clean_response",
     "filling",
-    "generator_of",
     "respond",
     "response",
     "why_undefined",
@@ -43,12 +42,6 @@ NO_DONOR: Mapping[str, str] = {
     "any": "no other cell of the pool can be a donor.",
 }
 """Why a cell has none; enlarge the pool, or choose other donors."""
-
-
-def generator_of(seed: int, purpose: str, cell: str) -> torch.Generator:
-    """What is drawn for a cell: it follows from the seed and the cell's id, whatever the batch."""
-    digest = hashlib.blake2b(f"{seed}/{purpose}/{cell}".encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
 
 
 def choose_donors(run: Pass, /, *, donors: Donors, count: int, seed: int) -> Tensor:

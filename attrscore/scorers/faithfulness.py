@@ -20,6 +20,7 @@ from torch import Tensor
 from attrscore.core.contracts import Reasoned
 from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.core.readings import Declared
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError
@@ -28,7 +29,6 @@ from attrscore.scorers._response import (
     Filling,
     blank,
     clean_response,
-    generator_of,
     respond,
     why_undefined,
 )

@@ -13,11 +13,7 @@ from attrscore.core.contracts import Reasoned
 from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
 from attrscore.core.readings import Declared
-from attrscore.core.registry import SCORERS
-from attrscore.errors import ConfigError, DataError, choose
-from attrscore.scorers._ranks import LEVELS, heat_levels, hottest_share, roc_auc
-from attrscore.scorers.grad_camo import mask_ratio
-from attrscore.scorers.regions import (
+from attrscore.core.regions import (
     clear_region,
     dilated,
     distance_to,
@@ -25,6 +21,10 @@ from attrscore.scorers.regions import (
     region_distance,
     within,
 )
+from attrscore.core.registry import SCORERS
+from attrscore.errors import ConfigError, DataError, choose
+from attrscore.scorers._ranks import LEVELS, heat_levels, hottest_share, roc_auc
+from attrscore.scorers.grad_camo import mask_ratio
 
 __all__ = [
     "AUC",
@@ -188,30 +188,22 @@ def otsu(values: Tensor, /) -> Tensor:
     """Otsu's threshold of each map: what best parts its values into two classes.
 
     (N, *S) -> (N,) float64, an edge of the 256 bins between the lowest and the highest value, at or
-    above which the hot class lies; NaN where these are one or not finite. scikit-image returns the
-    centre of the bin below, half a bin less. Otsu: A threshold selection method from gray-level
-    histograms, IEEE Transactions on Systems, Man, and Cybernetics 1979.
+    above which the hot class lies; NaN where these are one or not finite. scikit-image, which
+    computes it, returns the centre of the bin below, half a bin less. Otsu: A threshold selection
+    method from gray-level histograms, IEEE Transactions on Systems, Man, and Cybernetics 1979.
 
     >>> otsu(torch.tensor([[0.0, 0.1, 0.9, 1.0]]))
     tensor([0.1016], dtype=torch.float64)
     """
-    flat = values.flatten(1)
-    low, high = (each[:, None].double() for each in flat.aminmax(dim=1))
-    width = (high - low) / BINS
+    from skimage.filters import threshold_otsu  # slow to import, and for a threshold only
+
+    flat = values.detach().flatten(1).double().cpu()
     thresholds = []
-    for each, first, step in zip(flat, low, width, strict=True):
-        if not 0 < step < torch.inf:  # one value, or not finite
-            thresholds.append(torch.full_like(first, torch.nan))
-            continue
-        bins = ((each.double() - first) / step).long().clamp(max=BINS - 1)
-        count = torch.bincount(bins, minlength=BINS).double()
-        centres = first + step * (torch.arange(BINS, device=flat.device) + 0.5)
-        below, moment = count.cumsum(0)[:-1], (count * centres).cumsum(0)
-        above = len(each) - below
-        apart = moment[:-1] / below - (moment[-1] - moment[:-1]) / above
-        best = (below * above * apart**2).argmax(keepdim=True)
-        thresholds.append(first + step * (best + 1))
-    return torch.cat(thresholds)
+    for each, first, last in zip(flat.numpy(), *flat.aminmax(dim=1), strict=True):
+        half = float(last - first) / BINS / 2
+        known = 0 < half < torch.inf
+        thresholds.append(float(threshold_otsu(each, nbins=BINS)) + half if known else torch.nan)
+    return torch.tensor(thresholds, dtype=torch.float64, device=values.device)
 
 
 @dataclass(frozen=True, kw_only=True)

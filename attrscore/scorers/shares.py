@@ -13,9 +13,9 @@ from attrscore.core.contracts import INPUT, Reasoned
 from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
 from attrscore.core.readings import Declared
+from attrscore.core.regions import every_region, find_region, names_of
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, DataError, UnsupportedError
-from attrscore.scorers.regions import every_region, find_region, names_of
 
 __all__ = ["ChannelShares", "RegionShares", "channel_shares", "log_density_ratio"]
 

@@ -23,7 +23,6 @@ from attrscore.core.registry import REGISTRIES
 from attrscore.errors import choose
 from attrscore.testing import of_datasets, of_methods, of_models, of_scorers, of_targets, samples
 from attrscore.testing.contract import Check, NotConforming, Outcome, Subject, ask
-from attrscore.testing.timing import speed
 
 __all__ = [
     "Check",
@@ -34,7 +33,6 @@ __all__ = [
     "checks",
     "conformance",
     "samples",
-    "speed",
 ]
 
 _OF = {

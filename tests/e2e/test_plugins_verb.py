@@ -61,11 +61,10 @@ def test_a_strangers_is_listed_explained_and_checked(stranger, capsys):
     assert "cannot be imported" in capsys.readouterr().err
 
 
-def test_one_of_ours_conforms_and_is_timed(capsys):
+def test_one_of_ours_conforms(capsys):
     assert main(["plugins", "check", "entropy", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert {each["state"] for each in found["checks"]} == {"holds"}
-    assert "times as long as grad_camo" in found["speed"]
     assert main(["plugins", "check", "entropy", "steps"]) == 2
     assert "'steps' is no option; expected name=value" in capsys.readouterr().err
     assert main(["plugins", "check", "entropy", "--kind", "model"]) == 2

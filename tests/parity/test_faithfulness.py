@@ -15,10 +15,10 @@ from torch import nn
 from attrscore.core.contracts import Batch
 from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
+from attrscore.core.random import generator_of
 from attrscore.core.registry import SCORERS
 from attrscore.engine.run import run
 from attrscore.methods import GradCAM, Saliency
-from attrscore.scorers._response import generator_of
 from attrscore.scorers.faithfulness import impute, ranks
 from attrscore.targets import Embedding, Index, Predicted
 

@@ -141,28 +141,26 @@ def _check(arguments: Sequence[str], options_of: Options) -> int:
     parser.add_argument("--json", action="store_true", help="for other programs")
     asked = parser.parse_args(list(arguments))
     from attrscore.cli import output as terminal
-    from attrscore.testing import conformance, speed
+    from attrscore.testing import conformance
 
     found = [r for r in _having(asked.name) if asked.kind in (None, r.kind)]
     if not found:
         raise ConfigError(f"No {asked.kind} is called {asked.name!r}. See: attrscore plugins")
     given = options_of(asked.options)
-    told = []
+    tested = []
     for registry in found:
         outcomes = conformance(registry.kind, asked.name, **given)
-        broken = any(each.state == "broken" for each in outcomes)
-        took = "" if broken else speed(registry.kind, registry.build(asked.name, **given))
-        told.append((registry.kind, outcomes, took))
+        tested.append((registry.kind, outcomes))
     if asked.json:
         made = [
-            {"kind": kind, "name": asked.name, "speed": took, "checks": list(map(asdict, outcomes))}
-            for kind, outcomes, took in told
+            {"kind": kind, "name": asked.name, "checks": list(map(asdict, outcomes))}
+            for kind, outcomes in tested
         ]
         sys.stdout.write(json.dumps(made, indent=1) + "\n")
     else:
-        for kind, outcomes, took in told:
-            terminal.say_conformance(kind, asked.name, outcomes, took)
-    return FAILED if any(o.state == "broken" for _, each, _ in told for o in each) else OK
+        for kind, outcomes in tested:
+            terminal.say_conformance(kind, asked.name, outcomes)
+    return FAILED if any(o.state == "broken" for _, each in tested for o in each) else OK
 
 
 def _having(name: str) -> list[Registry]:

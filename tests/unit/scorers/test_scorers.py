@@ -7,15 +7,15 @@ import pytest
 import torch
 from nets import batch, net
 
+from attrscore.core import regions as places
 from attrscore.core.contracts import INPUT, Batch
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.passes import Pass
+from attrscore.core.regions import dilated, every_region, find_region
 from attrscore.core.registry import SCORERS
 from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.scorers import grad_camo, localisation, roc_auc
-from attrscore.scorers import regions as places
-from attrscore.scorers.regions import dilated, every_region, find_region
 from attrscore.targets import Predicted
 
 

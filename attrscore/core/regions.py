@@ -1,9 +1,10 @@
-"""Where things are: regions by name, those that follow from others, and distances to them."""
+"""Regions of a crop by name, those that follow from others, and distances to them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
+    "Side",
     "clear_region",
     "dilated",
     "distance_to",
@@ -22,8 +24,13 @@ __all__ = [
     "find_region",
     "names_of",
     "region_distance",
+    "ring",
+    "signed_distance",
     "within",
 ]
+
+Side = Literal["both", "inside", "outside"]
+Distances = NDArray[np.float64] | Tensor
 
 _ROUNDING = 1e-9
 """Three voxels of 0.65 are 1.9500000000000002 away: still within 1.95."""
@@ -75,7 +82,7 @@ def find_region(run: Pass, name: str, /, *, ring: float = 1.0) -> Tensor:
             f"This dataset has no region {name!r}. {needs}{did_you_mean(name, every_region(run))}"
         )
     if name == "boundary":
-        return run.once((find_region, name, ring), lambda: _ring(run, ring))
+        return run.once((find_region, name, ring), lambda: _boundary(run, ring))
     follow = _cytoplasm if name == "cytoplasm" else _background
     return run.once((find_region, name), lambda: follow(run))
 
@@ -102,8 +109,7 @@ def distance_to(mask: Tensor, /, *, spacing: Sequence[float], reach: float = mat
     tensor([[ 0.5000, -0.5000, -1.0000, -0.5000,  0.5000]], dtype=torch.float64)
     """
     found = [
-        _distance_to_one(each, np.asarray(spacing, float), reach)
-        for each in mask.detach().cpu().numpy()
+        signed_distance(each, spacing=spacing, reach=reach) for each in mask.detach().cpu().numpy()
     ]
     return torch.from_numpy(np.stack(found)).to(mask.device)
 
@@ -130,23 +136,36 @@ def region_distance(run: Pass, name: str, /, *, reach: float = math.inf) -> Tens
     )
 
 
-def _distance_to_one(
-    mask: NDArray[np.bool_], spacing: NDArray[np.float64], reach: float
+def signed_distance(
+    mask: NDArray[np.bool_],
+    /,
+    *,
+    spacing: Sequence[float],
+    reach: float = math.inf,
+    beyond: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
+    """:func:`distance_to` one mask *S, an array; pixels ``beyond`` the field are no other side."""
+    far = np.full(mask.shape, -np.inf if mask.any() else np.inf)
     if not mask.any() or mask.all():
-        return np.full(mask.shape, -np.inf if mask.any() else np.inf)
+        return far
     axes = range(mask.ndim)
     on = [np.flatnonzero(mask.any(tuple(a for a in axes if a != axis))) for axis in axes]
     # Inside, the nearest voxel off the mask lies in its bounding box or touches it.
     inner = tuple(slice(max(each[0] - 1, 0), each[-1] + 2) for each in on)
-    steps = np.minimum(np.ceil(reach / spacing), max(mask.shape)).astype(int)
+    steps = np.minimum(np.ceil(reach / np.asarray(spacing, float)), max(mask.shape)).astype(int)
     outer = tuple(
         slice(max(each[0] - step, 0), each[-1] + step + 1)
         for each, step in zip(on, steps, strict=True)
     )
     distance = np.full(mask.shape, np.inf)
     distance[outer] = distance_transform_edt(~mask[outer], sampling=spacing)
-    distance[inner] -= distance_transform_edt(mask[inner], sampling=spacing)
+    if beyond is not None:
+        inner = tuple(slice(max(each.start - 1, 0), each.stop + 1) for each in outer)
+    within_mask = mask[inner] if beyond is None else mask[inner] | beyond[inner]
+    if within_mask.all():
+        return np.where(mask, far, distance)
+    depth = distance_transform_edt(within_mask, sampling=spacing)
+    distance[inner] -= np.where(mask[inner], depth, 0)
     return distance
 
 
@@ -158,8 +177,22 @@ def within(distance: Tensor, by: float, /) -> Tensor:
     return distance <= by * (1 + _ROUNDING) if by > 0 else distance < by * (1 + _ROUNDING)
 
 
-def _ring(run: Pass, width: float) -> Tensor:
-    return region_distance(run, "cell", reach=width).abs() <= width * (1 + _ROUNDING)
+def ring(distance: Distances, width: float, /, *, side: Side = "both") -> Any:
+    """What is at most ``width`` from the edge of a mask, by its signed distance; bool.
+
+    >>> distance = np.array([-1.0, -0.5, 0.5, 1.0])
+    >>> ring(distance, 0.5), ring(distance, 1.0, side="inside")
+    (array([False,  True,  True, False]), array([ True,  True, False, False]))
+    """
+    near = abs(distance) <= width * (1 + _ROUNDING)
+    if side == "both":
+        return near
+    return near & (distance < 0 if side == "inside" else distance > 0)
+
+
+def _boundary(run: Pass, width: float) -> Tensor:
+    near: Tensor = ring(region_distance(run, "cell", reach=width), width)
+    return near
 
 
 def _cytoplasm(run: Pass) -> Tensor:
