@@ -6,7 +6,7 @@ BASE   := $(VENV)/base-ready
 DEV    := $(VENV)/dev-ready
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test lint browser screen clean
+.PHONY: demo test conf lint browser screen clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "attrscore needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.12 demo" % v[:2])'
@@ -26,6 +26,10 @@ demo: $(BASE)
 	$(BIN)/attrscore +experiment=demo
 	$(BIN)/attrscore collect demo/results --output demo/results.h5
 	$(BIN)/attrscore report demo/results --output demo/report
+
+# The YAML files of plugins, from the plugins themselves.
+conf: $(BASE)
+	$(BIN)/python -m attrscore.cli.conf
 
 lint: $(DEV)
 	$(BIN)/ruff check .

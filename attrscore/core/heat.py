@@ -28,19 +28,16 @@ MinMax = Literal["never", "each_map"]
 
 @dataclass(frozen=True)
 class HeatOptions:
-    """The steps between a signed map and a score that papers leave open, each with its default.
-
-    ``channels`` joins the channels of a map: ``sum``, ``absolute`` (sum of absolutes) or ``max``.
-    ``sign`` keeps the ``positive`` part, the ``negative`` part, or the ``absolute`` value, before
-    resizing. ``resize`` is ``linear`` or ``nearest``, corners not aligned. ``minmax="each_map"``
-    stretches each map to [0, 1] on its own grid, as tools built on pytorch-grad-cam do; it changes
-    scores.
-    """
+    """The steps from a signed map to a score that papers leave open; all are in the results."""
 
     channels: Channels = "sum"
+    """How the channels of a map are joined; absolute is the sum of absolutes."""
     sign: Sign = "positive"
+    """Which values count, before resizing."""
     resize: Resize = "linear"
+    """Corners are not aligned."""
     minmax: MinMax = "never"
+    """Each map to [0, 1] on its own grid, as tools built on pytorch-grad-cam do; changes scores."""
 
     def __post_init__(self) -> None:
         choose(self.channels, ("sum", "absolute", "max"), option="channels")

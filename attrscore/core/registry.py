@@ -14,12 +14,13 @@ import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
+from attrscore.core.options import defaults_of
 from attrscore.core.sources import text_of
 from attrscore.errors import (
     AttrscoreError,
@@ -39,8 +40,10 @@ __all__ = [
     "SCORERS",
     "TARGETS",
     "Configured",
+    "DatasetOptions",
     "Entry",
     "Installed",
+    "ModelOptions",
     "Registry",
     "conf_dir",
     "installed",
@@ -294,7 +297,7 @@ class Registry:
 
     def options(self, name: str, /) -> dict[str, Any]:
         """The options of ``name`` with their defaults (``inspect.Parameter.empty`` if required)."""
-        return _options(self.load(name))
+        return defaults_of(self.load(name))
 
     def build(self, name: str, /, **options: Any) -> Any:
         """The plugin as a value, its options checked and filled in.
@@ -307,7 +310,7 @@ class Registry:
         self, plugin: Callable[..., Any], name: str, options: Mapping[str, Any], /
     ) -> Any:
         """As :meth:`build`, for a class or function that is not registered."""
-        known = _options(plugin)
+        known = defaults_of(plugin)
         for option in options:
             if option not in known:
                 raise ConfigError(
@@ -401,22 +404,6 @@ def origin_of(plugin: Callable[..., Any], /) -> str:
     return f"local {hashlib.blake2b(source.encode(), digest_size=8).hexdigest()}"
 
 
-def _options(plugin: Callable[..., Any]) -> dict[str, Any]:
-    made = {  # the signature shows a sentinel for these
-        each.name: each.default_factory()
-        for each in (fields(plugin) if is_dataclass(plugin) else ())
-        if each.default_factory is not MISSING
-    }
-    return {p.name: made.get(p.name, p.default) for p in _parameters(plugin)}
-
-
-def _parameters(plugin: Callable[..., Any]) -> list[inspect.Parameter]:
-    parameters = inspect.signature(plugin).parameters.values()
-    if inspect.isclass(plugin):
-        return [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-
 def _origin(plugin: Callable[..., Any]) -> str:
     return f"{plugin.__module__}.{getattr(plugin, '__qualname__', type(plugin).__qualname__)}"
 
@@ -431,17 +418,39 @@ TARGETS = Registry("target", "attrscore.targets")
 MODELS = Registry("model", "attrscore.models")
 DATASETS = Registry("dataset", "attrscore.datasets")
 
-MODEL_OPTIONS: Mapping[str, Any] = {
-    "randomize": "none",
-    "randomize_to": None,
-    "prefix": None,
-    "channels": None,
-    "mean": None,
-    "std": None,
-    "output": None,
-    "memory_format": "contiguous",
-}
-"""What the configuration of every model takes, beside its own options."""
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What the configuration of every model takes, beside its own options."""
+
+    randomize: Literal["none", "last", "cascade", "all"] = "none"
+    """Weights drawn anew from the run's seed (Adebayo et al. 2018)."""
+    randomize_to: str | int | None = None
+    """Of cascade: a layer, or how many from the output."""
+    prefix: Mapping[str, str | None] | None = None
+    """Beginnings of names in the weights -> what stands for them: {net.: '', criterion.: null};
+    null drops."""
+    channels: Sequence[int | str] | None = None
+    """The dataset's channels that the model gets, in its order: [2,0] or [DNA,ER]; null: all."""
+    mean: Sequence[float] | None = None
+    """Subtracted from each of these, in the units of the crops."""
+    std: Sequence[float] | None = None
+    """Each is divided by it afterwards."""
+    output: str | int | None = None
+    """Item with the scores, of a model that returns a tuple or dictionary: 0, logits."""
+    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
+    """How the weights of convolutions lie; faster or slower, by processor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """What the configuration of every dataset takes, beside its own options."""
+
+    shard: str | None = None
+    """k/n, k from 0: one of n shards of the cells; all of 2: -m dataset.shard=0/2,1/2."""
+
+
+MODEL_OPTIONS: Mapping[str, Any] = asdict(ModelOptions())
 
 REGISTRIES = {r.kind: r for r in (METHODS, SCORERS, TARGETS, MODELS, DATASETS)}
 

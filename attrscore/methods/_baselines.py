@@ -33,7 +33,9 @@ class WithBaseline:
     """
 
     baseline: str | float = "zero"
+    """zero | mean (of each channel over the crop) | blurred | a number | a .npy or .safetensors."""
     sigma: float | tuple[float, ...] = 8.0
+    """Of the blurred baseline, in pixels: a number, or [Y, X] or [Z, Y, X]."""
 
     def __post_init__(self) -> None:
         check_per_axis(self, "sigma", kind=float)

@@ -185,6 +185,7 @@ class GradCAM:
 
     needs_network: ClassVar[bool] = False
     channels: Literal["sum", "keep"] = "sum"
+    """Over the channels of the layer."""
 
     def __post_init__(self) -> None:
         choose(self.channels, ("sum", "keep"), option="channels")
@@ -282,6 +283,7 @@ class RandomCAM:
 
     needs_network: ClassVar[bool] = False
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""

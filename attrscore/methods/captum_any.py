@@ -58,8 +58,11 @@ class FromCaptum:
     """
 
     algorithm: str
+    """A class of captum.attr: Occlusion, LayerConductance, DeepLift, GradientShap ..."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Of its constructor and of attribute(); add with +method.captum.options.NAME=VALUE."""
     seed: int = 0
+    """Of what it draws at random."""
 
     def __post_init__(self) -> None:
         known = _candidates()

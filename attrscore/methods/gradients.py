@@ -33,6 +33,7 @@ class Saliency:
     explains: ClassVar[str] = INPUT
     needs_input_gradient: ClassVar[bool] = True
     values: Literal["absolute", "signed"] = "absolute"
+    """Of the gradient."""
 
     def __post_init__(self) -> None:
         choose(self.values, ("absolute", "signed"), option="values")
@@ -79,11 +80,17 @@ class SmoothGrad:
     """
 
     method: str = "saliency"
+    """Any other method, best one of a single pass."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Of that method; add with +method.smooth_grad.options.NAME=VALUE."""
     samples: int = 20
+    """How often the method is run."""
     noise: float = 0.15
+    """Standard deviation, as a fraction of each channel's range."""
     kind: Literal["smoothgrad", "smoothgrad_sq", "vargrad"] = "smoothgrad"
+    """The mean, the mean square or the variance."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         choose(self.kind, _KINDS, option="kind")

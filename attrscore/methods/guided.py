@@ -132,6 +132,7 @@ class GuidedGradCAM:
 
     needs_graph: ClassVar[bool] = True
     interpolate: Literal["nearest", "linear"] = "nearest"
+    """Brings the Grad-CAM to the input."""
 
     def __post_init__(self) -> None:
         choose(self.interpolate, ("nearest", "linear"), option="interpolate")

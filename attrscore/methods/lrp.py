@@ -70,8 +70,11 @@ class _Propagation:
     """The rule, and what networks it needs."""
 
     rule: Literal["epsilon", "gamma"] = "epsilon"
+    """gamma favours positive weights."""
     epsilon: float = 1e-9
+    """Keeps divisions finite."""
     gamma: float = 0.25
+    """Share by which positive weights are favoured."""
 
     def __post_init__(self) -> None:
         choose(self.rule, ("epsilon", "gamma"), option="rule")

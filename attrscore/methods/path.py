@@ -82,8 +82,11 @@ class IntegratedGradients(WithBaseline):
 
     explains: ClassVar[str] = INPUT
     steps: int = 50
+    """Points of the quadrature: forward and backward passes."""
     rule: Rule = "gausslegendre"
+    """Of the quadrature."""
     chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,9 +126,13 @@ class GradientShap(WithBaseline):
 
     explains: ClassVar[str] = INPUT
     samples: int = 20
+    """Forward and backward passes."""
     noise: float = 0.1
+    """Standard deviation, as a fraction of each channel's range."""
     chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +182,9 @@ class LayerConductance(WithBaseline):
     """
 
     steps: int = 50
+    """Pieces of the path; one forward and backward pass more than that."""
     rule: Rule = "gausslegendre"
+    """Of the quadrature."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

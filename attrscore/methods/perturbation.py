@@ -54,10 +54,15 @@ class WithFeatures:
     """
 
     features: Literal["grid", "slic", "regions", "instances"] = "grid"
+    """Blocks, supervoxels, what the regions divide, or each neighbour apart."""
     size: PerAxis = 16
+    """Of the blocks of a grid, in pixels: a number, or [Y, X] or [Z, Y, X]."""
     segments: int = 64
+    """About as many supervoxels of slic."""
     compactness: float = 0.1
+    """Of the supervoxels: larger is more regular."""
     spread: Literal["share", "value"] = "share"
+    """Each pixel gets its share of the value, or all of it, as in Captum."""
 
     def __post_init__(self) -> None:
         choose(self.features, _FEATURES, option="features")
@@ -147,8 +152,11 @@ class Occlusion(WithBaseline):
 
     explains: ClassVar[str] = INPUT
     window: PerAxis = 16
+    """In pixels: a number, or [Y, X] or [Z, Y, X]."""
     stride: PerAxis = 8
+    """In pixels, likewise; each position is one forward pass."""
     chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -218,6 +226,7 @@ class FeatureAblation(WithFeatures, WithBaseline):
 
     explains: ClassVar[str] = INPUT
     chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 
     def __post_init__(self) -> None:
         WithBaseline.__post_init__(self)
@@ -316,8 +325,11 @@ class KernelShap(WithFeatures, WithBaseline):
 
     explains: ClassVar[str] = INPUT
     samples: int = 256
+    """Coalitions a crop: forward passes; exact where there are no more."""
     chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         WithBaseline.__post_init__(self)

@@ -33,9 +33,13 @@ class Factory:
     """
 
     target: str
+    """An importable function or class, such as mypackage.nets.make."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Its keywords; channels, classes, dimensions, size, spec come from the dataset."""
     seed: int = 0
+    """Of the initialisation."""
     weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: as the target returns it."""
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
         """The network for a dataset, in eval mode."""

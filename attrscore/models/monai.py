@@ -33,11 +33,17 @@ class MonaiResNet:
     """
 
     depth: int = 18
+    """10 | 18 | 34 | 50 | 101 | 152 | 200."""
     stem_kernel: int = 7
+    """Of the first convolution."""
     stem_stride: int = 1
+    """Of the first convolution; 2 halves every grid."""
     classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
     seed: int = 0
+    """Of the initialisation."""
     weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(str(self.depth), RESNETS, option="depth")
@@ -66,9 +72,13 @@ class MonaiDenseNet:
     """DenseNet (Huang et al., CVPR 2017), activations ``nn.ReLU``, last grid 1/32 of the input."""
 
     depth: int = 121
+    """121 | 169 | 201 | 264."""
     classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
     seed: int = 0
+    """Of the initialisation."""
     weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(str(self.depth), DENSENETS, option="depth")
@@ -100,9 +110,13 @@ class MonaiEfficientNet:
     """
 
     variant: str = "b0"
+    """b0 to b8, l2."""
     classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
     seed: int = 0
+    """Of the initialisation."""
     weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(self.variant, EFFICIENTNETS, option="variant")

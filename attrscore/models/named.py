@@ -39,11 +39,18 @@ class Transformers:
     """
 
     architecture: str | None = None
+    """vit, swin, convnext, resnet, dinov2 ...; null: as a folder of save_pretrained says."""
     config: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of its configuration: +model.config.hidden_size=96; channels, image size, classes come
+    from the dataset."""
     head: Head = "classes"
+    """The pooled features, or the mean of the tokens."""
     classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
     seed: int = 0
+    """Of the initialisation."""
     weights: str | None = None
+    """A folder of save_pretrained, or a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(self.head, ("classes", "features"), option="head")
@@ -135,10 +142,15 @@ class Timm:
     """
 
     architecture: str
+    """A name of timm.list_models()."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Keywords of timm.create_model: +model.options.img_size=64."""
     classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
     seed: int = 0
+    """Of the initialisation."""
     weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
         """The network for a dataset, in eval mode."""

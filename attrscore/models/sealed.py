@@ -37,6 +37,7 @@ class TorchScript:
     """
 
     weights: str
+    """Path of the file."""
 
     def __call__(self, _spec: InputSpec, /) -> nn.Module:
         """The network, in eval mode."""
@@ -62,6 +63,7 @@ class Exported:
     """
 
     weights: str
+    """Path of the file."""
 
     def __call__(self, _spec: InputSpec, /) -> nn.Module:
         """The network."""

@@ -58,10 +58,15 @@ class TinyCNN:
     """
 
     width: int = 16
+    """Channels of the first convolution; the two others have twice as many."""
     kernel: int = 3
+    """Of all three convolutions, odd."""
     classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
     seed: int = 1
+    """Of the initialisation."""
     weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         if self.width < 1:

@@ -136,9 +136,13 @@ class Filling:
     """
 
     fill: Fill = "zero"
+    """What stands in place of what is taken away."""
     blur: float = 0.1
+    """Standard deviation of blur, as a share of each axis."""
     chunk: int = 64
+    """Most crops in memory at once."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         choose(self.fill, FILLS, option="fill")

@@ -76,10 +76,15 @@ class Infidelity:
     }
 
     samples: int = 32
+    """Forwards a cell and map."""
     noise: float = 0.1
+    """Standard deviation, in units of the inputs."""
     scaling: Literal["optimal", "none"] = "optimal"
+    """Of the map, before it is compared."""
     chunk: int = 64
+    """Most crops in memory at once; at least one batch."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         check_noise(self.samples, self.noise, "noise")
@@ -132,8 +137,11 @@ class SensitivityMax:
     }
 
     samples: int = 10
+    """The method is run so often, and once more."""
     radius: float = 0.02
+    """Of uniform noise, in units of the inputs."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         check_noise(self.samples, self.radius, "radius")

@@ -81,7 +81,9 @@ class Curve(Filling):
     """The area under the response while voxels change in the order of heat, hottest first."""
 
     fill: Fill = "blur"
+    """What stands in place of what is taken away."""
     steps: int = 20
+    """Forwards a cell and map, and one more."""
     takes_away: ClassVar[bool]
 
     def __post_init__(self) -> None:
@@ -165,6 +167,7 @@ class AverageDrop(Filling):
     }
 
     fill: Fill = "zero"
+    """What stands in place of what is taken away."""
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """Column -> (N,) float64."""
@@ -263,9 +266,13 @@ class ROAD:
     }
 
     fractions: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    """Of the voxels taken away; 2 forwards each."""
     noise: float = 0.01
+    """Standard deviation, in units of the inputs."""
     chunk: int = 64
+    """Most crops in memory at once."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", tuple(self.fractions))

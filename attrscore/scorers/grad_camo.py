@@ -124,8 +124,11 @@ class GradCAMO:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
     clip: float = 1e-6
+    """How far from 0 and 1 shares are kept for log_odds and cell_vs_neighbours."""
     auc: bool = True
+    """The column auc too, which takes longer than all others together."""
 
     def __post_init__(self) -> None:
         if not 0 < self.clip < 0.5:

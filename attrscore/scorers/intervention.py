@@ -108,11 +108,17 @@ class Swap:
     }
 
     donors: Donors = "other_class"
+    """Which cells of the pool may be donors."""
     count: int = 4
+    """Donors averaged; 2 forwards each."""
     remainder: Literal["mean", "recipient", "donor"] = "mean"
+    """Where the donor has nothing of that side."""
     align: Literal["centroid", "none"] = "centroid"
+    """How a donor's cell is laid into the mask."""
     chunk: int = 64
+    """Most crops in memory at once."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
     needs_pool: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -225,6 +231,7 @@ class MaskOutside(Filling):
     }
 
     fill: Fill = "mean"
+    """What stands in place of what is taken away."""
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:  # noqa: ARG002  # contract
         """Column -> (N,) float64; the same for every map of a batch."""

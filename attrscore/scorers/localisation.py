@@ -64,7 +64,9 @@ class PointingGame:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
     tolerance: float = 0.0
+    """Micrometres around the region that still count."""
 
     def __post_init__(self) -> None:
         if not self.tolerance >= 0:
@@ -100,6 +102,7 @@ class RelevanceRank:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """``score`` and ``chance``, (N,) float64."""
@@ -133,7 +136,9 @@ class TopK:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
     k: float = 0.05
+    """Below 1: a fraction of the crop; from 1 on: a number of voxels."""
 
     def __post_init__(self) -> None:
         if not self.k > 0 or (self.k >= 1 and self.k != int(self.k)):
@@ -171,6 +176,7 @@ class AUC:
     readings: ClassVar[Declared] = {"score": {"better": "higher", "range": (0, 1), "chance": 0.5}}
 
     region: str = "cell"
+    """A region of the dataset."""
 
     def __call__(self, heat: Heat, run: Pass, /) -> Tensor:
         """(N,) float64."""
@@ -217,8 +223,11 @@ class Overlap:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
     threshold: Threshold = "otsu"
+    """How the hot voxels are selected."""
     fraction: float = 0.2
+    """quantile: of the crop, the hottest; fixed: of the hottest voxel."""
 
     def __post_init__(self) -> None:
         choose(self.threshold, ("otsu", "quantile", "fixed"), option="threshold")
@@ -358,6 +367,7 @@ class Distance:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """``score``, ``outside`` and ``chance``, (N,) float64."""
@@ -409,7 +419,9 @@ class ToleranceCurve:
     }
 
     region: str = "cell"
+    """A region of the dataset."""
     tolerances: Sequence[float] = (0.0, 1.0, 2.0, 4.0)
+    """Micrometres; negative: eroded."""
 
     def __post_init__(self) -> None:
         given = self.tolerances

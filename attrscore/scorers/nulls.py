@@ -96,7 +96,9 @@ class MaskSwap:
     readings: ClassVar[Declared] = STANDING
 
     region: str = "cell"
+    """A region of the dataset."""
     of: Literal["share", "lift"] = "share"
+    """The share, or the share over the area fraction."""
     needs_pool: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -150,6 +152,7 @@ class CircularShift:
     readings: ClassVar[Declared] = STANDING
 
     region: str = "cell"
+    """A region of the dataset."""
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """Column -> (N,) float64."""
@@ -182,9 +185,13 @@ class RandomMap:
     readings: ClassVar[Declared] = STANDING
 
     region: str = "cell"
+    """A region of the dataset."""
     count: int = 100
+    """Maps a cell and grid."""
     smooth: float = 1.0
+    """Standard deviation of the smoothing, in voxels of the grid."""
     seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
 
     def __post_init__(self) -> None:
         if self.count < 2 or self.smooth < 0:

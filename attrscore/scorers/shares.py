@@ -68,8 +68,11 @@ class RegionShares:
     }
 
     regions: Sequence[str] | None = None
+    """Names; null: all of the dataset, with cytoplasm, boundary, background where they follow."""
     ring: float = 1.0
+    """Micrometres on either side of the cell's edge that are the boundary."""
     clip: float = 1e-6
+    """How far from 0 and 1 shares are kept for log_density_ratio."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regions", names_of(self.regions))
@@ -131,7 +134,9 @@ class ChannelShares:
     readings: ClassVar[Declared] = {"*": {"range": (0, 1), "chance": None}}
 
     stains: Sequence[str] | None = None
+    """Names of the channels in their order; null: those of the dataset, else c0, c1 ..."""
     regions: Sequence[str] | None = ("cell",)
+    """Names; null: all of the dataset, and those that follow from them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regions", names_of(self.regions))

@@ -64,6 +64,7 @@ class _ClassScore:
 
     name: ClassVar[str]
     scalar: Scalar = "logit"
+    """margin is recommended where models are compared."""
 
     def __post_init__(self) -> None:
         choose(self.scalar, _SCALARS, option="scalar")
@@ -126,6 +127,7 @@ class Index(_ClassScore):
 
     name: ClassVar[str] = "index"
     index: int = 0
+    """The number of the class, from 0."""
 
     def __str__(self) -> str:
         return f"index{self.index}.{self.scalar}"

@@ -48,6 +48,7 @@ class Embedding(_OfEmbedding):
     """
 
     index: int | tuple[int, ...] | str = 0
+    """A number, a list [0,3,5], or a range "0:64" (without 64)."""
 
     def __post_init__(self) -> None:
         numbers = _numbers(self.index)
@@ -228,6 +229,8 @@ class Cosine(_OfEmbedding):
     """Cosine similarity of the embedding to a reference profile: DMSO, a treatment's centroid."""
 
     reference: Vector
+    """.npy, .safetensors, .csv or .txt; a list of numbers; or the mean of a group of cells:
+    {Metadata_Treatment: DMSO}, {Metadata_Well: [A01, A02]}."""
 
     def __post_init__(self) -> None:
         _settle(self, "reference")
@@ -255,7 +258,10 @@ class Contrast(_OfEmbedding):
     """
 
     first: Vector
+    """.npy, .safetensors, .csv or .txt; a list of numbers; or the mean of a group of cells:
+    {Metadata_Treatment: DMSO}."""
     second: Vector
+    """The same."""
 
     def __post_init__(self) -> None:
         _settle(self, "first", "second")
@@ -286,6 +292,7 @@ class Probe(_OfEmbedding):
     """The scalar product of the embedding with a direction, as of a linear classifier on it."""
 
     direction: Vector
+    """.npy, .safetensors, .csv or .txt; a list of numbers; or a group, as for cosine."""
 
     def __post_init__(self) -> None:
         _settle(self, "direction")

@@ -8,8 +8,10 @@ from dataclasses import asdict
 import pytest
 from omegaconf import OmegaConf
 
+from attrscore.cli.conf import GENERATED, conf_files, write_conf
 from attrscore.cli.hydra_app import configuration
 from attrscore.core.heat import HeatOptions
+from attrscore.core.options import options_of
 from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SCORERS, conf_dir
 
 SEVERAL = ("method", "scorer")
@@ -67,6 +69,27 @@ def test_every_null_can_be_added_to_the_scorers():
     assert (
         configuration(["null=random_map", "scorer.random_map.count=7"]).scorer.random_map.count == 7
     )
+
+
+def test_the_files_are_what_make_conf_writes(tmp_path):
+    files = conf_files()
+    stale = [path for path, text in files.items() if (conf_dir() / path).read_text() != text]
+    assert not stale, "run: make conf"
+    groups = {path.partition("/")[0] for path in files}
+    there = {f"{group}/{file.name}" for group in groups for file in (conf_dir() / group).iterdir()}
+    assert there == set(files)
+    assert len(write_conf(tmp_path)) == len(files)
+    assert write_conf(tmp_path) == []
+    (tmp_path / "target" / "gone.yaml").touch()
+    (tmp_path / "target" / "norm.yaml").write_text("name: other\n")
+    assert {file.name for file in write_conf(tmp_path)} == {"gone.yaml", "norm.yaml"}
+
+
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
+def test_every_option_says_what_it_means(kind, name):
+    if kind in GENERATED:
+        for option in options_of(REGISTRIES[kind].load(name)).values():
+            assert option.text, option.name
 
 
 def test_heat_defaults_agree():

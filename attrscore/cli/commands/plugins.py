@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from attrscore.cli.outcomes import FAILED, OK
+from attrscore.core.options import options_of, plain
 from attrscore.core.readings import Reading, readings_of
 from attrscore.core.registry import REGISTRIES, Registry
 from attrscore.errors import ConfigError, did_you_mean
@@ -82,26 +83,25 @@ def _explain(name: str, as_json: bool) -> int:  # noqa: FBT001  # as the option
 
 def _told(registry: Registry, name: str) -> dict[str, Any]:
     plugin, comments = registry.load(name), _comments(registry, name)
-    empty = inspect.Parameter.empty
     return {
         "kind": registry.kind,
         "name": name,
         "origin": registry.origin(name),
-        "says": inspect.getdoc(plugin) or "(no description)",
+        "says": plain(inspect.getdoc(plugin) or "(no description)"),
         "options": {
-            option: {
-                "required": default is empty,
-                "default": None if default is empty else default,
-                "says": comments.get(option, ""),
+            option.name: {
+                "required": option.required,
+                "default": None if option.required else option.default,
+                "says": option.help or comments.get(option.name, ""),
             }
-            for option, default in registry.options(name).items()
+            for option in options_of(plugin).values()
         },
         "readings": readings_of(plugin) if registry.kind == "scorer" else {},
     }
 
 
 def _comments(registry: Registry, name: str) -> dict[str, str]:
-    """Option -> the comment beside it in its YAML file."""
+    """Option -> the comment beside it in the YAML file of a stranger's package."""
     path = registry.yaml(name)
     lines = path.read_text(encoding="utf-8").splitlines() if path else []
     found = (re.match(r"\s*(\w+):.*?\s#\s*(.+)$", line) for line in lines)
