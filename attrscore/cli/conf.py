@@ -116,7 +116,7 @@ def _written(value: Any) -> str:
     if isinstance(value, str):
         simple = re.fullmatch(r"[\w./-]+", value) and yaml.safe_load(value) == value
         return value if simple else json.dumps(value)
-    return yaml.safe_dump(value).split("\n")[0]
+    return str(yaml.safe_dump(value)).split("\n")[0]
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ __all__ = [
 ]
 
 Side = Literal["both", "inside", "outside"]
-Distances = NDArray[np.float64] | Tensor
 
 _ROUNDING = 1e-9
 """Three voxels of 0.65 are 1.9500000000000002 away: still within 1.95."""
@@ -177,14 +176,16 @@ def within(distance: Tensor, by: float, /) -> Tensor:
     return distance <= by * (1 + _ROUNDING) if by > 0 else distance < by * (1 + _ROUNDING)
 
 
-def ring(distance: Distances, width: float, /, *, side: Side = "both") -> Any:
-    """What is at most ``width`` from the edge of a mask, by its signed distance; bool.
+def ring(distance: Any, width: float, /, *, side: Side = "both") -> Any:
+    """What is at most ``width`` from the edge of a mask, by its signed distance: bool.
+
+    Both are arrays, or both tensors.
 
     >>> distance = np.array([-1.0, -0.5, 0.5, 1.0])
     >>> ring(distance, 0.5), ring(distance, 1.0, side="inside")
     (array([False,  True,  True, False]), array([ True,  True, False, False]))
     """
-    near = abs(distance) <= width * (1 + _ROUNDING)
+    near: Any = abs(distance) <= width * (1 + _ROUNDING)
     if side == "both":
         return near
     return near & (distance < 0 if side == "inside" else distance > 0)
