@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from attrscore.datasets.arrays import HDF5, NPZ, write_hdf5
 from attrscore.datasets.deepprofiler import DeepProfiler
 from attrscore.datasets.deepprofiler_fields import DeepProfilerFields
-from attrscore.datasets.factory import DatasetFactory
 from attrscore.datasets.fields import Fields
-from attrscore.datasets.hdf5 import HDF5, write_hdf5
-from attrscore.datasets.npz import NPZ
 from attrscore.datasets.phantom import Phantom
+from attrscore.datasets.torch_datasets import DatasetFactory
 
 __all__ = [
     "HDF5",

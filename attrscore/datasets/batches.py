@@ -1,4 +1,4 @@
-"""Batches from whatever a notebook has: tuples, dictionaries, a DataLoader, a torch Dataset."""
+"""Batches from table rows, and from what a notebook has: tuples, a DataLoader, a torch Dataset."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
@@ -14,7 +15,17 @@ from torch.utils.data import Dataset as TorchDataset
 from attrscore.core.contracts import Batch
 from attrscore.errors import DataError, did_you_mean, preview
 
-__all__ = ["AT_ONCE", "Data", "Items", "as_batch", "batches_from", "how_many", "stacked"]
+__all__ = [
+    "AT_ONCE",
+    "Data",
+    "Items",
+    "as_batch",
+    "batches_from",
+    "chosen",
+    "how_many",
+    "stacked",
+    "to_batch",
+]
 
 AT_ONCE = 32
 """Samples of a torch Dataset that become a batch, unless something else is asked for."""
@@ -112,6 +123,44 @@ def stacked(samples: Sequence[Any], /) -> Any:
             f"The samples cannot be stacked: {str(error).splitlines()[0]}; expected tuples or "
             "dictionaries of arrays that have the same shape in each."
         ) from error
+
+
+def chosen(rows: Sequence[int], total: int, /) -> list[int]:
+    """Row numbers as whole numbers.
+
+    :raises DataError: one that does not exist, named.
+    """
+    numbers = [int(row) for row in rows]
+    outside = [row for row in numbers if not 0 <= row < total]
+    if outside:
+        raise DataError(f"Row {outside[0]} does not exist; rows are 0 to {total - 1}.")
+    return numbers
+
+
+def to_batch(
+    table: pd.DataFrame | Mapping[str, np.ndarray[Any, Any]],
+    inputs: np.ndarray[Any, Any],
+    regions: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    spacing: tuple[float, ...] | None = None,
+    stains: tuple[str, ...] = (),
+) -> Batch:
+    """A batch of ``inputs`` (N, C, *S) and ``regions`` (N, *S), with N rows of a table beside it.
+
+    The table may also be given as its columns. All columns but ``id`` and ``label`` are carried.
+    """
+    columns: Mapping[str, Any] = {str(name): table[name] for name in table}  # type: ignore[index]  # either
+    return Batch(
+        inputs=torch.from_numpy(inputs),
+        regions={name: torch.from_numpy(region) for name, region in regions.items()},
+        label=torch.tensor(np.array(columns["label"], np.int64)),
+        ids=tuple(columns["id"]),
+        meta={
+            name: values.tolist() for name, values in columns.items() if name not in ("id", "label")
+        },
+        spacing=spacing,
+        stains=stains,
+    )
 
 
 def _is_batch(data: Any) -> bool:

@@ -23,18 +23,18 @@ from numpy.typing import NDArray
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
+from attrscore.datasets._options import as_tuples, check_channels, check_limit, check_stains
+from attrscore.datasets.batches import chosen, to_batch
+from attrscore.datasets.cells.tables import carried_columns, classes_of, need_columns, read_table
 from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
-from attrscore.datasets.options import as_tuples, check_channels, check_limit, check_stains
-from attrscore.datasets.rows import chosen, to_batch
-from attrscore.datasets.tables import carried_columns, classes_of, need_columns, read_table
 from attrscore.errors import ConfigError, DataError, choose
 
 __all__ = ["DeepProfiler"]
 
 _NAME = re.compile(r"(?P<target>.*)@(?P<x>[-\d.]+)x(?P<y>[-\d.]+)\.png", re.IGNORECASE)
-_PLACES = {"Nuclei_Location_Center_X": "Metadata_x", "Nuclei_Location_Center_Y": "Metadata_y"}
-_OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_PLACES.values())
+_CENTRE = {"Nuclei_Location_Center_X": "Metadata_x", "Nuclei_Location_Center_Y": "Metadata_y"}
+_OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_CENTRE.values())
 
 
 @DATASETS.register("deepprofiler")
@@ -43,9 +43,10 @@ class DeepProfiler:
     """Cells from a single-cell export of DeepProfiler, made with outlines so that it has masks.
 
     ``path`` is the folder with ``sc-metadata.csv`` and ``{Plate}/{Well}/{Site}/*.png``; without
-    that table the files themselves say plate, well, site, target and place. ``label_column`` is
+    that table the files themselves say plate, well, site, target and centre. ``label_column`` is
     the class, by default DeepProfiler's number ``Target``. The table's ``Metadata_`` columns are
-    carried to the results, and those named in ``carry``, as ``Metadata_<name>``.
+    carried to the results, and those named in ``carry``, as ``Metadata_<name>``; ``class_order``
+    and ``numbers`` are those of ``dataset=fields``.
 
     Pixels are divided by 255, as DeepProfiler does when it reads them. The export has stretched
     each channel of each crop by itself, so brightness is not comparable between cells. Region:
@@ -59,7 +60,9 @@ class DeepProfiler:
     path: str
     metadata: str | None = "sc-metadata.csv"
     label_column: str | None = "Target"
+    class_order: tuple[str, ...] | None = None
     carry: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     channels: tuple[int, ...] | None = None
     stains: tuple[str, ...] | None = None
     spacing: tuple[float, ...] | None = None
@@ -67,7 +70,7 @@ class DeepProfiler:
     on_bad_file: Literal["skip", "raise"] = "skip"
 
     def __post_init__(self) -> None:
-        as_tuples(self, "carry", "channels", "stains", "spacing")
+        as_tuples(self, "class_order", "carry", "numbers", "channels", "stains", "spacing")
         check_channels(self.channels)
         check_stains(self.stains)
         check_limit(self.limit)
@@ -82,8 +85,8 @@ class DeepProfiler:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The values of ``label_column``, sorted; none where it is None."""
-        return self._told[1]
+        """The values of ``label_column``; none where it is None."""
+        return self._named[1]
 
     @property
     def spec(self) -> InputSpec:
@@ -112,19 +115,19 @@ class DeepProfiler:
         _, size = self._scanned[1]
         inputs = np.empty((len(rows), self.spec.channels, size, size), np.float32)
         cell = np.empty((len(rows), size, size), bool)
-        for place, name in enumerate(table["id"]):
+        for index, name in enumerate(table["id"]):
             tiles = _tiles(self._open(name))
-            cell[place] = _mask(tiles[-1], f"{name}.png")
+            cell[index] = _mask(tiles[-1], f"{name}.png")
             pixels = tiles[:-1] if self.channels is None else tiles[list(self.channels)]
-            inputs[place] = pixels / np.float32(255)
+            inputs[index] = pixels / np.float32(255)
         regions = {"cell": cell}
         return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.stains or ())
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table and the options."""
         options = {"channels": self.channels, "spacing": self.spacing, "stains": self.stains}
-        told = json.dumps({**options, "classes": self.classes}, sort_keys=True)
-        digest = hashlib.blake2b(told.encode(), digest_size=16)
+        about = json.dumps({**options, "classes": self.classes}, sort_keys=True)
+        digest = hashlib.blake2b(about.encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
         for name in self.table["id"]:
             digest.update(digest_of(self._folder / f"{name}.png"))
@@ -138,7 +141,7 @@ class DeepProfiler:
         return open_image(self._folder / f"{name}.png")
 
     @cached_property
-    def _told(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    def _named(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
         """Of every file that there should be: its path in the folder, class, columns."""
         if not self._folder.is_dir():
             raise DataError(f"path='{self.path}' is no folder; give that of the exported cells.")
@@ -150,8 +153,11 @@ class DeepProfiler:
                 f"'{self.metadata}' is not in '{self.path}'; give the folder of the export, or "
                 "dataset.metadata=null to go by the names of the files."
             )
-        given = read_table(where, option="metadata", text=("Image_Name",))
+        text = ["Image_Name", *self.carry]
+        text += [self.label_column] if self.label_column is not None else []
+        given = read_table(where, option="metadata", text=text, numbers=self.numbers)
         wanted = [("carry", column) for column in self.carry]
+        wanted += [("numbers", column) for column in self.numbers]
         if self.label_column is not None:
             wanted.append(("label_column", self.label_column))
         if "Image_Name" not in given.columns:
@@ -163,16 +169,17 @@ class DeepProfiler:
         carried = carried_columns(given, self.carry, taken=(), name=where.name)
         table = pd.DataFrame({"id": given["Image_Name"].fillna("").map(_without_ending)})
         table["label"], classes = self._labels(given)
-        places = {old: new for old, new in _PLACES.items() if old in given.columns}
-        for old, new in {**places, **carried}.items():
-            table[new] = given[old]
+        for old, new in _CENTRE.items():
+            if old in given.columns:
+                table[new] = given[old]
+        for name in carried:
+            table[name] = carried[name]
         return _with_sites(table), classes
 
     def _labels(self, given: pd.DataFrame) -> tuple[NDArray[np.int64] | int, tuple[str, ...]]:
         if self.label_column is None:
             return -1, ()
-        numbers, classes = classes_of(given[self.label_column])
-        return numbers.astype(np.int64), classes
+        return classes_of(given[self.label_column], self.class_order)
 
     def _listed(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
         if self.carry or self.label_column not in (None, "Target"):
@@ -190,7 +197,7 @@ class DeepProfiler:
         table = pd.DataFrame(
             {
                 "id": [path.relative_to(self._folder).as_posix()[:-4] for path, _ in found],
-                "Target": pd.to_numeric(pd.Series([m["target"] for _, m in found]), "coerce"),
+                "Target": pd.Series([m["target"] for _, m in found]).replace(["", "nan"], None),
                 "Metadata_x": [float(match["x"]) for _, match in found],
                 "Metadata_y": [float(match["y"]) for _, match in found],
             }
@@ -202,11 +209,11 @@ class DeepProfiler:
     @cached_property
     def _scanned(self) -> tuple[pd.DataFrame, tuple[int, int], Mapping[str, str]]:
         """The table, tiles and their size, and what is skipped; opens every file's header."""
-        told, _ = self._told
+        named, _ = self._named
         skipped: dict[str, str] = {}
         kept: list[int] = []
         shape: tuple[int, int] | None = None
-        for row, name in enumerate(told["id"]):
+        for row, name in enumerate(named["id"]):
             if self.limit is not None and len(kept) >= self.limit:
                 break
             try:
@@ -239,13 +246,13 @@ class DeepProfiler:
             )
         read = channels if self.channels is None else len(self.channels)
         check_stains(self.stains, read)
-        table = told.iloc[kept].reset_index(drop=True)
+        table = named.iloc[kept].reset_index(drop=True)
         return table, shape, skipped
 
     @cached_property
     def _again(self) -> frozenset[int]:
         """Rows whose file has an earlier row."""
-        return frozenset(np.flatnonzero(self._told[0]["id"].duplicated()).tolist())
+        return frozenset(np.flatnonzero(self._named[0]["id"].duplicated()).tolist())
 
     def _check(self, name: str, expected: tuple[int, int] | None) -> tuple[int, int]:
         """Tiles of a file and their size.

@@ -1,4 +1,9 @@
-"""Microscope fields with integer label images, given or made: a crop around every cell."""
+"""Microscope fields with integer label images, given or made: a crop around every cell.
+
+Options say which files; each file is opened and its objects measured once
+(:mod:`attrscore.datasets.cells.scanning`); crops are cut when their rows are read
+(:mod:`attrscore.datasets.cells.crops`).
+"""
 
 from __future__ import annotations
 
@@ -9,32 +14,28 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 from types import MappingProxyType
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets.cutting import Outside, cut
-from attrscore.datasets.field_options import as_tuple, check, pairs
-from attrscore.datasets.field_parts import FieldParts
-from attrscore.datasets.geometry import CropUnit, Resample
-from attrscore.datasets.images.field import Whole
+from attrscore.datasets.batches import chosen, to_batch
+from attrscore.datasets.cells.crops import Origins, WholeField, cut
+from attrscore.datasets.cells.normalising import Levels, Normaliser
+from attrscore.datasets.cells.options import FieldOptions
+from attrscore.datasets.cells.scanning import OWN_COLUMNS, Scan, plates_of, scan
+from attrscore.datasets.cells.segmentation import identity
+from attrscore.datasets.cells.tables import Annotations, read_annotations
+from attrscore.datasets.images import FieldReader
 from attrscore.datasets.images.files import digest_of
-from attrscore.datasets.images.stored import check_axes
-from attrscore.datasets.jitter import JitterUnit
-from attrscore.datasets.normalising import Normalise
-from attrscore.datasets.places import Places
-from attrscore.datasets.regions import Side
-from attrscore.datasets.rows import chosen, to_batch
-from attrscore.datasets.segmentation import identity
 from attrscore.datasets.shards import Shard
 from attrscore.errors import EmptyShardError
 
 __all__ = ["Fields"]
 
-_LISTS = ("crop", "channels", "stains", "carry", "percentiles", "spacing", "segment_channels")
 _OF_PIXELS = (
     *("axes", "channels", "level", "spacing", "normalise", "percentiles", "ranges"),
     *("outside", "boundary", "boundary_side"),
@@ -44,11 +45,12 @@ _OF_PIXELS = (
 
 @DATASETS.register("fields")
 @dataclass(frozen=True, kw_only=True)
-class Fields:
+class Fields(FieldOptions):
     """Every cell of microscope fields with label images, cropped around its centroid.
 
     ``images``, ``masks`` and ``nuclei`` are globs (or folders) of TIFF, OME-Zarr, NIfTI, NPY, NPZ
-    or PNG files (:mod:`attrscore.datasets.images`); ``level`` is the resolution of an OME-Zarr, 0
+    or PNG files, and of CZI, ND2 and LIF through bioio (:mod:`attrscore.datasets.images.image`);
+    ``series`` is the image in files that hold several, ``level`` the resolution of an OME-Zarr, 0
     the finest, and ``allow_pickle`` lets Cellpose's ``_seg.npy`` be read as masks. Files are
     matched by name, a mask may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels``, ``_label``
     or ``_seg``; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are those of the
@@ -56,8 +58,8 @@ class Fields:
     ``spacing`` (micrometres a pixel) and ``stains`` (the names of the channels read).
 
     ``masks`` may also be ``otsu`` or ``cellpose``: then cells are segmented in the channels
-    ``segment_channels`` of the files, once a field
-    (:mod:`attrscore.datasets.segmentation` says how, and what the other ``segment_`` options do).
+    ``segment_channels`` of the files, once a field; :mod:`attrscore.datasets.cells.segmentation`
+    says how, and what the other ``segment_`` options do.
 
     **Crops.** ``crop`` is their size, in pixels or, with ``crop_unit``, micrometres. ``resample``
     brings all to pixels of that many micrometres: one number, one an axis, or isotropic, the finest
@@ -77,8 +79,10 @@ class Fields:
     (file name or stem) and ``object_key`` (number in the label image). CellProfiler's name the
     image in a second one: ``image_table``, with a row an image, which shares the columns
     ``image_key`` (``ImageNumber``, or a list such as ``Metadata_Plate``, ``Metadata_Well``) and has
-    its name in ``image_file``. ``label_column`` becomes the class, -1 where missing. ``Metadata_``
-    columns are carried to the results, and those named in ``carry``, as ``Metadata_<name>``.
+    its name in ``image_file``. ``label_column`` becomes the class, -1 where missing; classes are in
+    the order of their text, or in that of ``class_order``. ``Metadata_`` columns are carried to the
+    results, and those named in ``carry``, as ``Metadata_<name>``. In a CSV all these are text as it
+    stands there, so that well 01 stays 01; those named in ``numbers`` are numbers.
 
     **Regions**: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where
     the nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm;
@@ -88,167 +92,131 @@ class Fields:
     **Columns**: area (pixels of the field), touches_border, tiny (below the share ``tiny`` of the
     median area of its field), split (in several pieces), cut (larger than its crop), nucleus_area,
     centroid. ``where`` keeps the cells for which an expression holds, such as ``area > 200 and not
-    touches_border`` (:class:`attrscore.datasets.expressions.Expression`). Those for which it does
-    not, and objects under ``min_area`` pixels, are counted in ``left_out``.
+    touches_border`` (:class:`attrscore.datasets.cells.conditions.Condition`). Those for which it
+    does not, and objects under ``min_area`` pixels, are counted in ``left_out``.
 
     A file that cannot be used is left out with its reason in ``skipped``, unless ``on_bad_file`` is
-    raise. In memory are at most four fields, of large ones only the windows that crops need.
+    raise. Fields are decoded once and kept, up to 1 GiB together; what is beyond is decoded once
+    for its cells and once for its crops, and of fields beyond 256 MiB only the windows that crops
+    need.
     """
-
-    images: str
-    masks: str
-    crop: tuple[float, ...]
-    crop_unit: CropUnit = "pixel"
-    resample: Resample = None
-    outside: Outside = "keep"
-    axes: str | None = None
-    channels: tuple[int, ...] | None = None
-    stains: tuple[str, ...] | None = None
-    spacing: tuple[float, ...] | None = None
-    nuclei: str | None = None
-    boundary: float | None = None
-    boundary_side: Side = "both"
-    segment_channels: tuple[int, ...] = (0,)
-    segment_smooth: float = 1.0
-    segment_diameter: float | None = None
-    segment_model: str = "cpsam_v2"
-    labels: str | None = None
-    label_column: str | None = None
-    image_key: str | tuple[str, ...] = "image"
-    object_key: str = "label"
-    image_table: str | None = None
-    image_file: str | None = None
-    carry: tuple[str, ...] = ()
-    where: str | None = None
-    min_area: int = 0
-    tiny: float = 0.1
-    jitter: float | tuple[float, ...] = 0
-    jitter_unit: JitterUnit = "pixel"
-    jitter_seed: int = 0
-    normalise: Normalise = "percentile"
-    percentiles: tuple[float, float] = (0.1, 99.9)
-    ranges: tuple[tuple[float, float], ...] | None = None
-    controls: str | None = None
-    plate: str = "Metadata_Plate"
-    limit: int | None = None
-    level: int = 0
-    allow_pickle: bool = False
-    on_bad_file: Literal["skip", "raise"] = "skip"
-
-    def __post_init__(self) -> None:
-        for name in _LISTS:
-            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
-        object.__setattr__(self, "ranges", pairs(self.ranges))
-        if hasattr(self.resample, "__iter__") and not isinstance(self.resample, str):
-            object.__setattr__(self, "resample", as_tuple("resample", self.resample))
-        if not isinstance(self.image_key, str):
-            object.__setattr__(self, "image_key", as_tuple("image_key", self.image_key))
-        if self.axes is not None:
-            object.__setattr__(self, "axes", check_axes(self.axes))
-        check(self)
-        micrometres = "micrometre" in (self.crop_unit, self.jitter_unit)
-        if self.spacing is not None or not (micrometres or self.resample is not None):
-            self._parts.geometry(self.spacing)
-        self._parts.check()
 
     @property
     def table(self) -> pd.DataFrame:
         """A row a cell, in the order of file names and object numbers."""
-        return self._parts.scanned.table
+        return self._scan.table
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The values of ``label_column``, sorted; all of the CSV, whatever ``limit`` leaves."""
-        return self._parts.annotations.classes
+        """The values of ``label_column``; all of the table, whatever ``limit`` leaves."""
+        return self._annotations.classes
 
     @property
     def spec(self) -> InputSpec:
         """Channels and crop of every file kept; no classes where no label column is given."""
-        found = self._parts.scanned
-        return InputSpec(found.channels, found.geometry.size, len(self.classes))
+        return InputSpec(self._scan.channels, self._scan.geometry.size, len(self.classes))
 
     @property
     def skipped(self) -> Mapping[str, str]:
         """File name -> why it is left out."""
-        return MappingProxyType(self._parts.scanned.skipped)
+        return MappingProxyType(self._scan.skipped)
 
     @property
     def left_out(self) -> int:
         """Objects smaller than ``min_area``, and those for which ``where`` does not hold."""
-        return self._parts.scanned.small + self._parts.scanned.unwanted
+        return self._scan.small + self._scan.unwanted
 
     @property
     def about(self) -> Mapping[str, str]:
         """What the files are like and what is done with them, in words."""
-        return MappingProxyType(self._parts.told())
+        found = self._scan
+        size = " x ".join(map(str, found.geometry.size))
+        lines = {**found.facts, "crop": f"{size} pixels"}
+        if found.geometry.spacing is not None:
+            lines["crop"] += f" of {' x '.join(f'{n:g}' for n in found.geometry.spacing)} µm"
+        if found.stains:
+            lines["stains"] = ", ".join(found.stains)
+        lines["normalised"] = self.normalise
+        if self.controls is not None:
+            lines["normalised"] += f", by the fields of each plate where {self.controls}"
+        if self.segmenter is not None:
+            options = ", ".join(
+                f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+                for name, value in identity(self.segmenter).items()
+            )
+            lines["masks"] = f"made, not given: {options}"
+        return MappingProxyType(lines)
 
     def read(self, rows: Sequence[int], /) -> Batch:
-        """Crops of these rows; of each field only what they need is decoded."""
-        found = self._parts.scanned
+        """Crops of these rows, cut field by field."""
+        found = self._scan
         rows = chosen(rows, len(found.table))
-        table = {name: column[rows] for name, column in self._parts.columns.items()}
+        table = {name: column[rows] for name, column in self._columns.items()}
         size = found.geometry.size
         inputs = np.empty((len(rows), found.channels, *size), np.float32)
-        regions = {name: np.empty((len(rows), *size), bool) for name in self._parts.regions}
+        regions = {name: np.empty((len(rows), *size), bool) for name in self.regions}
         images = table["Metadata_image"]
         in_order = sorted(range(len(rows)), key=rows.__getitem__)
-        for name, places in groupby(in_order, key=images.__getitem__):
-            field = self._parts.reader.open(name)
-            levels = self._parts.normaliser(name, self._parts.reader.open)
-            for place in places:
+        for name, indices in groupby(in_order, key=images.__getitem__):
+            field, levels = self._reader.open(name), self._levels(name)
+            for index in indices:
                 cut(
                     field,
                     levels,
-                    table["Metadata_object"][place],
-                    found.first[rows[place]],
+                    table["Metadata_object"][index],
+                    found.first[rows[index]],
                     geometry=found.geometry,
-                    boundary=self._parts.boundary,
+                    boundary=self.ring,
                     outside=self.outside,
-                    inputs=inputs[place],
-                    regions={region: pixels[place] for region, pixels in regions.items()},
+                    inputs=inputs[index],
+                    regions={region: pixels[index] for region, pixels in regions.items()},
                 )
         return to_batch(table, inputs, regions, spacing=found.geometry.spacing, stains=found.stains)
 
-    def places(self, rows: Sequence[int], /) -> Places:
+    def origins(self, rows: Sequence[int], /) -> Origins:
         """Where the crops of these rows lie in their fields."""
         rows = chosen(rows, len(self.table))
-        table = self.table.iloc[rows]
-        ratio = self._parts.ratios(table)
-        return Places(
-            field=tuple(table["Metadata_image"]),
-            number=table["Metadata_object"].to_numpy(dtype=np.int64),
-            first=self._parts.scanned.first[rows] * ratio,
-            extent=np.array(self.spec.size) * ratio,
+        geometry = self._scan.geometry
+        images = self._columns["Metadata_image"][rows]
+        ratio = np.ones((len(rows), len(geometry.size)))
+        if geometry.resampled:
+            known = {name: geometry.ratio(self._reader.open(name).spacing) for name in set(images)}
+            ratio = np.array([known[name] for name in images]).reshape(ratio.shape)
+        return Origins(
+            field=tuple(images),
+            number=self._columns["Metadata_object"][rows].astype(np.int64),
+            first=self._scan.first[rows] * ratio,
+            extent=np.array(geometry.size) * ratio,
         )
 
-    def field(self, name: str, /) -> Whole:
+    def field(self, name: str, /) -> WholeField:
         """The field of this name, decoded and normalised, whole.
 
         :raises DataError: one of its files cannot be used.
         """
-        field = self._parts.reader.open(name)
-        levels = self._parts.normaliser(name, self._parts.reader.open)
-        return Whole(levels.apply(field.pixels()), field.labels())
+        field = self._reader.open(name)
+        return WholeField(self._levels(name).apply(field.pixels()), field.labels())
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""
-        geometry = self._parts.scanned.geometry
+        geometry = self._scan.geometry
         options = {
             **{name: getattr(self, name) for name in _OF_PIXELS},
+            **({} if self.series is None else {"series": self.series}),
             "crop": [geometry.size, geometry.spacing, geometry.resampled],
             "classes": self.classes,
-            "stains": self._parts.scanned.stains,
-            "masks": None if self._parts.segmenter is None else identity(self._parts.segmenter),
+            "stains": self._scan.stains,
+            "masks": None if self.segmenter is None else identity(self.segmenter),
         }
         digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
         for name in self.table["Metadata_image"].unique():
-            for path in self._parts.reader.files[name].all:
+            for path in self._reader.files[name].all:
                 digest.update(digest_of(path))
-            if self._parts.segmenter is not None:
-                digest.update(self._parts.reader.open(name).labels().tobytes())
+            if self.segmenter is not None:
+                digest.update(self._reader.open(name).labels().tobytes())
             if self.controls is not None:  # other files decide
-                levels = self._parts.normaliser(name, self._parts.reader.open)
+                levels = self._levels(name)
                 digest.update(levels.low.tobytes() + levels.spread.tobytes())
         return digest.hexdigest()
 
@@ -267,12 +235,64 @@ class Fields:
             return Shard(self, rows)  # type: ignore[arg-type]  # a Dataset by its attributes
         narrowed = replace(self)
         # the cached property: nothing is looked for again
-        vars(narrowed._parts)["reader"] = replace(self._parts.reader, keep=keep)
-        if not narrowed._parts.reader.files:
+        vars(narrowed)["_reader"] = replace(self._reader, keep=keep)
+        if not narrowed._reader.files:
             raise EmptyShardError("No field belongs to this shard.")
         return narrowed
 
+    def _levels(self, name: str) -> Levels:
+        return self._normaliser(name, self._reader.open)
+
     @cached_property
-    def _parts(self) -> FieldParts:
-        """What the options stand for."""
-        return FieldParts(self)
+    def _annotations(self) -> Annotations:
+        return read_annotations(
+            self.labels,
+            image_key=self.image_key,
+            object_key=self.object_key,
+            label_column=self.label_column,
+            carry=self.carry,
+            taken=OWN_COLUMNS,
+            numbers=self.numbers,
+            class_order=self.class_order,
+            image_table=self.image_table,
+            image_file=self.image_file,
+        )
+
+    @cached_property
+    def _normaliser(self) -> Normaliser:
+        plates, controls = plates_of(self, self._annotations)
+        return Normaliser(
+            rule=self.normalise,
+            percentiles=self.percentiles,
+            ranges=self.ranges,
+            plates=plates,
+            controls=controls,
+        )
+
+    @cached_property
+    def _reader(self) -> FieldReader:
+        return FieldReader(
+            images=self.images,
+            masks=None if self.segmenter is not None else self.masks,
+            nuclei=self.nuclei,
+            axes=self.axes,
+            dimensions=len(self.crop),
+            channels=self.channels,
+            spacing=self.spacing,
+            stains=self.stains,
+            segmenter=self.segmenter,
+            series=self.series,
+            level=self.level,
+            allow_pickle=self.allow_pickle,
+        )
+
+    @cached_property
+    def _scan(self) -> Scan:
+        # the table first: a wrong column costs no look at any file
+        annotations, normaliser = self._annotations, self._normaliser
+        return scan(self, self._reader, annotations, normaliser)
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """Of the table, by which rows are taken much faster than from it."""
+        return {str(name): self.table[name].to_numpy() for name in self.table}

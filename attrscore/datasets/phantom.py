@@ -1,25 +1,33 @@
-"""Phantom cells: seeded crops that look like Cell Painting, with labels whose carrier is known."""
+"""Phantom cells: seeded crops that look like Cell Painting, with labels whose carrier is known.
+
+They are ellipsoids with textures of two kinds, stains and camera noise. Lengths are in half crops:
+every axis of *S runs from -1 to 1, so one code serves 2D and 3D.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import scipy.fft
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets.painting import STAINS, Cells, Scene, paint, place
-from attrscore.datasets.rows import chosen, to_batch
-from attrscore.errors import ConfigError, choose
+from attrscore.datasets._options import as_tuple, require
+from attrscore.datasets.batches import chosen, to_batch
+from attrscore.errors import choose
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 __all__ = ["Carrier", "Confounder", "Phantom"]
 
@@ -28,6 +36,18 @@ Confounder = Literal["background", "neighbours", "intensity"]
 
 GENERATOR = 1
 """Raised whenever the same options give other pixels, so that old results are not mistaken."""
+
+STAINS = ("DNA", "ER", "AGP", "RNA", "Mito")
+
+PUNCTA, PATCHES = 0, 1
+
+_AMOUNT = {"ER": (0.6, 1.0), "AGP": (1.0, 0.35), "RNA": (0.6, 1.0), "Mito": (1.0, 0.35)}
+"""Of an organelle's stain, in the cell and in its neighbours. They are two types of cell, so that a
+small model, which sees no further than a few pixels, can know whose texture it looks at."""
+
+_CANDIDATES = 12
+_VISIBLE = 0.06
+"""A neighbour's part of the crop that is enough to see its texture."""
 
 
 @DATASETS.register("phantom")
@@ -70,38 +90,38 @@ class Phantom:
 
     def __post_init__(self) -> None:
         for name in ("size", "area", "neighbours"):
-            object.__setattr__(self, name, _sequence(name, getattr(self, name)))
+            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
         choose(self.carrier, get_args(Carrier), option="carrier")
         choose(self.confounder, get_args(Confounder), option="confounder")
-        _require(
+        require(
             len(self.size) in (2, 3) and all(isinstance(n, int) and n >= 8 for n in self.size),
             f"size={list(self.size)} must be 2 or 3 whole numbers of at least 8, "
             "(Y, X) or (Z, Y, X)",
         )
-        _require(
+        require(
             1 <= self.channels <= len(STAINS),
             f"channels={self.channels} must be 1 to {len(STAINS)}: {', '.join(STAINS)}",
         )
-        _require(
+        require(
             len(self.area) == 2 and 0.01 <= self.area[0] <= self.area[1] <= 0.4,
             f"area={list(self.area)} must be (lowest, highest) fraction of the crop "
             "within 0.01 and 0.4",
         )
-        _require(
+        require(
             len(self.neighbours) == 2 and 0 <= self.neighbours[0] <= self.neighbours[1] <= 8,
             f"neighbours={list(self.neighbours)} must be (fewest, most) within 0 and 8",
         )
-        _require(
+        require(
             not self._needs_neighbours or self.neighbours[1] > 0,
             "carrier or confounder 'neighbours' needs neighbours; raise the most in "
             f"neighbours={list(self.neighbours)} to at least 1",
         )
-        _require(0 <= self.strength <= 1, f"strength={self.strength} must be within 0 and 1")
-        _require(0 <= self.offset <= 0.25, f"offset={self.offset} must be within 0 and 0.25")
-        _require(0 <= self.noise <= 0.5, f"noise={self.noise} must be within 0 and 0.5")
+        require(0 <= self.strength <= 1, f"strength={self.strength} must be within 0 and 1")
+        require(0 <= self.offset <= 0.25, f"offset={self.offset} must be within 0 and 0.25")
+        require(0 <= self.noise <= 0.5, f"noise={self.noise} must be within 0 and 0.5")
         for name, least in (("cells", 1), ("plates", 1), ("wells", 1), ("seed", 0)):
             value = getattr(self, name)
-            _require(
+            require(
                 isinstance(value, int) and value >= least,
                 f"{name}={value} must be a whole number of at least {least}",
             )
@@ -180,8 +200,8 @@ class Phantom:
         count = fewest + int(draw[5] * (most - fewest + 1))
         return {**bits, "count": max(count, 1) if self._needs_neighbours else count}
 
-    def _place(self, row: int, attributes: Mapping[str, int]) -> Cells:
-        return place(
+    def _arranged(self, row: int, attributes: Mapping[str, int]) -> _Cells:
+        return _arrange(
             self._stream(row, 1),
             self._stream(row, 2),
             size=self.size,
@@ -193,7 +213,7 @@ class Phantom:
     def _describe(self, row: int) -> dict[str, Any]:
         bits = self._attributes(row)
         well = row % (self.plates * self.wells)
-        cell = self._place(row, {**bits, "count": 0}).cell
+        cell = self._arranged(row, {**bits, "count": 0}).cell
         carrier = "cell" if self.carrier == "mixture" else self.carrier
         return {
             "id": f"phantom-{self.seed}-{row:06d}",
@@ -208,16 +228,16 @@ class Phantom:
             "Metadata_area_fraction": float(cell.mean()),
         }
 
-    def _crop(self, row: int) -> tuple[np.ndarray[Any, Any], dict[str, np.ndarray[Any, Any]]]:
+    def _crop(self, row: int) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:
         bits = self._attributes(row)
-        cells = self._place(row, bits)
-        scene = Scene(
+        cells = self._arranged(row, bits)
+        scene = _Scene(
             cell=bits["cell"],
             neighbours=bits["neighbours"],
             background=bits["background"],
             intensity=bits["intensity"],
         )
-        image = paint(self._stream(row, 3), cells, scene, stains=self.stains, noise=self.noise)
+        image = _paint(self._stream(row, 3), cells, scene, stains=self.stains, noise=self.noise)
         return image, {
             "cell": cells.cell,
             "nucleus": cells.nucleus,
@@ -234,12 +254,181 @@ def _well_name(number: int) -> str:
     return f"{chr(ord('A') + number // 12 % 26)}{number % 12 + 1 + 12 * (number // 312):02d}"
 
 
-def _sequence(name: str, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-        raise ConfigError(f"{name}={value!r} must be a list, such as {name}=[64,64].")
-    return tuple(value)
+@dataclass(frozen=True)
+class _Cells:
+    """Where things are, on the grid *S. Regions never overlap: the cell wins."""
+
+    cell: NDArray[np.bool_]
+    nucleus: NDArray[np.bool_]
+    neighbours: NDArray[np.int8]
+    """0 outside, then a number a neighbour."""
+    nuclei: NDArray[np.bool_]
+    """Those of the neighbours."""
+    depth: NDArray[np.float32]
+    """1 at the centre of each cell, 0 at its edge and outside."""
 
 
-def _require(condition: bool, sentence: str) -> None:  # noqa: FBT001  # it is the condition
-    if not condition:
-        raise ConfigError(f"{sentence}.")
+@dataclass(frozen=True)
+class _Scene:
+    """The attributes of one crop: 0 is puncta (or dim), 1 is patches (or bright)."""
+
+    cell: int
+    neighbours: int
+    background: int
+    intensity: int
+
+
+def _arrange(
+    cell_draw: np.random.Generator,
+    neighbour_draw: np.random.Generator,
+    /,
+    *,
+    size: tuple[int, ...],
+    area: tuple[float, float],
+    offset: float,
+    neighbours: int,
+) -> _Cells:
+    """One cell near the centre and ``neighbours`` others around it, each visible in the crop."""
+    ndim = len(size)
+    centre = 2 * offset * cell_draw.uniform(-1, 1, ndim)
+    radius = _radius(cell_draw.uniform(*area), ndim)
+    level, nuclear = _cell(cell_draw, centre, radius, size)
+    cell = level < 1
+    nucleus = cell & (nuclear < 1)
+    depth = np.where(cell, 1 - level, 0)
+    others = np.zeros(size, np.int8)
+    nuclei = np.zeros(size, bool)
+    turn = neighbour_draw.uniform(0, 2 * math.pi)
+    for number in range(1, neighbours + 1):
+        # evenly around the cell, so that three of them fit; cells of a culture lie in one layer
+        angle = turn + 2 * math.pi * number / neighbours
+        free = ~cell & (others == 0)
+        best: tuple[int, NDArray[np.float32], NDArray[np.float32]] | None = None
+        for _ in range(_CANDIDATES):
+            other = _radius(neighbour_draw.uniform(*area), ndim)
+            around = angle + neighbour_draw.uniform(-0.5, 0.5)
+            where = centre.copy()
+            where[:-2] += 0.2 * neighbour_draw.uniform(-1, 1, ndim - 2)
+            where[-2:] += (radius + 1.05 * other) * np.array([math.sin(around), math.cos(around)])
+            level, nuclear = _cell(neighbour_draw, where.clip(-0.95, 0.95), other, size)
+            seen = int((free & (level < 1)).sum())
+            if best is None or seen > best[0]:
+                best = seen, level, nuclear
+            if seen >= _VISIBLE * level.size:
+                break
+        assert best is not None  # noqa: S101  # for the type checker: _CANDIDATES > 0
+        _, level, nuclear = best
+        body = free & (level < 1)
+        others[body] = number
+        nuclei |= body & (nuclear < 1)
+        depth = np.where(body, 1 - level, depth)
+    return _Cells(cell, nucleus, others, nuclei, depth.astype(np.float32))
+
+
+def _paint(
+    draw: np.random.Generator,
+    cells: _Cells,
+    scene: _Scene,
+    /,
+    *,
+    stains: Sequence[str],
+    noise: float,
+) -> NDArray[np.float32]:
+    """(C, *S) within [0, 1].
+
+    Each texture is drawn over the whole crop and standardised within the region that shows it, so
+    the kind of texture changes neither mean nor spread there, and no region gives another away.
+    """
+    size = cells.cell.shape
+    neighbours = cells.neighbours > 0
+    nuclei = cells.nucleus | cells.nuclei
+    background = ~(cells.cell | neighbours)
+    edge = 0.7 + 0.3 * np.minimum(cells.depth / 0.4, 1)
+    gain = draw.uniform(0.95, 1.05, size=2)
+    own = gain[0] * (1.12 if scene.intensity else 0.88)
+    brightness = np.where(cells.cell, own, np.where(neighbours, gain[1], 1))
+    image = np.empty((len(stains), *size), np.float32)
+    for channel, stain in enumerate(stains):
+        fields = _textures(draw, size)
+        if stain == "DNA":
+            smooth = _within(fields[PATCHES], nuclei)
+            value = np.where(nuclei, 0.7 + 0.08 * smooth, np.where(background, 0.06, 0.14))
+        else:
+            value = 0.16 + 0.08 * _within(fields[scene.background], background)
+            for body, texture, amount in zip(
+                (cells.cell, neighbours),
+                (scene.cell, scene.neighbours),
+                _AMOUNT[stain],
+                strict=True,
+            ):
+                cytoplasm = body & ~nuclei
+                shown = amount * (0.5 + 0.25 * _within(fields[texture], cytoplasm)) * edge
+                value = np.where(cytoplasm, shown, value)
+            value = np.where(nuclei, 0.28, value)
+        image[channel] = value * brightness
+    image += noise * draw.standard_normal(image.shape, dtype=np.float32)
+    return image.clip(0, 1, out=image)
+
+
+def _radius(fraction: float, ndim: int) -> float:
+    """Of the ball that fills this fraction of the cube [-1, 1]^ndim."""
+    unit = math.pi ** (ndim / 2) / math.gamma(ndim / 2 + 1)
+    return float((fraction * 2**ndim / unit) ** (1 / ndim))
+
+
+def _cell(
+    draw: np.random.Generator, centre: NDArray[np.float64], radius: float, size: tuple[int, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Levels of a cell and its nucleus: below 1 inside."""
+    ndim = len(size)
+    stretch = np.exp(draw.uniform(-0.18, 0.18, ndim))
+    radii = radius * stretch / stretch.prod() ** (1 / ndim)
+    turned, _ = np.linalg.qr(draw.standard_normal((ndim, ndim)))
+    within = (turned / radii).T
+    nuclear = within / draw.uniform(0.36, 0.46)
+    inner = centre + 0.15 * radius * draw.uniform(-1, 1, ndim)
+    grid = _grid(size)
+    body, core = (
+        np.square(matrix.astype(np.float32) @ (grid - where[:, None].astype(np.float32)))
+        .sum(0)
+        .reshape(size)
+        for matrix, where in ((within, centre), (nuclear, inner))
+    )
+    return body, core
+
+
+@lru_cache(maxsize=8)
+def _grid(size: tuple[int, ...]) -> NDArray[np.float32]:
+    axes = [(np.arange(n, dtype=np.float32) + 0.5) * 2 / n - 1 for n in size]
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")])
+
+
+@lru_cache(maxsize=8)
+def _bands(size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Transfer functions of puncta and patches: rings of frequencies, in cycles a crop."""
+    axes = [np.fft.fftfreq(n) * n for n in size[:-1]] + [np.fft.rfftfreq(size[-1]) * size[-1]]
+    cycles = np.sqrt(sum(np.square(axis) for axis in np.meshgrid(*axes, indexing="ij")))
+    fine = min(18.0, max(size) / 3)
+    rings = [np.exp(-0.5 * ((cycles / f - 1) / 0.25) ** 2) for f in (fine, 0.2 * fine)]
+    return np.stack(rings).astype(np.float32)
+
+
+def _textures(draw: np.random.Generator, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Puncta, the peaks of a fine random field, and patches, a coarse one."""
+    axes = tuple(range(1, len(size) + 1))
+    white = draw.standard_normal((2, *size), dtype=np.float32)
+    field = scipy.fft.irfftn(scipy.fft.rfftn(white, axes=axes) * _bands(size), s=size, axes=axes)
+    field /= field.std(axis=axes, keepdims=True)
+    field[PUNCTA] = np.maximum(field[PUNCTA], 0)
+    field[PATCHES] = np.tanh(1.5 * field[PATCHES])
+    return field  # type: ignore[no-any-return]  # scipy.fft is untyped
+
+
+def _within(field: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """``field`` with mean 0 and spread 1 inside ``region``; 0 where there is too little of it."""
+    values = field[region]
+    spread = values.std() if values.size > 1 else 0.0
+    if not spread > 0:
+        return np.zeros_like(field)
+    standard: NDArray[np.float32] = (field - values.mean()) / spread
+    return standard

@@ -111,8 +111,8 @@ class Shard:
     @property
     def about(self) -> Mapping[str, str]:
         """Of the whole dataset, if it says anything."""
-        told: Mapping[str, str] = getattr(self.whole, "about", {})
-        return told
+        about: Mapping[str, str] = getattr(self.whole, "about", {})
+        return about
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """The cells of these rows of the shard."""
@@ -128,7 +128,7 @@ class Shard:
         for start in range(0, len(self.rows), _AT_ONCE):
             batch = self.read(range(start, min(start + _AT_ONCE, len(self.rows))))
             arrays = {"inputs": batch.inputs, **batch.regions}
-            arrays |= {f"others[{place}]": other for place, other in enumerate(batch.others)}
+            arrays |= {f"others[{number}]": other for number, other in enumerate(batch.others)}
             for name in sorted(arrays):
                 values = arrays[name].numpy()
                 digest.update(f"{name} {values.dtype.str} {values.shape}".encode())

@@ -70,11 +70,11 @@ def expected(options, method, layer):
     dataset = DATASETS.build("fields", **options)
     ids, maps = attrscore.read_maps("results", method, layer)
     heat = Heat(torch.from_numpy(maps), dataset.spec.size).full().numpy()
-    places = dataset.places(range(len(dataset.table)))
+    origins = dataset.origins(range(len(dataset.table)))
     found: dict[str, list] = {}
     for cell, name in enumerate(dataset.table["id"]):
-        found.setdefault(places.field[cell], []).append(
-            (places.number[cell], places.first[cell].astype(int), heat[ids.index(name)])
+        found.setdefault(origins.field[cell], []).append(
+            (origins.number[cell], origins.first[cell].astype(int), heat[ids.index(name)])
         )
     return found
 
@@ -168,11 +168,11 @@ def test_resampled_crops_are_laid_back_at_the_size_they_have_in_the_field(fields
         table, spec, field = dataset.table, dataset.spec, staticmethod(dataset.field)
 
         @staticmethod
-        def places(rows):
-            places = dataset.places(rows)
+        def origins(rows):
+            origins = dataset.origins(rows)
             from dataclasses import replace
 
-            return replace(places, first=places.first - 12, extent=places.extent * 2)
+            return replace(origins, first=origins.first - 12, extent=origins.extent * 2)
 
     (found,) = laid_back([Ramp()], Twice(), overlap="max")
     row = found.heat[0, 40]

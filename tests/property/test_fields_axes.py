@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attrscore.datasets import Fields
-from attrscore.datasets.crops import crop
+from attrscore.datasets.cells.crops import crop
 
 EXTENT = {"C": 2, "Z": 6, "Y": 14, "X": 17}
 ORDERS = [

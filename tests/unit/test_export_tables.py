@@ -200,6 +200,29 @@ def test_keys_are_equal_as_numbers_or_text_and_leading_zeros_stay(run, tmp_path)
     assert (joined.matched, joined.without_score, joined.without_profile) == (2, 2, 3)
 
 
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_text_in_tables_stays_text_on_export(run, tmp_path, ending):
+    """Plates 12E10, 3E2 and 300, wells 01 and 1, barcodes 007: none of them is a number."""
+    wide = wide_of(run)
+    wide.table["Metadata_Plate"] = ["12E10", "120000000000", "3E2", "300", "NULL"]
+    wide.table["Metadata_Well"] = ["01", "1", "007", "7", "7.0"]
+    wide.table["Metadata_object"] = [1, 2, 3, 4, 5]
+    table = wide.table[["Metadata_Plate", "Metadata_Well"]].assign(
+        ObjectNumber=["1.0", "2", "3.0", "4", "05"], Cells_a=0.5
+    )
+    path = tmp_path / f"p{ending}"
+    table.to_parquet(path) if ending == ".parquet" else table.to_csv(path, index=False)
+    on = "Metadata_Plate,Metadata_Well"
+    read = read_profiles(path, on=on)
+    assert read["Metadata_Plate"].tolist() == table["Metadata_Plate"].tolist()
+    assert join(wide, read, keys_of(on, wide, read)).matched == 5
+    number = "Metadata_object=ObjectNumber"  # typed there, text here: 05 is not 5
+    read = read_profiles(path, on=number)
+    joined = join(wide, read, keys_of(number, wide, read))
+    assert joined.matched == 4
+    np.testing.assert_array_equal(joined.table[SCORE], [0.0, 0.1, 0.2, 0.3, np.nan])
+
+
 @pytest.mark.parametrize(
     ("on", "error", "message"),
     [

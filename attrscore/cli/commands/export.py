@@ -88,7 +88,7 @@ def _table(options: argparse.Namespace) -> int:
     wide = widened(*table_and_kinds(options.results), scores=_names(options.scores) or None)
     table, left_out = wide.table, 0
     if options.profiles is not None:
-        profiles = read_profiles(options.profiles)
+        profiles = read_profiles(options.profiles, on=options.on)
         joined = join(wide, profiles, keys_of(options.on, wide, profiles))
         table, left_out = joined.table, joined.without_profile
         stderr().print(

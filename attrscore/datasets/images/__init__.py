@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrscore.datasets.images.field import Field, FieldFiles, FieldReader, Kept, Whole
+from attrscore.datasets.images.field import Field, FieldFiles, FieldReader, Kept
 from attrscore.datasets.images.image import Image, Labels, open_image, open_labels, stacked
 
 __all__ = [
@@ -12,7 +12,6 @@ __all__ = [
     "Image",
     "Kept",
     "Labels",
-    "Whole",
     "open_image",
     "open_labels",
     "stacked",

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from attrscore.datasets.segmentation import Segmenter
+    from attrscore.datasets.cells.segmentation import Segmenter
 
-__all__ = ["Field", "FieldFiles", "FieldReader", "Kept", "LabelImage", "Whole"]
+__all__ = ["Field", "FieldFiles", "FieldReader", "Kept", "LabelImage"]
 
 Window = tuple[slice, ...]
 
@@ -155,14 +155,6 @@ class Field:
     @cached_property
     def _small(self) -> bool:
         return self._bytes <= LARGE
-
-
-@dataclass(frozen=True, eq=False)
-class Whole:
-    """A field as crops are cut from it: pixels (C, *S) normalised, labels *S."""
-
-    pixels: NDArray[np.float32]
-    labels: NDArray[Any]
 
 
 class Kept:

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 from attrscore.report.export.wide import Wide
 
 __all__ = ["Joined", "join", "keys_of", "read_profiles"]
+
+
+_WHOLE = r"^(-?(?:0|[1-9]\d*))\.0+$"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +32,11 @@ class Joined:
     """Cells with scores."""
 
 
-def read_profiles(path: Path, /) -> pd.DataFrame:
-    """A profile table: CSV, plain or compressed, or Parquet. Ids such as 007 stay text.
+def read_profiles(path: Path, /, *, on: str | None = None) -> pd.DataFrame:
+    """A profile table: CSV, plain or compressed, or Parquet.
+
+    In a CSV, ``Metadata_`` columns and those that ``on`` names stay the text that stands there:
+    barcode 007, plate 12E10, treatment NULL.
 
     :raises DataError: no such file, unreadable, or without a row.
     """
@@ -40,7 +47,13 @@ def read_profiles(path: Path, /) -> pd.DataFrame:
             table = pd.read_parquet(path)
         else:
             table = pd.read_csv(path, low_memory=False)
-            table = _with_zeros_kept(table, path)
+            keys = {*_pairs(on).values()}
+            text = [str(n) for n in table if str(n).startswith("Metadata_") or n in keys]
+            if text:
+                missing = ["", "NA", "NaN", "nan"]
+                table[text] = pd.read_csv(
+                    path, usecols=text, dtype=str, keep_default_na=False, na_values=missing
+                )
     except (OSError, ValueError, UnicodeError) as error:
         raise DataError(
             f"{path} cannot be read as a profile table, CSV or Parquet: "
@@ -63,23 +76,27 @@ def keys_of(asked: str | None, wide: Wide, profiles: pd.DataFrame, /) -> dict[st
             "--profiles needs --on, the columns that name a cell in both tables. Both have: "
             f"{preview(shared, most=20) or 'none; say --on OURS=THEIRS'}."
         )
-    keys: dict[str, str] = {}
-    for each in filter(None, asked.split(",")):
-        own, _, their = each.partition("=")
-        keys[own] = their or own
+    keys = _pairs(asked)
+    for own, their in keys.items():
         if own not in ours:
             raise ConfigError(f"The results have no column {own!r}. {did_you_mean(own, ours)}")
-        if keys[own] not in theirs:
+        if their not in theirs:
             raise ConfigError(
-                f"The profile table has no column {keys[own]!r}. {did_you_mean(keys[own], theirs)}"
+                f"The profile table has no column {their!r}. {did_you_mean(their, theirs)}"
             )
     return keys
 
 
-def join(wide: Wide, profiles: pd.DataFrame, keys: dict[str, str], /) -> Joined:
-    """The scores beside the profiles whose keys are equal: as numbers where both are, else as text.
+def _pairs(asked: str | None) -> dict[str, str]:
+    pairs = (each.partition("=") for each in (asked or "").split(",") if each)
+    return {own: their or own for own, _, their in pairs}
 
-    Whole numbers and their text are equal ("1", 1 and 1.0); a missing key equals none.
+
+def join(wide: Wide, profiles: pd.DataFrame, keys: dict[str, str], /) -> Joined:
+    """The scores beside the profiles whose keys are equal as text.
+
+    The text of a number that is typed so is that of the whole number: 1 and 1.0 equal "1", and
+    "1.0" too, but not "01". A missing key equals none.
 
     :raises DataError: a key that several rows of either side share, or no match at all.
     :raises ConfigError: columns of attrscore's are in the profiles already.
@@ -90,8 +107,8 @@ def join(wide: Wide, profiles: pd.DataFrame, keys: dict[str, str], /) -> Joined:
             f"The profile table has attrscore's columns already ({preview(again, most=3)}); give "
             "the table from before they were added."
         )
-    left = _texts(profiles, list(keys.values()))
-    right = _texts(wide.table, list(keys))
+    left = _texts(profiles, list(keys.values()), beside=wide.table[list(keys)])
+    right = _texts(wide.table, list(keys), beside=profiles[list(keys.values())])
     _check_unique(right, keys, "cells with scores")
     _check_unique(left, keys.values(), "rows of the profile table")
     found = right.reset_index().merge(
@@ -118,37 +135,28 @@ def join(wide: Wide, profiles: pd.DataFrame, keys: dict[str, str], /) -> Joined:
     )
 
 
-def _with_zeros_kept(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Whole-number metadata whose text began with 0, read again as text: wells 01, barcodes 007."""
-    names = [
-        str(name)
-        for name in table
-        if str(name).startswith("Metadata_") and pd.api.types.is_integer_dtype(table[name])
-    ]
-    if not names:
-        return table
-    texts = pd.read_csv(path, usecols=names, dtype=str)
-    for name in names:
-        if texts[name].str.fullmatch(r"0\d+").any():
-            table[name] = texts[name]
-    return table
+def _texts(table: pd.DataFrame, columns: Sequence[str], *, beside: pd.DataFrame) -> pd.DataFrame:
+    """Keys as text under their indices, rows with a missing one left out.
 
-
-def _texts(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Keys as text under the numbers of their places, rows with a missing one left out."""
-    keys = pd.DataFrame({n: _text(table[name]) for n, name in enumerate(columns)})
-    return keys.reset_index(drop=True).dropna()
+    ``beside`` has the other table's columns, in the same order.
+    """
+    keys: dict[int, pd.Series[Any]] = {}
+    for index, name in enumerate(columns):
+        keys[index] = _text(table[name])
+        if is_numeric_dtype(beside.iloc[:, index]) and not is_numeric_dtype(table[name]):
+            keys[index] = keys[index].str.replace(_WHOLE, r"\1", regex=True)
+    return pd.DataFrame(keys).reset_index(drop=True).dropna()
 
 
 def _text(values: pd.Series[Any]) -> pd.Series[Any]:
-    if pd.api.types.is_float_dtype(values):
-        whole = values.notna() & (values == values.round())
-        return values.astype(object).where(~whole, values[whole].astype("int64")).map(_one)
-    return values.astype(object).map(_one)
+    real = is_float_dtype(values)
 
+    def one(value: Any) -> str | None:
+        if pd.isna(value):
+            return None
+        return str(int(value)) if real and float(value).is_integer() else str(value)
 
-def _one(value: Any) -> Any:
-    return None if pd.isna(value) else str(value)
+    return values.astype(object).map(one)
 
 
 def _check_unique(keys: pd.DataFrame, names: Any, what: str) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from attrscore.core.contracts import Dataset
 from attrscore.core.heat import Heat, HeatOptions
-from attrscore.datasets.places import HasPlaces
+from attrscore.datasets.cells.crops import CutFromFields
 from attrscore.errors import ConfigError, DataError, choose, preview
 from attrscore.store import Kept
 
@@ -122,7 +122,7 @@ def laid_back(
     """
     choose(overlap, get_args(Overlap), option="overlap")
     choose(scale, get_args(Scale), option="scale")
-    if not isinstance(dataset, HasPlaces):
+    if not isinstance(dataset, CutFromFields):
         raise ConfigError(
             f"The cells of a dataset {type(dataset).__name__} are crops without a field to lay "
             "maps back into; dataset=fields knows where its crops lie."
@@ -135,9 +135,9 @@ def laid_back(
             f"None of the {len(wanted)} cells with maps is in the dataset; start where its files "
             "lie as they did."
         )
-    places = dataset.places(rows.tolist())
-    fields = np.array(places.field)
-    for name in dict.fromkeys(places.field):
+    origins = dataset.origins(rows.tolist())
+    fields = np.array(origins.field)
+    for name in dict.fromkeys(origins.field):
         inside = np.flatnonzero(fields == name)
         field = dataset.field(name)
         layers, undefined = [], 0
@@ -148,11 +148,11 @@ def laid_back(
             defined = np.isfinite(heat.reshape(len(heat), -1).sum(axis=1))
             undefined += int((~defined).sum())
             crops = [
-                _onto(heat[number], places.first[cell], places.extent[cell], field.labels.shape)
+                _onto(heat[number], origins.first[cell], origins.extent[cell], field.labels.shape)
                 for number, cell in enumerate(inside)
                 if defined[number]
             ]
-            layers.append(_joined(crops, field.labels, places.number[inside[defined]], overlap))
+            layers.append(_joined(crops, field.labels, origins.number[inside[defined]], overlap))
         spacing = getattr(field, "spacing", None) or getattr(dataset, "spacing", None)
         yield FieldHeat(name, np.stack(layers), len(inside), undefined, spacing)
 

@@ -33,7 +33,7 @@ def test_batches_do_not_depend_on_the_processes_that_read_them(fields, tmp_path)
     rows = [7, 0, 3, 11, 4, 5, 1]
     assert len(fields.table) == 12
     (tmp_path / "f1.tif").unlink()  # rows 2 and 3, after it was scanned
-    fields._parts.reader._kept.clear()
+    fields._reader._kept.clear()
     plain_lost: dict = {}
     plain = list(readable(fields, rows, 3, plain_lost))
     assert set(plain_lost) == {3}

@@ -1,0 +1,81 @@
+"""Options that several datasets share, checked when the dataset is built."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrscore.errors import ConfigError
+
+__all__ = ["as_tuple", "as_tuples", "check_channels", "check_limit", "check_stains", "require"]
+
+
+def as_tuple(name: str, value: Any, /) -> Any:
+    """A list as a tuple, None as it is.
+
+    :raises ConfigError: something that is no list.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise ConfigError(f"{name}={value!r} must be a list, such as {name}=[{value}].")
+    return tuple(value)
+
+
+def as_tuples(dataset: object, /, *names: str) -> None:
+    """Lists among the options of a frozen dataset become tuples; None stays.
+
+    :raises ConfigError: something that is no list.
+    """
+    for name in names:
+        object.__setattr__(dataset, name, as_tuple(name, getattr(dataset, name)))
+
+
+def require(condition: bool, sentence: str, /) -> None:  # noqa: FBT001  # it is the condition
+    """Raise a ConfigError of this sentence, without its full stop, unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{sentence}.")
+
+
+def check_channels(
+    channels: tuple[int, ...] | None,
+    /,
+    *,
+    option: str = "channels",
+    none: str = "null for all",
+) -> None:
+    """Different numbers from 0, or None.
+
+    :raises ConfigError: otherwise.
+    """
+    if channels is None:
+        return
+    whole = all(isinstance(channel, int) and channel >= 0 for channel in channels)
+    require(
+        bool(channels) and len(set(channels)) == len(channels) and whole,
+        f"{option}={channels} must be different channel numbers from 0, {none}",
+    )
+
+
+def check_stains(stains: tuple[str, ...] | None, channels: int | None = None, /) -> None:
+    """Different names, as many as channels are read where that is known, or None.
+
+    :raises ConfigError: otherwise.
+    """
+    if stains is None:
+        return
+    require(
+        bool(stains) and len(set(stains)) == len(stains),
+        f"stains={stains} must be different names, or null",
+    )
+    if channels is not None and len(stains) != channels:
+        raise ConfigError(
+            f"stains={list(stains)} names {len(stains)} channels, and {channels} are read."
+        )
+
+
+def check_limit(limit: int | None, /) -> None:
+    """At least 1, or None.
+
+    :raises ConfigError: otherwise.
+    """
+    require(limit is None or limit >= 1, f"limit={limit} must be at least 1, or null for all cells")

@@ -1,0 +1,257 @@
+"""Crops out of fields: pixels as a model takes them, regions, and where each crop came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from attrscore.datasets.cells.regions import Boundary, regions_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from attrscore.datasets.cells.geometry import Geometry
+    from attrscore.datasets.cells.normalising import Levels
+    from attrscore.datasets.images import Field
+
+__all__ = [
+    "CutFromFields",
+    "Origins",
+    "Outside",
+    "WholeField",
+    "crop",
+    "cut",
+    "resampled",
+]
+
+Outside = Literal["keep", "zero", "mean"]
+
+Window = tuple[slice, ...]
+"""Of *S: whole numbers within the field, none negative."""
+
+
+@dataclass(frozen=True, eq=False)
+class Origins:
+    """Where n crops begin and how far they reach, in the pixels of their fields."""
+
+    field: tuple[str, ...]
+    """The name of each one's field."""
+    number: NDArray[np.int64]
+    """(n,) of its cell in the field's label image."""
+    first: NDArray[np.float64]
+    """(n, axes) its first pixel; outside the field where it hangs over the border."""
+    extent: NDArray[np.float64]
+    """(n, axes) how many pixels of the field it spans: not those of the crop where it was
+    resampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class WholeField:
+    """A field as crops are cut from it: pixels (C, *S) normalised, labels *S."""
+
+    pixels: NDArray[np.float32]
+    labels: NDArray[Any]
+
+
+@runtime_checkable
+class CutFromFields(Protocol):
+    """A dataset whose cells were cut from fields."""
+
+    def origins(self, rows: Sequence[int], /) -> Origins:
+        """Where the crops of these table rows begin in their fields."""
+        ...
+
+    def field(self, name: str, /) -> WholeField:
+        """The field of this name."""
+        ...
+
+
+def cut(
+    field: Field,
+    levels: Levels,
+    number: int,
+    first: NDArray[np.int64],
+    /,
+    *,
+    geometry: Geometry,
+    boundary: Boundary | None,
+    outside: Outside,
+    inputs: NDArray[np.float32],
+    regions: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Write the crop of the cell ``number`` that begins at the pixel ``first``.
+
+    Into ``inputs`` (C, *S) and ``regions`` *S, where they have to be in the end. Only the window
+    that they need is read. Pixels are normalised, then resampled, then those outside the cell
+    replaced; zeros beyond the field.
+    """
+    ratio = geometry.ratio(field.spacing)
+    _pixels(field, levels, first, ratio, inputs)
+    margin = (0,) * len(geometry.size)
+    if boundary is not None and geometry.spacing is not None:
+        margin = boundary.reach(geometry.spacing)
+    wide = tuple(n + 2 * by for n, by in zip(geometry.size, margin, strict=True))
+
+    def labels(of: str) -> NDArray[Any]:
+        return resampled(
+            lambda window: field.labels(window, of=of),
+            first - np.array(margin),
+            wide,
+            ratio,
+            field.shape,
+            nearest=-1,
+        )
+
+    cells = labels("cell")
+    regions_of(
+        cells,
+        int(number),  # not one of NumPy's, by which the pixels would be brought to 64 bits
+        nuclei=labels("nucleus") if "nucleus" in field.masks else None,
+        boundary=boundary,
+        spacing=geometry.spacing,
+        margin=margin,
+        out=regions,
+    )
+    if outside != "keep":
+        inner = tuple(slice(by, by + n) for by, n in zip(margin, geometry.size, strict=True))
+        around = ~regions["cell"]
+        beside = around & (cells[inner] >= 0)
+        fill = np.zeros(len(inputs), np.float32)
+        if outside == "mean" and beside.any():
+            fill = inputs[:, beside].mean(axis=1, dtype=np.float64).astype(np.float32)
+        inputs[:, around] = fill[:, None]
+
+
+def _pixels(
+    field: Field,
+    levels: Levels,
+    first: NDArray[np.int64],
+    ratio: tuple[float, ...],
+    out: NDArray[np.float32],
+) -> None:
+    size = out.shape[1:]
+    if any(each != 1 for each in ratio):
+        out[...] = resampled(
+            lambda window: levels.apply(field.pixels(window)), first, size, ratio, field.shape
+        )
+        return
+    source, target = _overlap(first, size, field.shape)
+    values = field.pixels(source)
+    if values.shape == out.shape:
+        levels.apply(values, out=out)
+        return
+    out[...] = 0
+    within: tuple[Any, ...] = (slice(None), *target)
+    levels.apply(values, out=out[within])
+
+
+def crop(field: NDArray[Any], start: NDArray[np.int64], size: tuple[int, ...], /) -> NDArray[Any]:
+    """``size`` pixels from ``start`` along the last axes, with zeros beyond the field.
+
+    >>> crop(np.arange(1, 5), np.array([-1]), (3,))
+    array([0, 1, 2])
+    """
+    source, target = _overlap(start, size, field.shape[-len(size) :])
+    out: NDArray[Any] = np.zeros((*field.shape[: -len(size)], *size), field.dtype)
+    # typed Any: mypy cannot follow an ellipsis before unpacked slices
+    there: Any = (..., *source)
+    here: Any = (..., *target)
+    out[here] = field[there]
+    return out
+
+
+def resampled(
+    read: Callable[[Window], NDArray[Any]],
+    start: NDArray[np.int64],
+    size: tuple[int, ...],
+    ratio: tuple[float, ...],
+    shape: tuple[int, ...],
+    /,
+    *,
+    nearest: int | None = None,
+) -> NDArray[Any]:
+    """``size`` pixels from ``start`` of a field of ``shape``, each ``ratio`` of its pixels wide.
+
+    ``read`` gives a window (..., *S) of the field. Linear between the field's pixels; where crop
+    pixels are larger, a mean under a triangle as wide as two of them, so that nothing is skipped.
+    Zeros beyond the field. With ``nearest``, for label images: the field's pixel in which each
+    crop pixel's centre lies, and that number beyond the field.
+
+    A crop of the resampled field and the resampled crop are the same.
+    """
+    if all(each == 1 for each in ratio):
+        source, target = _overlap(start, size, shape)
+        values = read(source)
+        if values.shape[-len(size) :] == size:
+            return values
+        dtype = values.dtype if nearest is None else _holding(nearest, values.dtype)
+        out: NDArray[Any] = np.full((*values.shape[: -len(size)], *size), nearest or 0, dtype)
+        within: tuple[Any, ...] = (..., *target)
+        out[within] = values
+        return out
+    window = _window_of(start, size, ratio, shape)
+    values = read(window)
+    lead = values.ndim - len(size)
+    for axis, (begin, extent, each) in enumerate(zip(start.tolist(), size, ratio, strict=True)):
+        # the middle of every crop pixel, in pixels of the field
+        middle = (begin + np.arange(extent) + 0.5) * each - 0.5
+        inside = (middle >= -0.5) & (middle < shape[axis] - 0.5)
+        ends = window[axis]
+        if nearest is not None:
+            index = np.floor(middle + 0.5).astype(int) - ends.start
+            dtype = _holding(nearest, values.dtype)
+            along = lead + axis
+            grown = (*values.shape[:along], extent, *values.shape[along + 1 :])
+            filled: NDArray[Any] = np.full(grown, nearest, dtype)
+            at: Any = [slice(None)] * values.ndim
+            at[along] = inside
+            filled[tuple(at)] = np.take(values, index[inside], along)
+            values = filled
+            continue
+        pixels = np.arange(ends.start, ends.stop)
+        weights = 1 - np.abs(pixels - middle[:, None]) / max(each, 1.0)
+        weights = weights.clip(0) * inside[:, None]
+        weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+        moved = np.tensordot(weights.astype(np.float32), values, axes=(1, lead + axis))
+        values = np.moveaxis(moved, 0, lead + axis)
+    return np.ascontiguousarray(values)
+
+
+def _overlap(
+    start: NDArray[np.int64], size: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[Window, Window]:
+    """Where ``size`` pixels from ``start`` meet a field: there, and in the crop."""
+    source: list[slice] = []
+    target: list[slice] = []
+    for begin, extent, limit in zip(start.tolist(), size, shape, strict=True):
+        low, high = max(begin, 0), min(begin + extent, limit)
+        if low >= high:  # beside the field
+            low = high = begin = 0
+        source.append(slice(low, high))
+        target.append(slice(low - begin, high - begin))
+    return tuple(source), tuple(target)
+
+
+def _window_of(
+    start: NDArray[np.int64],
+    size: tuple[int, ...],
+    ratio: tuple[float, ...],
+    shape: tuple[int, ...],
+) -> Window:
+    """The pixels of a field that ``size`` pixels of a crop depend on, each ``ratio`` wide."""
+    first, extents = [], []
+    for begin, extent, each in zip(start.tolist(), size, ratio, strict=True):
+        reach = 0.0 if each == 1 else max(each, 1.0)
+        low = np.floor((begin + 0.5) * each - 0.5 - reach)
+        high = np.ceil((begin + extent - 0.5) * each - 0.5 + reach)
+        first.append(int(low))
+        extents.append(int(high - low) + 1)
+    return _overlap(np.array(first), tuple(extents), shape)[0]
+
+
+def _holding(number: int, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """A type for ``dtype`` and this number too, which may be negative."""
+    return np.result_type(dtype, np.min_scalar_type(number))

@@ -1,0 +1,252 @@
+"""The settings of cells in fields: checked, and what follows from them before any file is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+from attrscore.datasets._options import (
+    as_tuple,
+    as_tuples,
+    check_channels,
+    check_limit,
+    check_stains,
+    require,
+)
+from attrscore.datasets.cells.conditions import Condition
+from attrscore.datasets.cells.crops import Outside
+from attrscore.datasets.cells.geometry import (
+    CropUnit,
+    Geometry,
+    JitterUnit,
+    Resample,
+    geometry_of,
+)
+from attrscore.datasets.cells.normalising import Normalise
+from attrscore.datasets.cells.regions import Boundary, Side
+from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
+from attrscore.datasets.images.stored import check_axes
+from attrscore.errors import choose
+
+__all__ = ["FieldOptions"]
+
+_LISTS = (
+    *("crop", "channels", "stains", "carry", "numbers", "class_order", "percentiles", "spacing"),
+    "segment_channels",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldOptions:
+    """What :class:`attrscore.datasets.fields.Fields` is asked for, where each option is explained.
+
+    :raises ConfigError: an option that cannot be right, whatever the files hold.
+    """
+
+    images: str
+    masks: str
+    crop: tuple[float, ...]
+    crop_unit: CropUnit = "pixel"
+    resample: Resample = None
+    outside: Outside = "keep"
+    axes: str | None = None
+    channels: tuple[int, ...] | None = None
+    stains: tuple[str, ...] | None = None
+    spacing: tuple[float, ...] | None = None
+    nuclei: str | None = None
+    boundary: float | None = None
+    boundary_side: Side = "both"
+    segment_channels: tuple[int, ...] = (0,)
+    segment_smooth: float = 1.0
+    segment_diameter: float | None = None
+    segment_model: str = "cpsam_v2"
+    labels: str | None = None
+    label_column: str | None = None
+    class_order: tuple[str, ...] | None = None
+    image_key: str | tuple[str, ...] = "image"
+    object_key: str = "label"
+    image_table: str | None = None
+    image_file: str | None = None
+    carry: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    where: str | None = None
+    min_area: int = 0
+    tiny: float = 0.1
+    jitter: float | tuple[float, ...] = 0
+    jitter_unit: JitterUnit = "pixel"
+    jitter_seed: int = 0
+    normalise: Normalise = "percentile"
+    percentiles: tuple[float, float] = (0.1, 99.9)
+    ranges: tuple[tuple[float, float], ...] | None = None
+    controls: str | None = None
+    plate: str = "Metadata_Plate"
+    limit: int | None = None
+    series: int | None = None
+    level: int = 0
+    allow_pickle: bool = False
+    on_bad_file: Literal["skip", "raise"] = "skip"
+
+    def __post_init__(self) -> None:
+        as_tuples(self, *_LISTS)
+        object.__setattr__(self, "ranges", _pairs(self.ranges))
+        if hasattr(self.resample, "__iter__") and not isinstance(self.resample, str):
+            as_tuples(self, "resample")
+        if not isinstance(self.image_key, str):
+            as_tuples(self, "image_key")
+        if self.axes is not None:
+            object.__setattr__(self, "axes", check_axes(self.axes))
+        self._check_images()
+        self._check_normalising()
+        self._check_table()
+        micrometres = "micrometre" in (self.crop_unit, self.jitter_unit)
+        if self.spacing is not None or not (micrometres or self.resample is not None):
+            self.geometry(self.spacing)
+        for made in (self.ring, self.condition, self.control_condition, self.segmenter):
+            made  # noqa: B018  # each is checked when it is made
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions that every crop has."""
+        inner = ("nucleus", "cytoplasm") if self.nuclei is not None else ()
+        edge = ("boundary",) if self.boundary is not None else ()
+        return ("cell", "neighbours", *inner, *edge)
+
+    def geometry(self, spacing: tuple[float, ...] | None, /) -> Geometry:
+        """Of the crops of a field with this spacing."""
+        return geometry_of(
+            self.crop,
+            unit=self.crop_unit,
+            resample=self.resample,
+            spacing=spacing,
+            jitter=self.jitter,
+            jitter_unit=self.jitter_unit,
+            jitter_seed=self.jitter_seed,
+        )
+
+    @cached_property
+    def ring(self) -> Boundary | None:
+        """The ring around each cell's edge, where one is asked for."""
+        return (
+            None
+            if self.boundary is None
+            else Boundary(width=self.boundary, side=self.boundary_side)
+        )
+
+    @cached_property
+    def condition(self) -> Condition | None:
+        """``where``: which cells."""
+        return None if self.where is None else Condition(self.where)
+
+    @cached_property
+    def control_condition(self) -> Condition | None:
+        """``controls``: which rows of the table."""
+        return None if self.controls is None else Condition(self.controls, "controls")
+
+    @cached_property
+    def segmenter(self) -> Segmenter | None:
+        """What makes the masks, where they are not given."""
+        if self.masks not in SEGMENTERS:
+            return None
+        own: dict[str, dict[str, Any]] = {
+            "otsu": {"smooth": self.segment_smooth},
+            "cellpose": {"model": self.segment_model},
+        }
+        return SEGMENTERS[self.masks](
+            channels=self.segment_channels, diameter=self.segment_diameter, **own[self.masks]
+        )
+
+    def _check_images(self) -> None:
+        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
+        choose(self.outside, get_args(Outside), option="outside")
+        whole = self.crop_unit == "pixel"
+        require(
+            len(self.crop) in (2, 3)
+            and all(isinstance(n, int if whole else int | float) and n > 0 for n in self.crop),
+            f"crop={list(self.crop)} must be 2 or 3 {'whole ' if whole else ''}numbers of "
+            f"{self.crop_unit}s, (Y, X) or (Z, Y, X)",
+        )
+        if self.axes is not None:
+            space = self.axes.replace("C", "")
+            ordered = ", ".join(axis for axis in "ZYX" if axis in space)
+            require(
+                len(space) == len(self.crop),
+                f"crop={list(self.crop)} has {len(self.crop)} numbers but axes={self.axes} has "
+                f"{len(space)} spatial axes; give one for each of {ordered}",
+            )
+        require(
+            self.spacing is None
+            or (len(self.spacing) == len(self.crop) and all(v > 0 for v in self.spacing)),
+            f"spacing={self.spacing} must be {len(self.crop)} positive numbers of micrometres, "
+            "as many as crop",
+        )
+        check_channels(self.channels)
+        check_stains(self.stains)
+        require(self.level >= 0, f"level={self.level} must be at least 0, the finest")
+        require(
+            len({self.images, self.masks, self.nuclei}) == 3,
+            f"images='{self.images}', masks='{self.masks}' and nuclei='{self.nuclei}' must be "
+            "different patterns",
+        )
+        check_channels(self.segment_channels, option="segment_channels", none="of the files")
+
+    def _check_normalising(self) -> None:
+        choose(self.normalise, get_args(Normalise), option="normalise")
+        require(
+            len(self.percentiles) == 2 and 0 <= self.percentiles[0] < self.percentiles[1] <= 100,
+            f"percentiles={list(self.percentiles)} must be (lower, upper) within 0 and 100",
+        )
+        require(
+            (self.ranges is None) == (self.normalise != "fixed"),
+            f"normalise={self.normalise} and ranges={self.ranges} do not go together: fixed needs "
+            "the ranges that become 0 and 1, and the other rules have none",
+        )
+        require(
+            self.ranges is None
+            or all(len(pair) == 2 and pair[0] < pair[1] for pair in self.ranges),
+            f"ranges={self.ranges} must be [lowest, highest], or one such pair a channel",
+        )
+        require(
+            self.controls is None or self.normalise not in ("none", "fixed"),
+            f"controls='{self.controls}' has no say under normalise={self.normalise}; choose "
+            "percentile, max or standard",
+        )
+        require(
+            self.controls is None or self.labels is not None,
+            f"controls='{self.controls}' is about the columns of a table; state it with "
+            "labels=path.csv",
+        )
+
+    def _check_table(self) -> None:
+        require(self.min_area >= 0, f"min_area={self.min_area} must be at least 0 pixels")
+        require(
+            0 <= self.tiny < 1,
+            f"tiny={self.tiny} must be a share of the median area, within 0 and 1",
+        )
+        check_limit(self.limit)
+        require(
+            self.labels is not None
+            or (self.label_column is None and not self.carry and not self.numbers),
+            "label_column, carry and numbers name columns of a table; state it with "
+            "labels=path.csv",
+        )
+        require(
+            self.image_table is not None or self.image_file is None,
+            f"image_file='{self.image_file}' is a column of image_table; state that too",
+        )
+        require(
+            self.labels is not None or self.image_table is None,
+            "image_table says which image a row of labels is about; state labels=path.csv",
+        )
+        require(
+            self.class_order is None or self.label_column is not None,
+            "class_order orders the values of a column; state it with label_column",
+        )
+
+
+def _pairs(value: Any) -> tuple[tuple[float, ...], ...] | None:
+    """One pair of numbers, or a list of pairs, as a list of pairs."""
+    given = as_tuple("ranges", value)
+    if given and all(isinstance(each, int | float) for each in given):
+        return (given,)
+    return given and tuple(as_tuple("ranges", each) or () for each in given)
