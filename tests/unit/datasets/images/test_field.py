@@ -74,7 +74,7 @@ def test_another_process_decodes_what_it_reads_itself(fields, decoded):
     again = pickle.loads(pickle.dumps(fields))
     assert torch.equal(batch.inputs, again.read(range(12)).inputs)
     assert len(decoded) == 12
-    assert again._parts.reader._kept.most < fields._parts.reader._kept.most
+    assert again._reader._kept.most < fields._reader._kept.most
 
 
 def test_the_last_ones_make_room_for_others():
