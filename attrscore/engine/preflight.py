@@ -33,6 +33,7 @@ from attrscore.engine.attribution import (
 )
 from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import preview
+from attrscore.targets import target_of
 
 __all__ = ["SAMPLE", "Finding", "preflight", "refusals"]
 
@@ -86,7 +87,7 @@ def preflight(
     model = in_precision(unwrap(model), precision)
     batch = batch.to(device_of(model))
     chosen_methods: dict[str, Method] = METHODS.resolve(methods)
-    ((_, chosen_target),) = TARGETS.resolve(target).items()
+    ((_, chosen_target),) = TARGETS.resolve(target_of(target)).items()
     asked = LayoutOptions.of(layout)
     chosen = layers_of(model, batch, chosen_methods, layers, layout=asked, output=output)
     options: dict[str, Any] = {"output": output, "autocast": precision == "autocast"}

@@ -26,6 +26,7 @@ from attrscore.core.regions import every_region, find_region
 from attrscore.engine.attribution import OnError, frames_of, sentence
 from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import DataError, UnsupportedError, preview
+from attrscore.targets import scores_of
 
 __all__ = [
     "Columns",
@@ -157,13 +158,12 @@ def known(run: Pass) -> Columns:
     """What the network says of each cell, whatever the method."""
     output = run.output.double()
     classes = getattr(run.target, "of_classes", True)
+    scores = scores_of(run.target, output)
     unsure = torch.full((len(output),), torch.nan)
     return unknown(run.batch) | {
-        "predicted": numpy(output.argmax(1) if classes else torch.full_like(run.batch.label, -1)),
+        "predicted": numpy(scores.argmax(1) if classes else torch.full_like(run.batch.label, -1)),
         "explained": numpy(run.value.double()),
-        "confidence": numpy(
-            output.softmax(1).amax(1) if classes and output.shape[1] > 1 else unsure
-        ),
+        "confidence": numpy(scores.softmax(1).amax(1) if classes else unsure),
     }
 
 

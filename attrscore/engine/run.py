@@ -48,6 +48,7 @@ from attrscore.engine.attribution import (
 from attrscore.engine.memory import Gauge, Room, higher, is_out_of_memory
 from attrscore.engine.pool import check_pool
 from attrscore.errors import UnsupportedError, choose
+from attrscore.targets import target_of
 
 __all__ = ["Triple", "batches_of", "run"]
 
@@ -123,7 +124,7 @@ def run(
     """
     chosen_methods: dict[str, Method] = METHODS.resolve(methods)
     chosen_scorers: dict[str, Scorer] = SCORERS.resolve(scorers)
-    ((_, chosen_target),) = TARGETS.resolve(target).items()
+    ((_, chosen_target),) = TARGETS.resolve(target_of(target)).items()
     options = heat if isinstance(heat, HeatOptions) else HeatOptions(**(heat or {}))
     choose(keep, ("none", "native"), option="keep")
     choose(on_error, ("record", "raise"), option="on_error")

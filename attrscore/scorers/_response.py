@@ -15,6 +15,7 @@ from attrscore.core.heat import Heat
 from attrscore.core.passes import Pass
 from attrscore.core.random import generator_of
 from attrscore.errors import ConfigError, choose
+from attrscore.targets import scores_of
 
 __all__ = [
     "DONORS",
@@ -75,9 +76,7 @@ def _classes(label: Tensor, run: Pass, *, of_pool: bool = False) -> Tensor:
     if bool((label >= 0).all()) or not getattr(run.target, "of_classes", True):
         return label
     output = run.pool_output if of_pool else run.output
-    if output.shape[1] < 2:
-        return label
-    return torch.where(label >= 0, label, output.argmax(1))
+    return torch.where(label >= 0, label, scores_of(run.target, output).argmax(1))
 
 
 Fill = Literal["mean", "zero", "blur", "noise", "other_cell"]
@@ -90,17 +89,14 @@ Alter = Callable[[Tensor, Tensor], Tensor]
 def response(run: Pass, output: Tensor, rows: Tensor, /) -> Tensor:
     """What is explained, in units that cells share: (M, K) and their rows (M,) -> (M,) float64.
 
-    For a class its probability, the softmax of its logit, or the sigmoid where the network has one
-    output. For a scalar of an embedding, that scalar over its absolute value on the clean cell; NaN
-    where this is 0.
+    For a class its probability, the softmax of its logit. For a scalar of an embedding, that scalar
+    over its absolute value on the clean cell; NaN where this is 0.
     """
     output, aux = output.double(), run.aux[rows]
     if not getattr(run.target, "of_classes", True):
         scalar = run.target(output, aux.double() if aux.is_floating_point() else aux)
         return scalar / run.value.double()[rows].abs()
-    if output.shape[1] == 1:
-        return output[:, 0].sigmoid()
-    return output.softmax(1).gather(1, aux[:, None])[:, 0]
+    return scores_of(run.target, output).softmax(1).gather(1, aux[:, None])[:, 0]
 
 
 def clean_response(run: Pass, /) -> Tensor:

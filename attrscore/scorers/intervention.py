@@ -30,6 +30,7 @@ from attrscore.scorers._response import (
     respond,
     why_undefined,
 )
+from attrscore.targets import scores_of
 
 __all__ = [
     "INSIDE",
@@ -154,8 +155,9 @@ class Swap:
 
         responses, output = respond(run, 2 * self.count, alter, chunk=self.chunk)
         drops = (clean_response(run)[:, None] - responses) * self._scale(run)[:, None]
-        flips = (output.argmax(2) != run.output.argmax(1)[:, None]).double()
-        if not getattr(run.target, "of_classes", True) or output.shape[2] == 1:
+        altered, clean = (scores_of(run.target, each).argmax(-1) for each in (output, run.output))
+        flips = (altered != clean[:, None]).double()
+        if not getattr(run.target, "of_classes", True):
             flips = torch.full_like(flips, torch.nan)
         lost = one_sided(run)
         lacking = (chosen < 0) | lost[:, None]

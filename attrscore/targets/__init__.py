@@ -1,6 +1,17 @@
 """What is explained: one scalar a sample. Importing this package registers the built-in targets."""
 
-from attrscore.targets.classes import Index, Label, Predicted, logit, logprob, margin
+from attrscore.targets.classes import (
+    Given,
+    Index,
+    Label,
+    Predicted,
+    class_scores,
+    logit,
+    logprob,
+    margin,
+    scores_of,
+    target_of,
+)
 from attrscore.targets.embeddings import (
     Contrast,
     Cosine,
@@ -14,13 +25,17 @@ __all__ = [
     "Contrast",
     "Cosine",
     "Embedding",
+    "Given",
     "GroupMean",
     "Index",
     "Label",
     "Norm",
     "Predicted",
     "Probe",
+    "class_scores",
     "logit",
     "logprob",
     "margin",
+    "scores_of",
+    "target_of",
 ]

@@ -8,27 +8,33 @@ networks are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrscore.core.contracts import Batch
 from attrscore.core.registry import TARGETS
-from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, preview
+from attrscore.errors import ConfigError, DataError, choose, preview
 
 __all__ = [
+    "Given",
     "Index",
     "Label",
     "Predicted",
+    "class_scores",
     "logit",
     "logprob",
     "margin",
+    "scores_of",
+    "target_of",
 ]
 
 Scalar = Literal["logit", "logprob", "margin"]
+OneOutput = Literal["logit", "probability"]
 
 
 def logit(output: Tensor, index: Tensor, /) -> Tensor:
@@ -51,6 +57,25 @@ def margin(output: Tensor, index: Tensor, /) -> Tensor:
     return logit(output, index) - others.amax(1)
 
 
+def class_scores(output: Tensor, one_output: OneOutput = "logit", /) -> Tensor:
+    """The logits of every class, (N, K) -> (N, K), or (N, 1) -> (N, 2).
+
+    A model with one output z stands for two classes with the logits 0 and z: z > 0 says class 1,
+    and the softmax of the two is the sigmoid of z. A ``probability`` p is put back as its logit.
+
+    >>> class_scores(torch.tensor([[2.0], [-1.0]])).argmax(1)
+    tensor([1, 0])
+    """
+    if output.shape[-1] != 1:
+        return output
+    return nn.functional.pad(output.logit() if one_output == "probability" else output, (1, 0))
+
+
+def scores_of(target: Any, output: Tensor, /) -> Tensor:
+    """The logits of every class as ``target`` understands the output of the model."""
+    return class_scores(output, getattr(target, "one_output", "logit"))
+
+
 _SCALARS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "logit": logit,
     "logprob": logprob,
@@ -65,21 +90,25 @@ class _ClassScore:
     name: ClassVar[str]
     scalar: Scalar = "logit"
     """margin is recommended where models are compared."""
+    one_output: OneOutput = "logit"
+    """What the output of a model with one is: of class 1 the logit (above 0 says class 1), or the
+    probability (above 0.5)."""
 
     def __post_init__(self) -> None:
         choose(self.scalar, _SCALARS, option="scalar")
+        choose(self.one_output, ("logit", "probability"), option="one_output")
 
     def __str__(self) -> str:
         return f"{self.name}.{self.scalar}"
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:
         """(N, K) and class indices (N,) -> (N,)."""
-        if self.scalar != "logit" and output.shape[1] < 2:
-            raise UnsupportedError(
-                f"target.scalar={self.scalar} compares classes, and this network has one output; "
-                "use target.scalar=logit."
-            )
-        return _SCALARS[self.scalar](output, aux)
+        scores = scores_of(self, output)
+        # Of one output z the classes have the logits -z and z: 0 would leave nothing to explain.
+        scalar = (
+            margin if output.shape[1] == 1 and self.scalar == "logit" else _SCALARS[self.scalar]
+        )
+        return scalar(scores, aux)
 
 
 @TARGETS.register("predicted")
@@ -91,7 +120,7 @@ class Predicted(_ClassScore):
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:  # noqa: ARG002  # contract
         """Class indices (N,)."""
-        return output.argmax(1)
+        return scores_of(self, output).argmax(1)
 
 
 @TARGETS.register("label")
@@ -106,11 +135,12 @@ class Label(_ClassScore):
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
         """Class indices (N,)."""
-        outside = (batch.label < 0) | (batch.label >= output.shape[1])
+        classes = scores_of(self, output).shape[1]
+        outside = (batch.label < 0) | (batch.label >= classes)
         if outside.any():
             cells = [batch.ids[i] for i in outside.nonzero()[:, 0].tolist()]
             raise DataError(
-                f"target=label needs a label from 0 to {output.shape[1] - 1} for every cell; "
+                f"target=label needs a label from 0 to {classes - 1} for every cell; "
                 f"{len(cells)} of {len(batch)} have another or none (-1): "
                 f"{preview(cells, most=3)}. Use target=predicted, or leave them out."
             )
@@ -134,9 +164,54 @@ class Index(_ClassScore):
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
         """Class indices (N,)."""
-        if not 0 <= self.index < output.shape[1]:
+        classes = scores_of(self, output).shape[1]
+        if not 0 <= self.index < classes:
             raise ConfigError(
-                f"target.index={self.index} is not an output of this network; "
-                f"expected 0 to {output.shape[1] - 1}."
+                f"target.index={self.index} is not a class of this model; "
+                f"expected 0 to {classes - 1}."
             )
         return torch.full((len(batch),), self.index, device=output.device)
+
+
+@dataclass(frozen=True)
+class Given(_ClassScore):
+    """One class for each sample, by number, in the order of the samples: Captum's ``target``.
+
+    For one batch in Python; what lies in files says its classes as labels (``target=label``).
+
+    :raises DataError: another number of classes than samples.
+    :raises ConfigError: no such class.
+    """
+
+    name: ClassVar[str] = "given"
+    classes: tuple[int, ...] = ()
+    """The number of the class of each sample, from 0."""
+
+    def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
+        """Class indices (N,)."""
+        if len(self.classes) != len(batch):
+            raise DataError(
+                f"target has {len(self.classes)} classes and the batch {len(batch)} samples; give "
+                "one class for all, one for each sample of a single batch, or labels and "
+                "target='label'."
+            )
+        known = scores_of(self, output).shape[1]
+        if not all(0 <= number < known for number in self.classes):
+            raise ConfigError(f"target={self.classes} names classes; expected 0 to {known - 1}.")
+        return torch.tensor(self.classes, device=output.device)
+
+
+def target_of(given: Any, /) -> Any:
+    """A target as Captum's users write it: ``3`` and ``tensor([3, 1])`` name classes.
+
+    Anything else is returned as it is.
+    """
+    if isinstance(given, bool):
+        return given
+    if isinstance(given, np.ndarray | np.generic | Tensor):
+        given = given.tolist()
+    if isinstance(given, int):
+        return Index(index=given)
+    if isinstance(given, Sequence) and given and all(type(each) is int for each in given):
+        return Given(classes=tuple(given))
+    return given
