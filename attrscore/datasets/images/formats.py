@@ -184,22 +184,20 @@ def open_bioio(path: Path, choice: Choice, /) -> Stored:
     :raises ConfigError: no plugin for this format is installed.
     :raises DataError: several scenes and no choice.
     """
-    import bioio
-    from bioio_base.exceptions import UnsupportedFileFormatError
+    from bioio import BioImage, plugins
 
     def opened() -> Any:
-        image = bioio.BioImage(path)
+        image = BioImage(path, use_plugin_cache=True)
         image.set_scene(number)
         return image
 
-    try:
-        image = bioio.BioImage(path)
-    except UnsupportedFileFormatError as error:
-        ending = path.suffix.lower()[1:]
+    ending = path.suffix.lower()
+    if ending not in plugins.get_plugins(use_cache=True):
         raise ConfigError(
-            f"'{shown(path)}' needs a plugin of bioio: pip install bioio-{ending} (see its "
+            f"'{shown(path)}' needs a plugin of bioio: pip install bioio-{ending[1:]} (see its "
             "licence), or write it as OME-TIFF."
-        ) from error
+        )
+    image = BioImage(path, use_plugin_cache=True)
     scenes = [str(scene) for scene in image.scenes]
     number = choice.of(scenes, shown(path))
     image.set_scene(number)
@@ -209,7 +207,7 @@ def open_bioio(path: Path, choice: Choice, /) -> Stored:
     spacing = {
         axis: length
         for axis in "ZYX"
-        if (length := micrometres(getattr(size, axis), "µm")) is not None
+        if (length := micrometres(getattr(size, axis, None), "µm")) is not None
     }
 
     pixels = by_size(
