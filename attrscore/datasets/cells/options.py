@@ -182,6 +182,10 @@ class FieldOptions:
         )
         check_channels(self.channels)
         check_stains(self.stains)
+        require(
+            self.series is None or self.series >= 0,
+            f"series={self.series} must be the number of an image, from 0, or null",
+        )
         require(self.level >= 0, f"level={self.level} must be at least 0, the finest")
         require(
             len({self.images, self.masks, self.nuclei}) == 3,
