@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from attrscore.errors import ConfigError
 
 __all__ = ["as_tuple", "as_tuples", "check_channels", "check_limit", "check_stains", "require"]
+
+
+class NothingLeftOut:
+    """A dataset whose settings exclude no cell, and whose files are whole or refused."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """File -> why it is left out."""
+        return MappingProxyType({})
+
+    @property
+    def left_out(self) -> int:
+        """How many cells the settings exclude."""
+        return 0
 
 
 def as_tuple(name: str, value: Any, /) -> Any:

@@ -27,7 +27,6 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import h5py
@@ -38,6 +37,7 @@ from numpy.typing import NDArray
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
+from attrscore.datasets._options import NothingLeftOut
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.crops import crop
 from attrscore.datasets.cells.geometry import (
@@ -87,7 +87,7 @@ class _Contents:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NamedArrays:
+class NamedArrays(NothingLeftOut):
     """Cells of one file; a subclass says how it is opened (``_opened``)."""
 
     path: str
@@ -110,16 +110,6 @@ class NamedArrays:
     def spec(self) -> InputSpec:
         """Of ``inputs``."""
         return self._contents.spec
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Nothing: a file is whole or refused."""
-        return MappingProxyType({})
-
-    @property
-    def left_out(self) -> int:
-        """None: no setting excludes a cell."""
-        return 0
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """These rows, in this order; a row may be asked for twice."""

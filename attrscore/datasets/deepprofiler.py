@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets._options import as_tuples, check_channels, check_limit, check_stains
+from attrscore.datasets._options import (
+    NothingLeftOut,
+    as_tuples,
+    check_channels,
+    check_limit,
+    check_stains,
+)
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.tables import carried_columns, classes_of, need_columns, read_table
 from attrscore.datasets.images import Image, open_image
@@ -39,7 +45,7 @@ _OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_CENTRE.values())
 
 @DATASETS.register("deepprofiler")
 @dataclass(frozen=True, kw_only=True)
-class DeepProfiler:
+class DeepProfiler(NothingLeftOut):
     """Cells from a single-cell export of DeepProfiler, made with outlines so that it has masks.
 
     ``path`` is the folder with ``sc-metadata.csv`` and ``{Plate}/{Well}/{Site}/*.png``; without
@@ -99,11 +105,6 @@ class DeepProfiler:
     def skipped(self) -> Mapping[str, str]:
         """File name -> why it is left out."""
         return MappingProxyType(self._scanned[2])
-
-    @property
-    def left_out(self) -> int:
-        """None: no setting excludes a cell."""
-        return 0
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """These cells, in this order.

@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets._options import as_tuples, check_limit
+from attrscore.datasets._options import NothingLeftOut, as_tuples, check_limit
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.crops import Origins, WholeField, cut
 from attrscore.datasets.cells.geometry import Geometry
@@ -55,7 +55,7 @@ _AROUND = 5
 
 @DATASETS.register("deepprofiler_fields")
 @dataclass(frozen=True, kw_only=True)
-class DeepProfilerFields:
+class DeepProfilerFields(NothingLeftOut):
     """Cells of a DeepProfiler project, cut from its fields around its locations.
 
     ``path`` is the project; ``index``, ``locations``, ``images`` and ``outlines`` are where its
@@ -141,11 +141,6 @@ class DeepProfilerFields:
     def skipped(self) -> Mapping[str, str]:
         """Field or cell -> why it is left out."""
         return MappingProxyType(self._scanned[1])
-
-    @property
-    def left_out(self) -> int:
-        """None: no setting excludes a cell."""
-        return 0
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """Crops of these rows."""

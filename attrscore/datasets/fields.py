@@ -1,7 +1,7 @@
 """Microscope fields with integer label images, given or made: a crop around every cell.
 
 Options say which files; each file is opened and its objects measured once
-(:mod:`attrscore.datasets.cells.scanning`); crops are cut when their rows are read
+(:mod:`attrscore.datasets.cells.objects`); crops are cut when their rows are read
 (:mod:`attrscore.datasets.cells.crops`).
 """
 
@@ -25,8 +25,8 @@ from attrscore.core.registry import DATASETS
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.crops import Origins, WholeField, cut
 from attrscore.datasets.cells.normalising import Levels, Normaliser
+from attrscore.datasets.cells.objects import OWN_COLUMNS, Scan, plates_of, scan
 from attrscore.datasets.cells.options import FieldOptions
-from attrscore.datasets.cells.scanning import OWN_COLUMNS, Scan, plates_of, scan
 from attrscore.datasets.cells.segmentation import identity
 from attrscore.datasets.cells.tables import Annotations, read_annotations
 from attrscore.datasets.images import FieldReader
@@ -245,18 +245,7 @@ class Fields(FieldOptions):
 
     @cached_property
     def _annotations(self) -> Annotations:
-        return read_annotations(
-            self.labels,
-            image_key=self.image_key,
-            object_key=self.object_key,
-            label_column=self.label_column,
-            carry=self.carry,
-            taken=OWN_COLUMNS,
-            numbers=self.numbers,
-            class_order=self.class_order,
-            image_table=self.image_table,
-            image_file=self.image_file,
-        )
+        return read_annotations(self, taken=OWN_COLUMNS)
 
     @cached_property
     def _normaliser(self) -> Normaliser:

@@ -11,7 +11,6 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -20,7 +19,7 @@ import scipy.fft
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets._options import as_tuple, require
+from attrscore.datasets._options import NothingLeftOut, as_tuple, require
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.errors import choose
 
@@ -52,7 +51,7 @@ _VISIBLE = 0.06
 
 @DATASETS.register("phantom")
 @dataclass(frozen=True, kw_only=True)
-class Phantom:
+class Phantom(NothingLeftOut):
     """Synthetic Cell Painting crops, 2D or 3D by ``size``; what carries the label is an option.
 
     Every crop has four binary attributes, independent and balanced: the organelle texture of the
@@ -140,16 +139,6 @@ class Phantom:
     def stains(self) -> tuple[str, ...]:
         """Channel names; a single channel is an organelle stain, for DNA shows no texture."""
         return STAINS[: self.channels] if self.channels > 1 else STAINS[1:2]
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Nothing: every phantom can be made."""
-        return MappingProxyType({})
-
-    @property
-    def left_out(self) -> int:
-        """None: no setting excludes a cell."""
-        return 0
 
     def fingerprint_of(self, rows: Sequence[int], /) -> str:
         """As :meth:`fingerprint`, of these rows alone: they follow from the options too."""

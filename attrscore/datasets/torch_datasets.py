@@ -15,7 +15,7 @@ import pandas as pd
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.importing import arguments_of, resolve, working_directory_importable
 from attrscore.core.registry import DATASETS
-from attrscore.datasets._options import as_tuples
+from attrscore.datasets._options import NothingLeftOut, as_tuples
 from attrscore.datasets.batches import as_batch, chosen, stacked
 from attrscore.errors import ConfigError, DataError, choose, preview
 
@@ -24,7 +24,7 @@ __all__ = ["DatasetFactory"]
 
 @DATASETS.register("factory")
 @dataclass(frozen=True, kw_only=True)
-class DatasetFactory:
+class DatasetFactory(NothingLeftOut):
     """Cells from what ``target``, a function or class, returns for ``options``.
 
     It returns a torch Dataset that has a length and gives samples by number, each a tuple (input
@@ -74,11 +74,6 @@ class DatasetFactory:
     def skipped(self) -> Mapping[str, str]:
         """Sample -> why it is left out."""
         return MappingProxyType(self._scanned[2])
-
-    @property
-    def left_out(self) -> int:
-        """None: no setting excludes a cell."""
-        return 0
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """These samples, in this order.

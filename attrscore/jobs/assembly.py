@@ -42,7 +42,7 @@ from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
-from attrscore.models.weights import fingerprint, load_weights
+from attrscore.models.weights import check_classes, fingerprint, load_weights
 from attrscore.targets import GroupMean
 from attrscore.targets.references import resolved
 
@@ -168,6 +168,8 @@ def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     node = dict(settings["model"])
     own = {option: node.pop(option, default) for option, default in MODEL_OPTIONS.items()}
     weights = node.get("weights")
+    if weights is not None:
+        check_classes(str(weights), dataset.classes)
     renamed = own["prefix"] is not None and weights is not None
     if renamed:
         node["weights"] = None  # loaded below, under other names

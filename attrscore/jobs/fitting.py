@@ -33,7 +33,7 @@ def fit(
     trained = train(
         network(settings, dataset), dataset, seed=settings["seed"], progress=progress, **options
     )
-    save_weights(trained.model, output)
+    save_weights(trained.model, output, classes=dataset.classes)
     return trained, dataset
 
 

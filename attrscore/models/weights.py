@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import pickle
 import re
@@ -11,10 +12,11 @@ import uuid
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,15 @@ from attrscore.core.contracts import InputSpec
 from attrscore.core.sources import is_plain, text_of
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 
-__all__ = ["check_file", "fingerprint", "initialise", "load_weights", "outputs", "save_weights"]
+__all__ = [
+    "check_classes",
+    "check_file",
+    "fingerprint",
+    "initialise",
+    "load_weights",
+    "outputs",
+    "save_weights",
+]
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -111,10 +121,36 @@ def load_weights(
     model.load_state_dict(state, strict=False)
 
 
-def save_weights(model: nn.Module, path: str | Path, /) -> None:
+def check_classes(path: str | Path, classes: Sequence[str], /) -> None:
+    """Check that weights were trained for these classes, in this order.
+
+    Only files of :func:`save_weights` say so, and classes without names, which are the numbers from
+    0, are taken for any.
+
+    :raises DataError: other classes, or another order.
+    """
+    file = Path(path).expanduser()
+    if not classes or file.suffix.lower() != ".safetensors" or not file.is_file():
+        return
+    try:
+        with safetensors.safe_open(file, framework="np") as opened:
+            known = json.loads((opened.metadata() or {}).get("classes", "[]"))
+    except Exception as error:
+        raise DataError(_damaged(file, "safetensors file")) from error
+    numbers = [str(number) for number in range(len(classes))]
+    if known and list(classes) not in (known, numbers):
+        raise DataError(
+            f"{file} was trained for the classes {preview(known)}, in this order, and those of the "
+            f"dataset are {preview(classes)}. Where they are the same, or some of them, say "
+            f"dataset.class_order=[{','.join(map(str, known))}]."
+        )
+
+
+def save_weights(model: nn.Module, path: str | Path, /, *, classes: Sequence[str] = ()) -> None:
     """Write the state dict as safetensors, whole or not at all; the folder is made.
 
-    Tensors that share memory are written once a name.
+    ``classes``, the names of its outputs, are kept with it. Tensors that share memory are written
+    once a name.
 
     :raises DataError: another suffix than .safetensors, or a state that is not only tensors.
     """
@@ -136,7 +172,8 @@ def save_weights(model: nn.Module, path: str | Path, /) -> None:
     temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("wb") as stream:
-            stream.write(safetensors.torch.save(tensors))
+            metadata = {"classes": json.dumps(list(classes))} if classes else None
+            stream.write(safetensors.torch.save(tensors, metadata))
             stream.flush()
             os.fsync(stream.fileno())  # else a power cut may leave the new name on an empty file
         temporary.replace(file)

@@ -22,9 +22,9 @@ __all__ = [
     "Resample",
     "check_jitter",
     "displacements",
-    "geometry_of",
     "jitter_columns",
     "on_grid",
+    "spacing_of",
     "starts",
 ]
 
@@ -79,36 +79,29 @@ class Geometry:
         )
 
 
-def geometry_of(
-    crop: tuple[float, ...],
-    /,
-    *,
-    unit: CropUnit,
-    resample: Resample,
-    spacing: tuple[float, ...] | None,
-    jitter: float | tuple[float, ...],
-    jitter_unit: JitterUnit,
-    jitter_seed: int,
-) -> Geometry:
-    """Crops as the options say, of a field with this spacing.
+def spacing_of(
+    resample: Resample, spacing: tuple[float, ...] | None, dimensions: int, /
+) -> tuple[float, ...] | None:
+    """Micrometres a pixel of crops, from fields with this spacing.
 
-    :raises ConfigError: micrometres are asked for and the spacing is not known, or a wrong option.
+    :raises ConfigError: the option is wrong, or needs to know the spacing of the fields.
     """
-    choose(unit, ("pixel", "micrometre"), option="crop_unit")
-    target = spacing
-    if resample is not None:
-        target = _target(resample, spacing, len(crop))
-    if unit == "micrometre":
-        if target is None:
-            raise ConfigError(
-                "crop_unit=micrometre needs to know how large a pixel is, which the files do not "
-                "say; state it with dataset.spacing."
-            )
-        size = tuple(max(1, round(n / each)) for n, each in zip(crop, target, strict=True))
-    else:
-        size = tuple(int(n) for n in crop)
-    most = check_jitter(jitter, jitter_unit, size=size, spacing=target)
-    return Geometry(size, target, resample is not None, most, jitter_seed)
+    if resample is None:
+        return spacing
+    if spacing is None:
+        raise ConfigError(
+            f"resample={resample} needs to know how large a pixel of the fields is, which the "
+            "files do not say; state it with dataset.spacing."
+        )
+    if resample == "isotropic":
+        return (min(spacing),) * dimensions
+    given: Any = resample if isinstance(resample, tuple) else (resample,) * dimensions
+    if len(given) != dimensions or not all(isinstance(n, int | float) and n > 0 for n in given):
+        raise ConfigError(
+            f"resample={resample!r} must be isotropic, or micrometres a pixel: a positive number, "
+            f"or {dimensions} of them, one an axis."
+        )
+    return tuple(float(n) for n in given)
 
 
 def on_grid(points: NDArray[Any], ratio: NDArray[np.float64], /) -> NDArray[np.float64]:
@@ -189,20 +182,3 @@ def displacements(ids: Sequence[str], most: tuple[int, ...], /, *, seed: int) ->
             generator = np.random.default_rng(int.from_bytes(digest, "big"))
             moved[row] = generator.integers(np.negative(most), most, endpoint=True)
     return moved
-
-
-def _target(resample: Any, spacing: tuple[float, ...] | None, dimensions: int) -> tuple[float, ...]:
-    if spacing is None:
-        raise ConfigError(
-            f"resample={resample} needs to know how large a pixel of the fields is, which the "
-            "files do not say; state it with dataset.spacing."
-        )
-    if resample == "isotropic":
-        return (min(spacing),) * dimensions
-    given = resample if isinstance(resample, tuple) else (resample,) * dimensions
-    if len(given) != dimensions or not all(isinstance(n, int | float) and n > 0 for n in given):
-        raise ConfigError(
-            f"resample={resample!r} must be isotropic, or micrometres a pixel: a positive number, "
-            f"or {dimensions} of them, one an axis."
-        )
-    return tuple(float(n) for n in given)

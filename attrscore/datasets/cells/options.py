@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from attrscore.core.regions import Side
 from attrscore.datasets._options import (
     as_tuple,
     as_tuples,
@@ -21,13 +22,14 @@ from attrscore.datasets.cells.geometry import (
     Geometry,
     JitterUnit,
     Resample,
-    geometry_of,
+    check_jitter,
+    spacing_of,
 )
 from attrscore.datasets.cells.normalising import Normalise
-from attrscore.datasets.cells.regions import Boundary, Side
+from attrscore.datasets.cells.regions import Boundary
 from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
 from attrscore.datasets.images.stored import check_axes
-from attrscore.errors import choose
+from attrscore.errors import ConfigError, choose
 
 __all__ = ["FieldOptions"]
 
@@ -113,16 +115,22 @@ class FieldOptions:
         return ("cell", "neighbours", *inner, *edge)
 
     def geometry(self, spacing: tuple[float, ...] | None, /) -> Geometry:
-        """Of the crops of a field with this spacing."""
-        return geometry_of(
-            self.crop,
-            unit=self.crop_unit,
-            resample=self.resample,
-            spacing=spacing,
-            jitter=self.jitter,
-            jitter_unit=self.jitter_unit,
-            jitter_seed=self.jitter_seed,
-        )
+        """Of the crops of a field with this spacing.
+
+        :raises ConfigError: micrometres are asked for and the spacing is not known.
+        """
+        target = spacing_of(self.resample, spacing, len(self.crop))
+        if self.crop_unit == "pixel":
+            size = tuple(int(n) for n in self.crop)
+        elif target is None:
+            raise ConfigError(
+                "crop_unit=micrometre needs to know how large a pixel is, which the files do not "
+                "say; state it with dataset.spacing."
+            )
+        else:
+            size = tuple(max(1, round(n / e)) for n, e in zip(self.crop, target, strict=True))
+        most = check_jitter(self.jitter, self.jitter_unit, size=size, spacing=target)
+        return Geometry(size, target, self.resample is not None, most, self.jitter_seed)
 
     @cached_property
     def ring(self) -> Boundary | None:
@@ -159,6 +167,7 @@ class FieldOptions:
     def _check_images(self) -> None:
         choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
         choose(self.outside, get_args(Outside), option="outside")
+        choose(self.crop_unit, get_args(CropUnit), option="crop_unit")
         whole = self.crop_unit == "pixel"
         require(
             len(self.crop) in (2, 3)

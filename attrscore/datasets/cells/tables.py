@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,9 @@ from pandas.api.types import is_float_dtype
 
 from attrscore.datasets.images.files import stem
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
+
+if TYPE_CHECKING:
+    from attrscore.datasets.cells.options import FieldOptions
 
 __all__ = [
     "Annotations",
@@ -185,21 +188,8 @@ class Annotations:
             )
 
 
-def read_annotations(
-    path: str | None,
-    /,
-    *,
-    image_key: str | Sequence[str],
-    object_key: str,
-    label_column: str | None,
-    carry: Sequence[str],
-    taken: Sequence[str],
-    numbers: Sequence[str] = (),
-    class_order: Sequence[str] | None = None,
-    image_table: str | None = None,
-    image_file: str | None = None,
-) -> Annotations:
-    """The table at ``path``; ``taken`` are names that its carried columns may not have.
+def read_annotations(options: FieldOptions, /, *, taken: Sequence[str]) -> Annotations:
+    """What ``labels`` says; ``taken`` are names that its carried columns may not have.
 
     ``image_key`` is its column with the image's name. With ``image_table``, a second table with a
     row an image, it is instead what both have in common: ``ImageNumber``, or several columns such
@@ -210,16 +200,19 @@ def read_annotations(
     :raises ConfigError: a column that is not there, or has a name that is taken.
     :raises DataError: unreadable, no numbers in ``object_key``, or two rows for one cell.
     """
-    if path is None:
+    if options.labels is None:
         return Annotations()
-    name = Path(path).name
-    keys = [image_key] if isinstance(image_key, str) else list(image_key)
-    text = [*keys, *carry] + ([label_column] if label_column is not None else [])
-    given = read_table(path, option="labels", text=text, numbers=numbers)
-    wanted = [("image_key", key) for key in keys] + [("object_key", object_key)]
-    of_both = [("label_column", label_column)] if label_column is not None else []
-    of_both += [("carry", column) for column in carry] + [("numbers", each) for each in numbers]
-    if image_table is None:
+    name = Path(options.labels).name
+    key = options.image_key
+    keys = [key] if isinstance(key, str) else list(key)
+    label = [] if options.label_column is None else [options.label_column]
+    how: dict[str, Any] = {"text": [*keys, *options.carry, *label], "numbers": options.numbers}
+    given = read_table(options.labels, option="labels", **how)
+    wanted = [*(("image_key", each) for each in keys), ("object_key", options.object_key)]
+    of_both = [("label_column", column) for column in label]
+    of_both += [("carry", column) for column in options.carry]
+    of_both += [("numbers", column) for column in options.numbers]
+    if options.image_table is None:
         need_columns(given, [*wanted, *of_both], name=name)
         if len(keys) > 1:
             raise ConfigError(
@@ -229,17 +222,17 @@ def read_annotations(
         images = as_text(given[keys[0]])
     else:
         need_columns(given, wanted, name=name)
-        images_of = read_table(image_table, option="image_table", text=text, numbers=numbers)
+        second = read_table(options.image_table, option="image_table", **how)
         given, images = _with_images(
-            given, name, keys, images_of, Path(image_table).name, image_file
+            given, name, keys, second, Path(options.image_table).name, options.image_file
         )
         need_columns(given, of_both, name=name)
-    objects = pd.to_numeric(given[object_key], errors="coerce")
-    wrong = given[object_key][objects.isna() | (objects % 1 != 0)]
+    objects = pd.to_numeric(given[options.object_key], errors="coerce")
+    wrong = given[options.object_key][objects.isna() | (objects % 1 != 0)]
     if len(wrong):
         raise DataError(
-            f"The column '{object_key}' of '{name}' holds {str(wrong.iloc[0])!r}; expected the "
-            "whole number of the object in its label image."
+            f"The column '{options.object_key}' of '{name}' holds {str(wrong.iloc[0])!r}; expected "
+            "the whole number of the object in its label image."
         )
     stems = {each: stem(each) for each in images.dropna().unique()}
     of_cells = pd.MultiIndex.from_arrays([images.map(stems), objects.astype(np.int64)])
@@ -249,11 +242,11 @@ def read_annotations(
             f"'{name}' has more than one row for object {twice[0][1]} of image '{twice[0][0]}'; "
             "expected one row a cell."
         )
-    rows = carried_columns(given, carry, taken=taken, name=name)
+    rows = carried_columns(given, options.carry, taken=taken, name=name)
     classes: tuple[str, ...] = ()
     rows.insert(0, "label", -1)
-    if label_column is not None:
-        rows["label"], classes = classes_of(given[label_column], class_order)
+    for column in label:
+        rows["label"], classes = classes_of(given[column], options.class_order)
     return Annotations(classes, rows.set_index(of_cells), name)
 
 

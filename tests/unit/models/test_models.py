@@ -20,6 +20,7 @@ from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.models import fingerprint, load_weights, save_weights
 from attrscore.models.tiny import TinyCNN
+from attrscore.models.weights import check_classes
 
 FLAT = InputSpec(channels=5, size=(64, 64), classes=3)
 STACK = InputSpec(channels=2, size=(16, 48, 48), classes=3)
@@ -409,3 +410,22 @@ def test_the_fingerprint_sees_an_edited_forward(tmp_path, monkeypatch):
     linecache.clearcache()
     assert fingerprint(module.Net()) != before
     del sys.modules["edited_network"]
+
+
+def test_weights_remember_their_classes(small, tmp_path):
+    """Trained with one table and asked about another, every label might be flipped."""
+    file = tmp_path / "w.safetensors"
+    save_weights(small, file, classes=("dmso", "Taxol"))
+    load_weights(small, file)
+    check_classes(file, ("dmso", "Taxol"))
+    check_classes(file, ())
+    check_classes(file, ("0", "1"))  # without names
+    for other in (("Taxol", "dmso"), ("dmso",), ("dmso", "Taxol", "x")):
+        with pytest.raises(DataError, match=r"class_order=\[dmso,Taxol\]"):
+            check_classes(file, other)
+    save_weights(small, file)
+    check_classes(file, ("Taxol", "dmso"))
+    check_classes(tmp_path / "nowhere.safetensors", ("a",))
+    file.write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"w\.safetensors"):
+        check_classes(file, ("a",))
