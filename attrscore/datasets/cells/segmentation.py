@@ -92,7 +92,7 @@ class Cellpose:
     """Cells as Cellpose finds them (Pachitariu, Rariden and Stringer, bioRxiv 2025): version 4.
 
     ``channels`` are one to three of the field's, in any order; ``diameter`` is that of a cell in
-    pixels, where it is far from 30. ``model`` is the file of a network, or a name that Cellpose
+    pixels, where it is far from 30. ``model`` is the file of one, or a name that Cellpose
     knows, whose weights it then downloads, more than a gigabyte, if they are not there.
     """
 
@@ -110,10 +110,10 @@ class Cellpose:
         _check_positive("segment_diameter", self.diameter)
         models = _imported("cellpose.models", "masks=cellpose", "cellpose")
         known = [*models.MODEL_NAMES, *models.get_user_models()]
-        # of an unknown name Cellpose makes its default network, and says so in a log alone
+        # of an unknown name Cellpose makes its default model, and says so in a log alone
         if self.model not in known and not Path(self.model).expanduser().is_file():
             raise ConfigError(
-                f"segment_model='{self.model}' is neither a file nor a network that Cellpose "
+                f"segment_model='{self.model}' is neither a file nor a model that Cellpose "
                 f"knows. {did_you_mean(self.model, known)}"
             )
 
@@ -127,7 +127,7 @@ class Cellpose:
             options |= {"z_axis": 0, "do_3D": True}
         if volume and spacing is not None:
             options["anisotropy"] = spacing[0] / spacing[1]
-        labels = self._network.eval(np.moveaxis(pixels, 0, -1), **options)[0]
+        labels = self._loaded.eval(np.moveaxis(pixels, 0, -1), **options)[0]
         if labels.shape != pixels.shape[1:]:
             raise DataError(
                 f"Cellpose returned {labels.shape} for '{name}'; expected {pixels.shape[1:]}."
@@ -135,7 +135,7 @@ class Cellpose:
         return np.asarray(labels, np.int32)
 
     @cached_property
-    def _network(self) -> Any:
+    def _loaded(self) -> Any:
         import torch
 
         models = importlib.import_module("cellpose.models")
@@ -146,7 +146,7 @@ class Cellpose:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return asdict(self)  # a worker process loads the network itself, if it needs it
+        return asdict(self)  # a worker process loads it itself, if it needs it
 
 
 Segmenter = Otsu | Cellpose
@@ -154,7 +154,7 @@ SEGMENTERS: dict[str, Callable[..., Segmenter]] = {"otsu": Otsu, "cellpose": Cel
 
 
 def identity(segmenter: Segmenter, /) -> dict[str, Any]:
-    """What labels came from: options, a network's file by its content, the package's version."""
+    """What labels came from: options, the file of a model by its content, the package's version."""
     found = {"by": type(segmenter).__name__.lower(), **asdict(segmenter)}
     file = Path(found.get("model", "")).expanduser()
     if file.is_file():
