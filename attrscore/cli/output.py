@@ -357,8 +357,8 @@ def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
     out = stdout()
     for each in outcomes:
         at = f" in {each.dimensions}D" if each.dimensions else ""
-        line = each.told if each.state == "broken" else f"{each.check}{at}"
-        line += f": {each.told}" if each.state == "refused" else ""
+        line = each.message if each.state == "broken" else f"{each.check}{at}"
+        line += f": {each.message}" if each.state == "refused" else ""
         out.print(f"{each.state:8} {escape(line)}", soft_wrap=True, highlight=False)
     broken = sum(each.state == "broken" for each in outcomes)
     verdict = f"{broken} of {len(outcomes)} checks are broken" if broken else "conforms"

@@ -328,7 +328,7 @@ class Method(Protocol):
     A method whose maps live on the input says so with an attribute ``explains = "input"``; without
     it, the maps must be keyed by the layers of the pass. ``needs_input_gradient = True`` lets the
     shared backward pass go on to the input, and ``needs_graph = True`` keeps its forward graph.
-    ``needs_network = False`` says that it never runs the network itself, nor draws at random, so
+    ``needs_model = False`` says that it never runs the model itself, nor draws at random, so
     that nothing has to be put back after it. A method ``check(run)``, where there is one, says at
     little cost whether it can explain a network: it raises
     :class:`attrscore.errors.UnsupportedError` with the reason if not.

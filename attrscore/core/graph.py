@@ -1,6 +1,6 @@
-"""What the autograd graph tells: which operations lie between the score and the input.
+"""What the autograd graph says: which operations lie between the score and the input.
 
-Captum sees modules only; what a network does outside of them it gets wrong without a word.
+Captum sees modules only; what a model does outside of them it gets wrong without a word.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def attribute(
 ) -> tuple[Maps, dict[str, Failure]]:
     """The maps of a method, and the status and reason of each place for which there is none."""
     try:
-        alone = not declared(method, "needs_network", default=True)
+        alone = not declared(method, "needs_model", default=True)
         with contextlib.nullcontext() if alone else as_found(run.model):
             maps = method(run)
         _check_maps(maps, places, run.batch)

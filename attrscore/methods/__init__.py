@@ -37,8 +37,8 @@ Cost, for a batch: F is a forward pass, B a backward pass; P is the one F and B 
 with a P share, at all layers. Layer methods cost the same for any number of layers, ``captum``
 apart.
 
-Cannot explain: *blocked*, networks through which no gradient flows (a detach(), no_grad() or
-argmax). *not nn.ReLU*, those, and networks with any other activation. *bent*, those, and networks
+Cannot explain: *blocked*, models through which no gradient flows (a detach(), no_grad() or
+argmax). *not nn.ReLU*, those, and models with any other activation. *bent*, those, and models
 with activations other than the modules that Captum rescales, products of features, modules that
 run twice, overlapping max pooling, and targets that are not linear in the output. *no chain*,
 those, and all but plain chains of convolutions, linear layers, normalisation, pooling, ReLU and

@@ -102,9 +102,9 @@ def blurred(inputs: Tensor, sigma: tuple[float, ...], /) -> Tensor:
         offsets = torch.arange(-reach, reach + 1)
         kernel = torch.exp(-0.5 * (offsets.double() / width).square())
         kernel /= kernel.sum()
-        places = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+        sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
         matrix = torch.zeros(size, size, dtype=torch.float64)
-        matrix.scatter_add_(1, places, kernel.expand(size, -1).contiguous())
+        matrix.scatter_add_(1, sources, kernel.expand(size, -1).contiguous())
         inputs = torch.tensordot(inputs, matrix.to(inputs), ([axis], [1])).movedim(-1, axis)
     return inputs
 

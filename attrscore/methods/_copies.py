@@ -1,4 +1,4 @@
-"""Many altered copies of each input through the network, a bounded number at a time."""
+"""Many altered copies of each input through the model, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "values_at",
 ]
 
-PLACES = 2**17
+PIXELS = 2**17
 """Where ``chunk`` is not given: as many copies as have this many pixels together. More were seen to
 gain no time on a CPU, and to lose some where their maps leave its caches."""
 
@@ -38,7 +38,7 @@ def check_chunk(chunk: int | None, /) -> None:
 
 def at_once(chunk: int | None, inputs: Tensor, /) -> int:
     """How many copies of an input (N, C, *S) may be in memory at once."""
-    return max(1, PLACES // prod(inputs.shape[2:])) if chunk is None else chunk
+    return max(1, PIXELS // prod(inputs.shape[2:])) if chunk is None else chunk
 
 
 def blocks(run: Pass, steps: int, chunk: int | None, /) -> Iterator[tuple[slice, slice]]:
@@ -74,7 +74,7 @@ def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
     if gradient is None:
         raise UnsupportedError(
             f"No gradient flows from the input to the output of {type(run.model).__name__}: a "
-            "detach(), no_grad() or argmax inside the network blocks it. Use a perturbation "
+            "detach(), no_grad() or argmax inside the model blocks it. Use a perturbation "
             "method: occlusion, feature_ablation, kernel_shap."
         )
     return gradient.view_as(points)

@@ -55,7 +55,7 @@ def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") 
 
 
 def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
-    """Activations weighted by their own gradients, place by place.
+    """Activations weighted by their own gradients, voxel by voxel.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s). Draelos, Carin, arXiv 2011.08891 (2020).
 
@@ -68,7 +68,7 @@ def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
 
 
 def layer_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
-    """Activations weighted by the positive part of their own gradients, place by place.
+    """Activations weighted by the positive part of their own gradients, voxel by voxel.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s). Jiang et al., IEEE Transactions on Image Processing 2021.
 
@@ -98,20 +98,20 @@ def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
 
 
 def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
-    """Activations weighted by positive gradients, each place by its share in the score.
+    """Activations weighted by positive gradients, each voxel by its share in the score.
 
     (N, C, *s), (N, C, *s) -> (N, 1, *s). The share is alpha = g^2 / (2 g^2 + g^3 sum(A)), 0 where
     it is undefined; derived for the exponential of the score. Chattopadhay et al., WACV 2018.
 
     >>> activation = torch.tensor([[[[1.0, 3.0]]]])
     >>> gradient = torch.tensor([[[[1.0, 0.0]]]])
-    >>> grad_cam_plus_plus(activation, gradient)  # alpha = 1 / (2 + 4) at the first place
+    >>> grad_cam_plus_plus(activation, gradient)  # alpha = 1 / (2 + 4) at the first voxel
     tensor([[[[0.1667, 0.5000]]]])
     """
     # Divided by g^2, which underflows for small gradients: alpha = 1 / (2 + g sum(A)) where g > 0.
     below = (gradient * activation.sum(_space(activation), keepdim=True)).add_(2)
     weights = gradient.relu().div_(below).sum(_space(gradient), keepdim=True)
-    if not bool(weights.isfinite().all()):  # asking every place is slow, and it is rarely 0
+    if not bool(weights.isfinite().all()):  # asking every voxel is slow, and it is rarely 0
         below.masked_fill_(below == 0, torch.inf)
         weights = gradient.relu().div_(below).sum(_space(gradient), keepdim=True)
     return _weighted(activation, weights)
@@ -128,7 +128,7 @@ def eigen_grad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     tensor([[[[-1.,  1.]]]])
     """
     product = gradient * activation
-    rows = product.flatten(2).mT  # (N, places, C)
+    rows = product.flatten(2).mT  # (N, voxels, C)
     centred = rows - rows.mean(1, keepdim=True)
     finite = centred.isfinite().all(2).all(1)[:, None, None]  # LAPACK fails for the whole batch
     component = torch.linalg.svd(centred.where(finite, 0.0), full_matrices=False).Vh[:, :1].mT
@@ -155,7 +155,7 @@ class _LayerByLayer:
     """A map of each layer from its activation and gradient alone."""
 
     formula: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
-    needs_network: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = False
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
@@ -179,11 +179,19 @@ class _LayerByLayer:
 class GradCAM:
     """Grad-CAM: activations weighted by the spatial mean of their gradients.
 
-    At layers before the last convolution the mean can light up places that the network did not use
-    (``hires_cam`` does not). Selvaraju et al., ICCV 2017.
+    L = sum_k alpha_k A_k, alpha_k = mean over space of dy / dA_k, signed; the ReLU of the paper is
+    the heat's. At layers before the last convolution the mean can light up voxels that the model
+    did not use (``hires_cam`` does not). Selvaraju et al., ICCV 2017.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> for result in attrscore.run(net(), cells(), methods=GradCAM(), layers=["low", "high"]):
+    ...     print(result.layer, result.columns["grad_camo"].round(3))
+    low [0.219 0.237 0.29  0.144]
+    high [0.172 0.104 0.062 0.   ]
     """
 
-    needs_network: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = False
     channels: Literal["sum", "keep"] = "sum"
     """Over the channels of the layer."""
 
@@ -201,10 +209,11 @@ class GradCAM:
 @METHODS.register("hires_cam")
 @dataclass(frozen=True)
 class HiResCAM(_LayerByLayer):
-    """HiResCAM: activations weighted by their own gradients, place by place.
+    """HiResCAM: activations weighted by their own gradients, voxel by voxel.
 
-    Lights up only places that changed the score where convolutions are followed by one linear
-    layer; under global average pooling it equals Grad-CAM there. Draelos, Carin, arXiv 2011.08891.
+    L = sum_k A_k dy / dA_k. Lights up only voxels that changed the score where convolutions are
+    followed by one linear layer; under global average pooling it equals Grad-CAM there. Draelos,
+    Carin, arXiv 2011.08891.
     """
 
     formula = staticmethod(hires_cam)
@@ -215,7 +224,7 @@ class HiResCAM(_LayerByLayer):
 class LayerCAM(_LayerByLayer):
     """LayerCAM: as HiResCAM with positive gradients only; made for early layers.
 
-    Jiang et al., IEEE Transactions on Image Processing 2021.
+    L = sum_k A_k max(0, dy / dA_k). Jiang et al., IEEE Transactions on Image Processing 2021.
     """
 
     formula = staticmethod(layer_cam)
@@ -226,8 +235,8 @@ class LayerCAM(_LayerByLayer):
 class XGradCAM(_LayerByLayer):
     """XGrad-CAM: Grad-CAM whose spatial mean is weighted by activation.
 
-    Meant for layers behind a ReLU: activations of both signs can cancel in its denominator. Fu et
-    al., BMVC 2020.
+    L = sum_k alpha_k A_k, alpha_k = sum(A_k dy / dA_k) / sum(A_k). Meant for layers behind a ReLU:
+    activations of both signs can cancel in its denominator. Fu et al., BMVC 2020.
     """
 
     formula = staticmethod(xgrad_cam)
@@ -236,7 +245,7 @@ class XGradCAM(_LayerByLayer):
 @METHODS.register("grad_cam_plus_plus", aliases=("grad_cam_pp",))
 @dataclass(frozen=True)
 class GradCAMPlusPlus(_LayerByLayer):
-    """Grad-CAM++: positive gradients weighted by each place's share in the score.
+    """Grad-CAM++: positive gradients weighted by each voxel's share in the score.
 
     Meant for layers behind a ReLU, and for a score whose exponential is explained. Chattopadhay et
     al., WACV 2018.
@@ -250,7 +259,7 @@ class GradCAMPlusPlus(_LayerByLayer):
 class EigenGradCAM(_LayerByLayer):
     """Eigen-Grad-CAM: the first principal component of gradient x activation.
 
-    Centred over the places, so about half of them are below 0; costs a singular value decomposition
+    Centred over the voxels, so about half of them are below 0; costs a singular value decomposition
     a cell and layer. After Muhammad, Yeasin, IJCNN 2020.
     """
 
@@ -265,7 +274,7 @@ class ActivationXGradient:
     As Captum's ``LayerGradientXActivation``. Shrikumar et al., arXiv 1605.01713 (2016), for layers.
     """
 
-    needs_network: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = False
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, C, *s)."""
@@ -281,7 +290,7 @@ class RandomCAM:
     whatever the batch.
     """
 
-    needs_network: ClassVar[bool] = False
+    needs_model: ClassVar[bool] = False
     seed: int = 0
     """Of what is drawn; a cell's draws follow from it and the id alone."""
 

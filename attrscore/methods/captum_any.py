@@ -23,7 +23,7 @@ from attrscore.methods.lrp import LRP
 
 __all__ = ["FromCaptum"]
 
-# Filled in by attrscore: the network, the layer, the inputs, and the target (kept by the pass).
+# Filled in by attrscore: the model, the layer, the inputs, and the target (kept by the pass).
 _OURS = {
     "self", "forward_func", "model", "layer", "device_ids", "inputs", "target",
     "additional_forward_args", "return_convergence_delta", "kwargs",
@@ -32,7 +32,7 @@ _WRONG_KIND = ("Neuron", "LLM", "Remote", "DataLoader", "Perturbation")
 
 
 def _candidates() -> dict[str, type]:
-    """The classes that explain one scalar of one network: no neurons, texts or data loaders."""
+    """The classes that explain one scalar of one model: no neurons, texts or data loaders."""
     return {
         name: found
         for name, found in vars(captum.attr).items()
@@ -47,10 +47,17 @@ def _candidates() -> dict[str, type]:
 @METHODS.register("captum")
 @dataclass(frozen=True)
 class FromCaptum:
-    """An algorithm of ``captum.attr`` with its own options.
+    """Any algorithm of ``captum.attr``, with its own options.
 
-    ``FromCaptum("Occlusion", {"sliding_window_shapes": [3, 8, 8]})``: options of the
-    constructor and of ``attribute`` are told apart by name, and lists become tuples. Layer
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> method = FromCaptum("Occlusion", {"sliding_window_shapes": [2, 4, 4]})
+    >>> (result,) = attrscore.run(net(), cells(), methods=method)
+    >>> result.columns["grad_camo"].round(3)
+    array([0.167, 0.158, 0.209, 0.134])
+
+    Options of the
+    constructor and of ``attribute`` are recognised by name, and lists become tuples. Layer
     algorithms run once a layer; the others give a map on the input. Cost, sign rule and limits are
     the algorithm's own. ``seed`` fixes what is drawn at random, so results can be repeated.
 
@@ -68,7 +75,7 @@ class FromCaptum:
         known = _candidates()
         if self.algorithm not in known:
             raise ConfigError(
-                f"captum.attr has no algorithm {self.algorithm!r} that explains an image network. "
+                f"captum.attr has no algorithm {self.algorithm!r} that explains an image model. "
                 f"{did_you_mean(self.algorithm, known)}"
             )
         accepted = self._parameters(known[self.algorithm]) | self._parameters(self._attribute)
@@ -88,23 +95,23 @@ class FromCaptum:
     def __call__(self, run: Pass, /) -> Maps:
         """Layer, or INPUT -> (N, C, *s)."""
         algorithm = _candidates()[self.algorithm]
-        places: Mapping[str, nn.Module | None] = {INPUT: None}
+        layers: Mapping[str, nn.Module | None] = {INPUT: None}
         if self.explains == "layers":
-            places = run.layers
-        if not places:
+            layers = run.layers
+        if not layers:
             raise UnsupportedError(f"captum {self.algorithm} explains layers; none was chosen.")
         self._refuse(run)
-        additional = run.additional  # computed before Captum hooks the network
+        additional = run.additional  # computed before Captum hooks the model
         with run.prepared():
             torch.manual_seed(self.seed)
             np.random.seed(self.seed)  # noqa: NPY002  # Captum draws from it
             return {
                 name: self._attribute_at(algorithm, run, name, layer, additional)
-                for name, layer in places.items()
+                for name, layer in layers.items()
             }
 
     def _refuse(self, run: Pass) -> None:
-        """The networks of which Captum would give a wrong map in silence."""
+        """The models of which Captum would give a wrong map in silence."""
         if "Guided" in self.algorithm or self.algorithm == "Deconvolution":
             with run.prepared():
                 check_guidable(run)

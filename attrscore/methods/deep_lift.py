@@ -60,7 +60,7 @@ TOLERANCE = 1e-3
 @METHODS.register("deep_lift")
 @dataclass(frozen=True, kw_only=True)
 class DeepLift(WithBaseline):
-    """Each pixel's share in F(input) - F(baseline), by the changes of all activations at once.
+    """DeepLIFT: each pixel's share in F(input) - F(baseline), by the changes of all activations.
 
     The Rescale rule: an activation passes on the ratio of its change to that of its input. Signed.
     Costs one forward and one backward pass of twice the batch, a forward of the baseline and one of

@@ -1,7 +1,7 @@
-"""Guided backpropagation, Deconvolution and Guided Grad-CAM, for networks of nn.ReLU modules.
+"""Guided backpropagation, Deconvolution and Guided Grad-CAM, for models of nn.ReLU modules.
 
 Captum guides ``nn.ReLU`` modules; on SiLU, GELU or a functional ReLU it returns the plain gradient
-without a word. Here the autograd graph is read first, and such a network is refused. The rule is
+without a word. Here the autograd graph is read first, and such a model is refused. The rule is
 set at the ReLU's own node of that graph: the check costs no pass of its own, and a ReLU whose input
 is used elsewhere too comes out right, where Captum rectifies the sum of all that flows back there.
 """
@@ -34,7 +34,7 @@ def guided_backprop(run: Pass, /, *, rule: Rule = "guided") -> Tensor:
     (N, C, *S), computed once a pass for each ``rule``: one backward pass on the forward pass that
     all methods share. ``guided`` keeps the ReLU's own gate as well, ``deconvolution`` drops it.
 
-    :raises UnsupportedError: the network has an activation that cannot be guided, named.
+    :raises UnsupportedError: the model has an activation that cannot be guided, named.
     """
     return run.once((guided_backprop, rule), lambda: _guided(run, rule))
 
@@ -86,11 +86,11 @@ def _refuse_others(run: Pass, scalar: Tensor, relus: Collection[Any]) -> None:
 @METHODS.register("guided_backprop")
 @dataclass(frozen=True)
 class GuidedBackprop:
-    """The gradient of the score, passed back through each ReLU only where it is positive.
+    """Guided backpropagation: the gradient, passed back through a ReLU only where it is positive.
 
     Signed, but mostly shows edges: it changes little with the weights of the upper layers (Adebayo
     et al., NeurIPS 2018). Costs one backward pass, shared with ``guided_grad_cam``, on the shared
-    forward pass. Refuses networks with activations other than ``nn.ReLU`` modules. Springenberg et
+    forward pass. Refuses models with activations other than ``nn.ReLU`` modules. Springenberg et
     al., ICLR workshops 2015; numbers as Captum's ``GuidedBackprop``.
     """
 
@@ -105,10 +105,10 @@ class GuidedBackprop:
 @METHODS.register("deconvolution", aliases=("deconvnet",))
 @dataclass(frozen=True)
 class Deconvolution:
-    """The score sent back through the network, each ReLU rectifying what comes from above.
+    """Deconvolution: the score sent back, each ReLU rectifying what comes from above.
 
     Whether a unit was active on the way up is ignored, except by max pooling. Signed. Costs one
-    backward pass on the shared forward pass. Refuses networks with activations other than
+    backward pass on the shared forward pass. Refuses models with activations other than
     ``nn.ReLU`` modules. Zeiler, Fergus, ECCV 2014; numbers as Captum's ``Deconvolution``.
     """
 
@@ -123,11 +123,11 @@ class Deconvolution:
 @METHODS.register("guided_grad_cam")
 @dataclass(frozen=True)
 class GuidedGradCAM:
-    """Guided backpropagation times the rectified Grad-CAM of each layer, at the size of the input.
+    """Guided Grad-CAM: guided backpropagation times the positive Grad-CAM of each layer.
 
     ``interpolate`` brings the Grad-CAM to the input (Captum's default is ``nearest``). Signed.
     Costs one guided backward pass for all layers beside the shared forward and backward. Refuses
-    networks with activations other than ``nn.ReLU`` modules. Selvaraju et al., ICCV 2017.
+    models with activations other than ``nn.ReLU`` modules. Selvaraju et al., ICCV 2017.
     """
 
     needs_graph: ClassVar[bool] = True

@@ -67,7 +67,7 @@ class _Recording(CaptumLRP):  # type: ignore[misc]  # Captum is untyped
 
 @dataclass(frozen=True)
 class _Propagation:
-    """The rule, and what networks it needs."""
+    """The rule, and what models it needs."""
 
     rule: Literal["epsilon", "gamma"] = "epsilon"
     """gamma favours positive weights."""
@@ -135,7 +135,7 @@ class _Propagation:
 
 
 def _problem(run: Pass) -> str:
-    """Why Captum's rules do not hold for this network and target; empty if they do."""
+    """Why Captum's rules do not hold for this model and target; empty if they do."""
     inputs = run.batch.inputs[:1].detach().clone().requires_grad_()
     aux, *others = (each[:1] for each in run.additional)
     leaves = [module for module in run.model.modules() if not list(module.children())]
@@ -169,13 +169,13 @@ def _problem(run: Pass) -> str:
 @METHODS.register("lrp")
 @dataclass(frozen=True)
 class LRP(_Propagation):
-    """The explained output, handed down from layer to layer in proportion to what each unit gave.
+    """LRP: the output, handed down from layer to layer in proportion to what each unit gave.
 
-    Signed. ``rule`` is ``epsilon`` (``epsilon`` keeps the divisions finite; at ReLU networks its
-    limit is input x gradient) or ``gamma``, which favours positive weights of convolutions and
-    linear layers by the share ``gamma``. Costs two forward passes, one of a single sample, and one
-    backward. The column ``conservation_error`` is the sum of the map less the output: what biases
-    and epsilon absorb.
+    R_i = sum_j a_i w_ij / (sum_i a_i w_ij + epsilon) R_j, signed. ``rule`` is ``epsilon``
+    (``epsilon`` keeps the divisions finite; at ReLU networks its limit is input x gradient) or
+    ``gamma``, which favours positive weights of convolutions and linear layers by the share
+    ``gamma``. Costs two forward passes, one of a single sample, and one backward. The column
+    ``conservation_error`` is the sum of the map less the output: what biases and epsilon absorb.
 
     Refuses what Captum has no rule for: modules other than convolutions, linear layers, batch
     normalisation, pooling, ReLU, Tanh and dropout; operations outside of modules; residual and
@@ -198,7 +198,7 @@ class LayerLRP(_Propagation):
     """The relevance that arrives at the output of each layer, by the rules of ``lrp``.
 
     Signed, with channels. Costs two forward passes and one backward for all layers, shared with an
-    ``lrp`` of the same options, and refuses the same networks. Bach et al., PLOS ONE 2015;
+    ``lrp`` of the same options, and refuses the same models. Bach et al., PLOS ONE 2015;
     computed by Captum's ``LRP``.
     """
 

@@ -40,9 +40,9 @@ _RULES = ("gausslegendre", "riemann_left", "riemann_middle", "riemann_right", "r
 
 
 def quadrature(rule: str, steps: int, /) -> tuple[list[float], list[float]]:
-    """Weights and places within [0, 1] of a rule, as Captum defines them."""
-    weights, places = approximation_parameters(rule)
-    return weights(steps), places(steps)
+    """Weights and points within [0, 1] of a rule, as Captum defines them."""
+    weights, points = approximation_parameters(rule)
+    return weights(steps), points(steps)
 
 
 def check_rule(rule: str, steps: int, /) -> None:
@@ -66,18 +66,26 @@ def completeness(run: Pass, signed: Tensor, reference: Tensor, /) -> dict[str, T
 @METHODS.register("integrated_gradients", aliases=("ig",))
 @dataclass(frozen=True, kw_only=True)
 class IntegratedGradients(WithBaseline):
-    """Gradients averaged on the straight way from a baseline to the input, times their difference.
+    """Integrated Gradients: the mean gradient from a baseline to the input, times the difference.
 
-    Each pixel's share in F(input) - F(baseline), signed. ``steps`` points of the quadrature
+    (x - x') times the integral of dF / dx along the straight line from the baseline x' to x: each
+    pixel's share in F(x) - F(x'), signed. ``steps`` points of the quadrature
     ``rule`` (Captum's names); ``baseline`` and ``sigma`` as
     :class:`attrscore.methods._baselines.WithBaseline`. At most ``chunk`` copies of an input are in
     memory at once, however many the steps; without it, as many as have 2**17 pixels together.
     Costs ``steps`` forward and backward passes, less what a convolution at the beginning of the
-    network takes, and two forwards. Needs gradients down to the input.
+    model takes, and two forwards. Needs gradients down to the input.
 
     The results get the columns ``completeness_error``, the sum of the map less F(input) -
     F(baseline), which is 0 for an exact integral, and ``output_change``, F(input) - F(baseline), to
     compare it with. Sundararajan et al., ICML 2017; numbers as Captum's ``IntegratedGradients``.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> method = IntegratedGradients(steps=8, baseline="blurred", sigma=2.0)
+    >>> (result,) = attrscore.run(net(), cells(), methods=method, layers="input")
+    >>> result.columns["grad_camo"].round(3)
+    array([0.182, 0.161, 0.208, 0.177])
     """
 
     explains: ClassVar[str] = INPUT
@@ -102,10 +110,10 @@ class IntegratedGradients(WithBaseline):
         """INPUT -> (N, C, *S)."""
         inputs = run.batch.inputs.detach()
         reference = self.reference(inputs)
-        weights, places = quadrature(self.rule, self.steps)
+        weights, points = quadrature(self.rule, self.steps)
         run.additional  # noqa: B018  # the clean input's own pass comes first
         with run.prepared():
-            mean = mean_gradient(run, reference, weights, places, chunk=self.chunk)
+            mean = mean_gradient(run, reference, weights, points, chunk=self.chunk)
             signed = (mean * (inputs - reference)).to(inputs.dtype)
             return Diagnosed({INPUT: signed}, completeness(run, signed, reference))
 
@@ -113,10 +121,10 @@ class IntegratedGradients(WithBaseline):
 @METHODS.register("gradient_shap")
 @dataclass(frozen=True, kw_only=True)
 class GradientShap(WithBaseline):
-    """Gradients at random places on the way from a baseline to the noisy input, times the way.
+    """GradientShap: gradients at random points between a baseline and the noisy input.
 
     An estimate of Integrated Gradients, smoothed: each of ``samples`` draws adds Gaussian ``noise``
-    (a fraction of each channel's range in the crop) to the input and takes one place on the way.
+    (a fraction of each channel's range in the crop) to the input and takes one point on the way.
     Signed. A cell's draws follow from ``seed`` and its id alone, whatever the batch. Costs
     ``samples`` forward and backward passes, and one forward, at most ``chunk`` copies of an input
     in memory at once. Needs gradients down to the input. Columns as ``integrated_gradients``; the
@@ -158,9 +166,9 @@ class GradientShap(WithBaseline):
                 ways, points = [], []
                 for _ in range(steps.start, steps.stop):  # in order, however they are chunked
                     way = noisy(high, self.noise, drawn) - low
-                    place = torch.stack([torch.rand(1, generator=each) for each in drawn]).to(way)
+                    at = torch.stack([torch.rand(1, generator=each) for each in drawn]).to(way)
                     ways.append(way)
-                    points.append(low + place.view(-1, *[1] * (way.ndim - 1)) * way)
+                    points.append(low + at.view(-1, *[1] * (way.ndim - 1)) * way)
                 gradients = gradients_at(run, torch.stack(points), rows)
                 for gradient, way in zip(gradients, ways, strict=True):
                     total[rows].add_(gradient * way, alpha=1 / self.samples)
@@ -171,10 +179,10 @@ class GradientShap(WithBaseline):
 @METHODS.register("layer_conductance")
 @dataclass(frozen=True, kw_only=True)
 class LayerConductance(WithBaseline):
-    """How much of F(input) - F(baseline) flows through each unit of a layer.
+    """Layer conductance: how much of F(input) - F(baseline) flows through each unit of a layer.
 
     Along the straight way from the baseline to the input, the changes of each activation times its
-    gradient, summed over ``steps`` pieces between ``steps + 1`` places of ``rule``. Signed, with
+    gradient, summed over ``steps`` pieces between ``steps + 1`` points of ``rule``. Signed, with
     channels. At a layer through which everything flows the map sums to about F(input) -
     F(baseline). Costs ``steps + 1`` forward and backward passes for all layers together, one batch
     in memory at a time; Captum's, whose numbers these are, takes as many for each layer. Dhamdhere
@@ -192,18 +200,18 @@ class LayerConductance(WithBaseline):
         check_rule(self.rule, self.steps)
 
     def check(self, run: Pass, /) -> None:
-        """Two places of the path."""
+        """Two points of the path."""
         replace(self, steps=1, rule="gausslegendre")(run)
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, C, *s)."""
         inputs = run.batch.inputs.detach()
         reference = self.reference(inputs)
-        _, places = quadrature(self.rule, self.steps + 1)
+        _, points = quadrature(self.rule, self.steps + 1)
         total: dict[str, Tensor] = {}
-        before = run.on(reference + places[0] * (inputs - reference))
-        for done, place in enumerate(places[1:], start=1):
-            here = run.on(reference + place * (inputs - reference))
+        before = run.on(reference + points[0] * (inputs - reference))
+        for done, point in enumerate(points[1:], start=1):
+            here = run.on(reference + point * (inputs - reference))
             for name, gradient in before.gradients.items():
                 change = here.activations[name] - before.activations[name]
                 if name not in total:

@@ -140,14 +140,20 @@ def grid_blocks(space: tuple[int, ...], size: tuple[int, ...], /) -> Tensor:
 @METHODS.register("occlusion")
 @dataclass(frozen=True, kw_only=True)
 class Occlusion(WithBaseline):
-    """What the score loses when a window is replaced by the baseline, averaged over windows.
+    """Occlusion: what the score loses when a window is replaced by the baseline.
 
-    Signed: positive where hiding lowers the score. The window of ``window`` pixels, one number or
-    one an axis, moves by ``stride`` pixels; a pixel gets the mean over the windows that cover it,
-    all channels are hidden together. Costs one forward pass for each position, the product over
-    axes of ceil((S - window) / stride) + 1, and one for the clean input; at most ``chunk`` copies
-    of an input are in memory at once. Explains any network, gradients or not. Zeiler, Fergus, ECCV
-    2014; numbers as Captum's ``Occlusion``.
+    The mean of F(x) - F(x with the window hidden), signed: positive where hiding lowers the score.
+    The window of ``window`` pixels, one number or one an axis, moves by ``stride`` pixels; a pixel
+    gets the mean over the windows that cover it, all channels are hidden together. Costs one
+    forward pass for each position, the product over axes of ceil((S - window) / stride) + 1, and
+    one for the clean input; at most ``chunk`` copies of an input are in memory at once. Explains
+    any model, gradients or not. Zeiler, Fergus, ECCV 2014; numbers as Captum's ``Occlusion``.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> (result,) = attrscore.run(net(), cells(), methods=Occlusion(window=4, stride=2))
+    >>> result.columns["grad_camo"].round(3)
+    array([0.172, 0.164, 0.221, 0.143])
     """
 
     explains: ClassVar[str] = INPUT
@@ -215,11 +221,11 @@ class Occlusion(WithBaseline):
 @METHODS.register("feature_ablation")
 @dataclass(frozen=True, kw_only=True)
 class FeatureAblation(WithFeatures, WithBaseline):
-    """What the score loses when one feature, a part of the crop, is replaced by the baseline.
+    """Feature ablation: what the score loses when one part of the crop becomes the baseline.
 
     Signed: positive where hiding lowers the score. Features, their options and ``spread`` as
     :class:`WithFeatures`. Costs one forward pass for each feature, and one for the clean input; at
-    most ``chunk`` copies of an input are in memory at once. Explains any network, gradients or not;
+    most ``chunk`` copies of an input are in memory at once. Explains any model, gradients or not;
     features that matter only together share nothing, for which see ``kernel_shap``. After Zeiler,
     Fergus, ECCV 2014; numbers as Captum's ``FeatureAblation`` with ``spread=value``.
     """
@@ -310,14 +316,14 @@ def shapley_values(shown: Tensor, weights: Tensor, values: Tensor, change: Tenso
 @METHODS.register("kernel_shap")
 @dataclass(frozen=True, kw_only=True)
 class KernelShap(WithFeatures, WithBaseline):
-    """Shapley values of features, parts of the crop: what each adds, averaged over all orders.
+    """KernelSHAP: Shapley values of parts of the crop, what each adds averaged over all orders.
 
     Signed; the values of a crop sum to F(input) - F(baseline) exactly. Features, their options and
     ``spread`` as :class:`WithFeatures`; hidden ones are replaced by the baseline. ``samples``
     coalitions a crop, drawn in pairs of complements; exact where all 2^F - 2 of them are no more
     than that. A cell's draws follow from ``seed`` and its id alone. Costs ``samples`` forward
     passes, and two; at most ``chunk`` copies of an input are in memory at once. Explains any
-    network, gradients or not. The column ``output_change`` is F(input) - F(baseline).
+    model, gradients or not. The column ``output_change`` is F(input) - F(baseline).
 
     Lundberg, Lee, NeurIPS 2017. Captum's ``KernelShap`` takes one crop at a time, draws from the
     global generators and approximates the constraint by a large weight, so it is written here.

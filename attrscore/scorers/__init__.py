@@ -10,11 +10,11 @@ normalise=False``: ``region_shares``, ``relevance_rank``, ``top_k``, ``pointing_
 - an empty mask: its ``PointingGame`` counts a hit (the truth of NaN); here NaN with a status
 - ties: its ``RelevanceRankAccuracy`` and ``TopKIntersection`` take equally hot voxels in the order
   of the array, so that a mask and its mirror image score differently, and its ``PointingGame``
-  counts a hit if one of them hits; here they share the places that are left
+  counts a hit if one of them hits; here they share the ranks that are left
 - by default it takes absolutes and divides by the hottest pixel of the whole batch, so that a
   cell's score depends on the others; here no step is hidden, and cells do not touch each other
 - its ``PixelFlipping`` leaves the clean input out of the curve, and counts the channels of one
-  place as so many features; here the curve begins with the cell as it is, and a place changes whole
+  voxel as so many features; here the curve begins with the cell as it is, and a voxel changes whole
 - its ``Sparseness`` adds 1e-7 to every pixel and its ``Complexity`` 1e-12 under the logarithm; here
   the equations stand as they are, and a map without mass is NaN
 """

@@ -45,7 +45,7 @@ def roc_auc(heat: Tensor, mask: Tensor, /) -> Tensor:
     hottest = values.amax(1).numpy()  # ten times as fast as aminmax()
     if bool((values.amin(1) < 0).any()):
         raise DataError("heat must not be negative; settle the sign first: heat.clamp(min=0).")
-    # A map at a time, in one place, so that what lies between stays in the processor's cache.
+    # A map at a time, in one buffer, so that what lies between stays in the processor's cache.
     scratch = np.empty(values.shape[1], np.float32)
     each = zip(values.numpy(), on, hottest, strict=True)
     aucs = [_auc_of_one(*one, scratch) for one in each]
@@ -79,12 +79,12 @@ def _by_sorting(scaled: NDArray[np.float32], on: NDArray[np.bool_], count: int) 
     keys &= _KEPT
     keys |= on
     keys.sort()
-    (places,) = (keys & 1).astype(bool).nonzero()
-    mine = keys[places]
-    wins = int(places.sum()) - count * (count - 1) // 2
+    (ranks,) = (keys & 1).astype(bool).nonzero()
+    mine = keys[ranks]
+    wins = int(ranks.sum()) - count * (count - 1) // 2
     # So a tie is a win. Of each key that both sides have, the voxels off the mask come first.
-    first = keys[places - 1] == mine - 1
-    starts, tied = places[first], mine[first]
+    first = keys[ranks - 1] == mine - 1
+    starts, tied = ranks[first], mine[first]
     off = starts - keys.searchsorted(tied - 1)
     ties = int(off @ (keys.searchsorted(tied, side="right") - starts))
     return wins - ties / 2

@@ -50,7 +50,7 @@ def choose_donors(run: Pass, /, *, donors: Donors, count: int, seed: int) -> Ten
 
     The draw follows from ``seed`` and the cell's id. A cell is never its own donor, by its id, and
     cells of the pool that are not finite, or have an empty or full mask, are none. The class is the
-    label, or what the network predicts where there is none.
+    label, or what the model predicts where there is none.
 
     :raises UnsupportedError: no pool.
     """

@@ -61,7 +61,7 @@ def check_noise(samples: int, size: float, option: str, /) -> None:
 @SCORERS.register("infidelity")
 @dataclass(frozen=True)
 class Infidelity:
-    """How far the map is from predicting what small noise does to the explained scalar; 0 is best.
+    """Infidelity: how far the map is from predicting what small noise does to the scalar.
 
     The mean over ``samples`` of (I . map - (F(x) - F(x - I)))^2 with normal noise I of the standard
     deviation ``noise``, in squared units of the scalar. ``scaling="optimal"`` first multiplies the
@@ -69,6 +69,12 @@ class Infidelity:
     is the signed one; a layer's map is summed over channels, resized to the crop and given to
     every input channel alike. NaN where the map is not finite. Costs ``samples`` forwards a cell
     and map. Yeh, Hsieh, Suggala, Inouye, Ravikumar, NeurIPS 2019; computed by Captum.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> (result,) = attrscore.run(net(), cells(), scorers=Infidelity(samples=8), layers="high")
+    >>> bool((result.columns["infidelity"] < 1e-5).all())
+    True
     """
 
     readings: ClassVar[Declared] = {

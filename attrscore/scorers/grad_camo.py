@@ -1,4 +1,4 @@
-"""Grad-CAMO: the share of a network's attention that lies on the cell.
+"""Grad-CAMO: the share of a model's attention that lies on the cell.
 
 Gopalakrishnan, Ma, Xie: Grad-CAMO: Learning Interpretable Single-Cell Morphological Profiles from
 3D Cell Painting Images, CVPR workshops 2024, pp. 6988-6996, arXiv 2403.17615. The authors
@@ -82,12 +82,18 @@ class GradCAMO:
     Chance has one value for any f in ``lift``, ``above_chance``, ``log_odds``, ``resolved``,
     ``cell_vs_neighbours`` and ``auc``, but that does not free them of size. ``above_chance`` and
     ``resolved`` grow with area. ``log_odds``, ``cell_vs_neighbours`` and ``auc`` do not where the
-    map knows nothing of the cell; under a network that reads it, heat spills over the edge by a
+    map knows nothing of the cell; under a model that reads it, heat spills over the edge by a
     width of the grid, and in 3D all three fall with size. Compare groups of cells of unlike size
     with :func:`attrscore.stats.adjusted`.
 
     All are NaN where the row's status says so. Shares need no resized map, only ``auc`` does:
     ``auc=False`` leaves that column out, and with it most of the time that scoring takes.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> (result,) = attrscore.run(net(), cells(), scorers=GradCAMO(), layers="high")
+    >>> result.columns["grad_camo.lift"].round(3)
+    array([1.378, 0.625, 0.3  , 0.   ])
     """
 
     readings: ClassVar[Declared] = {

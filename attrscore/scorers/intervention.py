@@ -64,7 +64,7 @@ def exchanged(image: Tensor, other: Tensor, mask: Tensor, side: Tensor, /) -> Te
 
 
 def one_sided(run: Pass, /) -> Tensor:
-    """Which cells cannot be told from the rest, or have pixels that are not finite; (N,) bool."""
+    """Which cells are nowhere or everywhere, or have pixels that are not finite; (N,) bool."""
     own = mask_of(run.batch.regions["cell"]).flatten(1)
     return ~own.any(1) | own.all(1) | ~run.batch.inputs.flatten(1).isfinite().all(1)
 
@@ -97,8 +97,14 @@ class Swap:
 
     NaN where the mask is empty or full, a pixel is not finite, or the pool has no donor. Donors of
     the same class give a weaker test. Costs 2 x ``count`` forwards a cell and batch, ``chunk``
-    crops in memory at once. The edges of a swap are unlike any image: compare networks, and read
+    crops in memory at once. The edges of a swap are unlike any image: compare models, and read
     it beside a score of attribution.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net, pool
+    >>> (result,) = attrscore.run(net(), cells(), scorers=Swap(count=2), layers="high", pool=pool())
+    >>> result.columns["swap"].round(5)
+    array([ 0.00051, -0.00043, -0.00017,  0.00126])
     """
 
     readings: ClassVar[Declared] = {
@@ -200,8 +206,8 @@ def _centroid(mask: Tensor) -> Tensor:
     centres = []
     for axis in axes:
         along = weights.sum([other for other in axes if other != axis])
-        places = torch.arange(along.shape[1], device=mask.device, dtype=along.dtype)
-        centres.append((along * places).sum(1) / along.sum(1))
+        positions = torch.arange(along.shape[1], device=mask.device, dtype=along.dtype)
+        centres.append((along * positions).sum(1) / along.sum(1))
     return torch.stack(centres, 1).nan_to_num(0.0)
 
 
@@ -221,7 +227,7 @@ class MaskOutside(Filling):
     ``outside``: all but the cell is replaced by the ``fill`` (see
     ``fill``); ``inside``: the cell is. ``score`` is inside -
     outside, above 0 where the cell matters more than all the rest. Simpler than ``swap``, weaker
-    cell by cell: further from any real image, and a class that the network also predicts of an
+    cell by cell: further from any real image, and a class that the model also predicts of an
     empty crop loses nothing. NaN where the mask is empty or full or a pixel is not finite. Costs
     2 forwards a cell and batch, whatever the number of methods and layers.
     """

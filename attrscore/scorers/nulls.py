@@ -86,11 +86,11 @@ def share_of(heat: Heat, run: Pass, region: str, scorer: str) -> Tensor:
 @SCORERS.register("mask_swap")
 @dataclass(frozen=True)
 class MaskSwap:
-    """S among the shares of the same map on the masks of other cells.
+    """Where the share of heat S stands among the same map's shares on the masks of other cells.
 
     What centred crops alone give. The masks are those of the pool but the cell's own, by its id.
     ``of="lift"`` compares S over the area fraction of the mask, for a larger cell has a larger
-    share wherever the network looks; ``mean`` and ``sd`` are then of that. Costs no forward.
+    share wherever the model looks; ``mean`` and ``sd`` are then of that. Costs no forward.
     """
 
     readings: ClassVar[Declared] = STANDING
@@ -143,7 +143,7 @@ def shifted_shares(heat: Tensor, mask: Tensor, /) -> Tensor:
 @SCORERS.register("circular_shift")
 @dataclass(frozen=True)
 class CircularShift:
-    """S among the shares under all circular shifts of the map against the mask.
+    """Where the share of heat S stands among those under all circular shifts of the map.
 
     Exactly, by Fourier transforms; ``mean`` is the area fraction. Keeps the shape of map and mask
     and loses where they lie. Costs no forward, and two Fourier transforms of the crop.
@@ -174,12 +174,18 @@ class CircularShift:
 @SCORERS.register("random_map")
 @dataclass(frozen=True)
 class RandomMap:
-    """S among the shares of ``count`` smooth random maps on the layer's own grid.
+    """Where the share of heat S stands among those of smooth random maps on the layer's grid.
 
-    Normal noise smoothed by a Gaussian of the standard deviation ``smooth``, in places of the grid,
+    Normal noise smoothed by a Gaussian of the standard deviation ``smooth``, in voxels of the grid,
     then through the same heat: its sign, stretch and resize. What maps of this resolution give that
     know nothing. A cell's maps follow from ``seed`` and its id. Costs no forward, and ``count``
     maps a cell and grid, computed once for all methods.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> (result,) = attrscore.run(net(), cells(), scorers=RandomMap(count=20), layers="high")
+    >>> result.columns["random_map"].round(3)
+    array([0.842, 0.6  , 0.3  , 0.025])
     """
 
     readings: ClassVar[Declared] = STANDING

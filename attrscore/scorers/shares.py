@@ -37,7 +37,7 @@ def log_density_ratio(share: Tensor, area: Tensor, /, *, clip: float = 1e-6) -> 
 @SCORERS.register("region_shares")
 @dataclass(frozen=True, kw_only=True)
 class RegionShares:
-    """How heat is spread over regions, by share and by density.
+    """How heat is spread over regions: the share and the density of each.
 
     ``regions`` are names of the dataset's regions, or what follows from them: ``cytoplasm`` (the
     cell without its nucleus), ``boundary`` (what is within ``ring`` micrometres of the cell's edge,
@@ -58,6 +58,13 @@ class RegionShares:
     Arras et al., Information Fusion 2022, the log ratio the log odds of the Grad-CAMO score.
 
     :raises DataError: a region that is neither there nor follows from others.
+
+    >>> import attrscore
+    >>> from attrscore.testing.samples import cells, net
+    >>> scorer = RegionShares(regions="nucleus")
+    >>> (result,) = attrscore.run(net(), cells(), scorers=scorer, layers="high")
+    >>> result.columns["region_shares.nucleus.density"].round(3)
+    array([0.369, 0.   , 0.   , 0.   ])
     """
 
     readings: ClassVar[Declared] = {
@@ -154,7 +161,7 @@ class ChannelShares:
                 "a map of every input channel is needed; use a method that explains the input: "
                 "saliency, input_x_gradient, integrated_gradients."
             )
-        names = self.stains or run.batch.stains or tuple(f"c{place}" for place in range(count))
+        names = self.stains or run.batch.stains or tuple(f"c{channel}" for channel in range(count))
         if len(names) != count:
             raise DataError(
                 f"stains={list(names)} names {len(names)} channels, and the inputs have {count}."

@@ -77,4 +77,4 @@ def assert_conforms(kind: str, plugin: Any, /, **options: Any) -> None:
     """
     broken = [each for each in conformance(kind, plugin, **options) if each.state == "broken"]
     if broken:
-        raise NotConforming("\n".join(each.told for each in broken))
+        raise NotConforming("\n".join(each.message for each in broken))

@@ -45,7 +45,7 @@ class Subject:
     """The value: options filled in."""
     name: str
     dimensions: int
-    network: Callable[[int], nn.Module] = net
+    model: Callable[[int], nn.Module] = net
     """What methods and scorers are tried on, by dimensions."""
 
 
@@ -70,7 +70,7 @@ class Check:
         *,
         name: str = "",
         dimensions: int = 2,
-        network: Callable[[int], nn.Module] = net,
+        model: Callable[[int], nn.Module] = net,
     ) -> None:
         """Ask a plugin value.
 
@@ -80,7 +80,7 @@ class Check:
         name = name or _called(plugin)
         at = "" if self.once else f" in {dimensions}D"
         try:
-            self.asked(Subject(plugin, name, dimensions, network))
+            self.asked(Subject(plugin, name, dimensions, model))
         except UnsupportedError:
             raise
         except NotConforming as found:
@@ -100,7 +100,7 @@ class Outcome:
     dimensions: int | None
     """None where they play no part."""
     state: Literal["holds", "broken", "refused"]
-    told: str = ""
+    message: str = ""
     """What is broken, or why the plugin refuses to be asked."""
 
 
@@ -113,17 +113,19 @@ def ask(checks: Sequence[Check], plugin: Any, /, **options: Any) -> list[Outcome
     for check in checks:
         for dimensions in (None,) if check.once else (2, 3):
             state: Literal["holds", "broken", "refused"] = "holds"
-            told = ""
+            message = ""
             try:
                 check(plugin, dimensions=dimensions or 2, **options)
             except UnsupportedError as error:
-                state, told = "refused", sentence(error)
+                state, message = "refused", sentence(error)
             except NotConforming as error:
-                state, told = "broken", str(error)
-            found.append(Outcome(check.name, dimensions, state, told))
+                state, message = "broken", str(error)
+            found.append(Outcome(check.name, dimensions, state, message))
     first = [each for each in found if each.check == checks[0].name]
     if all(each.state == "refused" for each in first):
-        found.append(Outcome("is of use", None, "broken", f"It refuses 2D and 3D: {first[0].told}"))
+        found.append(
+            Outcome("is of use", None, "broken", f"It refuses 2D and 3D: {first[0].message}")
+        )
     return found
 
 
@@ -152,10 +154,9 @@ def nearly(
         same = (np.abs(found - expected) <= within * (1 + np.abs(expected))) | (found == expected)
     same |= np.isnan(found) & np.isnan(expected)
     if not same.all():
-        place = tuple(int(axis[0]) for axis in np.nonzero(~same))
+        at = tuple(int(axis[0]) for axis in np.nonzero(~same))
         raise NotConforming(
-            f"{what} is {expected[place]:.6g} and then {found[place]:.6g} at {list(place)}. "
-            f"{otherwise}"
+            f"{what} is {expected[at]:.6g} and then {found[at]:.6g} at {list(at)}. {otherwise}"
         )
 
 
@@ -193,7 +194,7 @@ def random_states_kept() -> Iterator[None]:
 
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
-    """A block after which a network and the random states must be what they were before.
+    """A block after which a model and the random states must be what they were before.
 
     :raises NotConforming: what was changed, by name.
     """
@@ -201,10 +202,10 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     with random_states_kept():
         yield
     after = _state_of(model)
-    for what, told in before.items():
-        changed = [name for name in told if not _equal(told[name], after[what].get(name))]
-        changed += [name for name in after[what] if name not in told]
-        shown = preview([name or "the network itself" for name in changed], most=3)
+    for what, kept in before.items():
+        changed = [name for name in kept if not _equal(kept[name], after[what].get(name))]
+        changed += [name for name in after[what] if name not in kept]
+        shown = preview([name or "the model itself" for name in changed], most=3)
         require(not changed, f"it changed the {what} of {shown}. {_HOW[what]}")
 
 

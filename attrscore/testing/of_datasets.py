@@ -102,25 +102,25 @@ def the_same_again(subject: Subject) -> None:
     data, rows = subject.plugin, _rows(subject.plugin)
     with random_states_kept():
         together = data.read(rows)
-    for place, row in enumerate(rows):
+    for position, row in enumerate(rows):
         alone = data.read([row])
         what = f"a pixel of the cell '{alone.ids[0]}', among others, then alone,"
         nearly(
             alone.inputs[0],
-            together.inputs[place],
+            together.inputs[position],
             what,
             "What is drawn or normalised must follow from the cell, not from what is read with it.",
             within=0,
         )
         for name, region in alone.regions.items():
             what = f"the region '{name}' of the cell '{alone.ids[0]}', among others, then alone,"
-            nearly(region[0], together.regions[name][place], what, "", within=0)
+            nearly(region[0], together.regions[name][position], what, "", within=0)
 
 
 def a_fingerprint(subject: Subject) -> None:
     """A digest of the content, the same for a copy."""
     another = subject.plugin
-    with suppress(TypeError):  # the check of pickling tells it
+    with suppress(TypeError):  # the check of pickling says so
         another = copy.deepcopy(another)
     first, second = subject.plugin.fingerprint(), another.fingerprint()
     require(
@@ -135,7 +135,7 @@ def a_fingerprint(subject: Subject) -> None:
 
 
 def it_can_be_scored(subject: Subject) -> None:
-    """Grad-CAM of a small network on its crops."""
+    """Grad-CAM of a small model on its crops."""
     from attrscore.core.registry import MODELS
 
     data = subject.plugin

@@ -25,7 +25,7 @@ LAYERS = ("low", "high")
 def _pass(subject: Subject, data: Batch, dtype: torch.dtype = torch.float64) -> Pass:
     from attrscore.targets import Predicted
 
-    model = subject.network(subject.dimensions).to(data.inputs.device, dtype)
+    model = subject.model(subject.dimensions).to(data.inputs.device, dtype)
     layers = {name: model.get_submodule(name) for name in LAYERS}
     others = pool(subject.dimensions).to(data.inputs.device)
     others = replace(others, inputs=others.inputs.to(dtype))
@@ -35,7 +35,7 @@ def _pass(subject: Subject, data: Batch, dtype: torch.dtype = torch.float64) -> 
 def _maps(subject: Subject, data: Batch) -> dict[str, np.ndarray]:
     """Layer -> maps, through the engine, which stops at the first error."""
     found = run(
-        subject.network(subject.dimensions),
+        subject.model(subject.dimensions),
         data,
         methods={subject.name: subject.plugin},
         layers=LAYERS,
@@ -115,17 +115,17 @@ def the_same_again(subject: Subject) -> None:
 def left_as_it_was(subject: Subject) -> None:
     """Flags, hooks, gradients, weights and random states of before."""
     data = batch(subject.dimensions)
-    model = subject.network(subject.dimensions)
+    model = subject.model(subject.dimensions)
     model.get_parameter("low.weight").requires_grad = False
     head = model.get_parameter("head.weight")
     head.grad = torch.ones_like(head)
     # The engine would put most of it back: the method is asked alone first.
     with left_as_found(model):
-        subject.plugin(_pass(replace(subject, network=lambda _: model), data))
+        subject.plugin(_pass(replace(subject, model=lambda _: model), data))
     model.train()
     model.get_submodule("act1").eval()
     with left_as_found(model):
-        _maps(replace(subject, network=lambda _: model), data)
+        _maps(replace(subject, model=lambda _: model), data)
 
 
 def bad_cells_spoil_no_other(subject: Subject) -> None:
@@ -150,12 +150,12 @@ def _device_and_dtype(subject: Subject, where: str) -> None:
     for layer, signed in subject.plugin(_pass(subject, data, torch.float32)).items():
         require(
             signed.is_floating_point(),
-            f"the map of '{layer}' is {signed.dtype} for a network in float32; expected floating "
+            f"the map of '{layer}' is {signed.dtype} for a model in float32; expected floating "
             "point.",
         )
         require(
             signed.device.type == where,
-            f"the map of '{layer}' lies on {signed.device} for a network on {where}; make new "
+            f"the map of '{layer}' lies on {signed.device} for a model on {where}; make new "
             "tensors with device=run.batch.inputs.device.",
         )
 
@@ -179,7 +179,7 @@ CHECKS = (
     Check("method", "maps fit", maps_fit),
     Check("method", "a batch is its samples", a_batch_is_its_samples),
     Check("method", "the same again", the_same_again),
-    Check("method", "network left as found", left_as_it_was),
+    Check("method", "model left as found", left_as_it_was),
     Check("method", "bad cells spoil no other", bad_cells_spoil_no_other),
     *(
         Check("method", f"float32 on {where}", partial(_device_and_dtype, where=where))

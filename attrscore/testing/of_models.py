@@ -1,4 +1,4 @@
-"""The contract of a model: what builds a network for a dataset."""
+"""The contract of a model: what builds a model for a dataset."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ def _scores(model: nn.Module, inputs: Tensor) -> Tensor:
     raise NotConforming(f"it gives {shape} for {len(inputs)} crops; expected scores (N, K).")
 
 
-def a_network(subject: Subject) -> None:
+def a_model(subject: Subject) -> None:
     """An nn.Module in eval mode that gives (N, K), without hooks."""
     model = _built(subject)
     training = [name or "itself" for name, module in model.named_modules() if module.training]
     require(not training, f"{training[:3]} is in training mode; end with return model.eval().")
     hooked = [name for name, each in model.named_modules() if each._forward_hooks]
-    require(not hooked, f"there are hooks on {hooked[:3]}; a network comes without.")
+    require(not hooked, f"there are hooks on {hooked[:3]}; a model comes without.")
     scores = _scores(model, _crops(subject))
     require(scores.isfinite().all(), "its scores of crops within [0, 1] are not finite.")
 
 
 def the_same_again(subject: Subject) -> None:
-    """Two networks of the same options have the same weights; the random states stay."""
+    """Two models of the same options have the same weights; the random states stay."""
     with random_states_kept():
         first = _built(subject)
     with torch.random.fork_rng(devices=[]):
@@ -77,7 +77,7 @@ def the_same_again(subject: Subject) -> None:
         second = _built(subject)
     require(
         fingerprint(first) == fingerprint(second),
-        "two networks of the same options have different weights: give it an option seed, or load "
+        "two models of the same options have different weights: give it an option seed, or load "
         "weights.",
     )
 
@@ -140,7 +140,7 @@ def _devices(subject: Subject, where: str) -> None:
 
 
 CHECKS = (
-    Check("model", "a network in eval mode", a_network),
+    Check("model", "a model in eval mode", a_model),
     Check("model", "the same again", the_same_again),
     Check("model", "a batch is its samples", a_batch_is_its_samples),
     Check("model", "explained by Grad-CAM and saliency", it_can_be_explained),

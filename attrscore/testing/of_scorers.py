@@ -47,7 +47,7 @@ Columns = dict[str, np.ndarray]
 
 
 class Bare:
-    """A pass without a network."""
+    """A pass without a model."""
 
     def __init__(self, data: Batch) -> None:
         self.batch = data
@@ -83,7 +83,7 @@ def signed_maps(dimensions: int, layer: str, n: int = 4) -> Tensor:
 
 
 def of_the_map(scorer: Any, /) -> bool:
-    """Whether a scorer does with the map, its regions and masks of other cells: no network."""
+    """Whether a scorer does with the map, its regions and masks of other cells: no model."""
     heat = Heat(signed_maps(2, INPUT), SPACES[2], layer=INPUT)
     try:
         scorer(heat, Bare(cells(2)))
@@ -98,7 +98,7 @@ def scored(
     """The scorer's columns under maps that are given, and the whole rows."""
     options = {"pool": pool(len(data.space)), "on_error": "raise", **options}
     (result,) = run(
-        subject.network(subject.dimensions),
+        subject.model(subject.dimensions),
         data,
         methods={"given": Given(signed, data, layer)},
         scorers={"s": subject.plugin},
@@ -110,15 +110,15 @@ def scored(
     return own, columns
 
 
-PLACES = (INPUT, "high")
+LAYERS = (INPUT, "high")
 """Maps of the input, and of a layer with a coarser grid."""
 
 
-def _at_every_place(subject: Subject, data: Batch, **options: Any) -> dict[str, Columns]:
-    """Columns by place, at those that the scorer does not refuse."""
+def _at_every_layer(subject: Subject, data: Batch, **options: Any) -> dict[str, Columns]:
+    """Columns by layer, at those that the scorer does not refuse."""
     found: dict[str, Columns] = {}
     refusal: UnsupportedError | None = None
-    for layer in PLACES:
+    for layer in LAYERS:
         signed = signed_maps(subject.dimensions, layer, len(data))
         try:
             found[layer] = scored(subject, signed, data, layer, **options)[0]
@@ -129,10 +129,10 @@ def _at_every_place(subject: Subject, data: Batch, **options: Any) -> dict[str, 
     return found
 
 
-def _of_a_network(subject: Subject, data: Batch, **options: Any) -> list[Columns]:
-    """Columns under real methods, at the places that the scorer does not refuse."""
+def _of_a_model(subject: Subject, data: Batch, **options: Any) -> list[Columns]:
+    """Columns under real methods, at the layers that the scorer does not refuse."""
     results = run(
-        subject.network(subject.dimensions),
+        subject.model(subject.dimensions),
         data,
         methods=["grad_cam", "saliency"],
         layers=["low", "high"],
@@ -162,14 +162,14 @@ def a_number_a_cell(subject: Subject) -> None:
         entries = made if isinstance(made, Mapping) else {"score": made}
         require(entries, "it returned no column.")
         for name, values in entries.items():
-            told = (
+            given = (
                 f"a tensor {tuple(values.shape)}"
                 if isinstance(values, Tensor)
                 else (type(values).__name__)
             )
             require(
                 isinstance(values, Tensor) and tuple(values.shape) == (len(data),),
-                f"the column '{name}' is {told}; expected a tensor ({len(data)},), one number a "
+                f"the column '{name}' is {given}; expected a tensor ({len(data)},), one number a "
                 "cell.",
             )
             require(
@@ -177,17 +177,17 @@ def a_number_a_cell(subject: Subject) -> None:
                 f"the column '{name}' is {values.dtype}; expected floating point, so that what is "
                 "undefined can be NaN.",
             )
-    for layer, columns in _at_every_place(subject, data).items():
+    for layer, columns in _at_every_layer(subject, data).items():
         table = attach(pd.DataFrame(columns), {"s": readings_of(subject.plugin)})
         for name, values in columns.items():
-            told = name.replace("s", subject.name, 1)
-            require(not np.isinf(values).any(), f"'{told}' at '{layer}' is infinite; give NaN.")
+            shown = name.replace("s", subject.name, 1)
+            require(not np.isinf(values).any(), f"'{shown}' at '{layer}' is infinite; give NaN.")
             low, high = reading_of(table, name).range
             low, high = (-math.inf if low is None else low), (math.inf if high is None else high)
             outside = values[(values < low - 1e-9) | (values > high + 1e-9)]
             require(
                 not len(outside),
-                f"'{told}' is {outside[:1]} and its readings state {low:g} to {high:g}.",
+                f"'{shown}' is {outside[:1]} and its readings state {low:g} to {high:g}.",
             )
         require(
             not all(np.isnan(values).all() for values in columns.values()),
@@ -198,7 +198,7 @@ def a_number_a_cell(subject: Subject) -> None:
 def a_batch_is_its_samples(subject: Subject) -> None:
     """No cell's score depends on the cells that share its batch, nor on their order."""
     data = cells(subject.dimensions)
-    for layer, together in _at_every_place(subject, data).items():
+    for layer, together in _at_every_layer(subject, data).items():
         signed = signed_maps(subject.dimensions, layer)
         for i in (2, 0, 3, 1):
             alone, _ = scored(subject, signed[i : i + 1], data.rows(i, i + 1), layer)
@@ -235,10 +235,10 @@ def undefined_is_nan(subject: Subject) -> None:
     named: Any = getattr(subject.plugin, "region", None)
     named = named if named in regions else None
     for name, values in columns.items():
-        told = name.replace("s", subject.name, 1)
+        shown = name.replace("s", subject.name, 1)
         require(
             not np.isinf(values).any(),
-            f"'{told}' is infinite for an undefined cell (status {list(row['status'])}); give NaN.",
+            f"'{shown}' is infinite for an undefined cell ({list(row['status'])}); give NaN.",
         )
         if not of_the_map(subject.plugin) or name.endswith(OF_THE_MASK):
             continue
@@ -247,7 +247,7 @@ def undefined_is_nan(subject: Subject) -> None:
             area = regions[named].flatten(1).double().mean(1)
             lacking += [i for i in range(3) if area[i] in (0, 1) and not np.isnan(values[i])]
         for i in lacking:
-            raise _not_nan(told, values[i], str(row["status"][i]))
+            raise _not_nan(shown, values[i], str(row["status"][i]))
 
 
 def _not_nan(name: str, value: float, status: str) -> NotConforming:
@@ -269,8 +269,8 @@ def _same(
         f"its columns {when} are {list(expected)} and then {list(found)}. {otherwise}",
     )
     for name, values in found.items():
-        told = name.replace("s", subject.name, 1)
-        nearly(values, expected[name], f"'{told}' {when}", otherwise, **options)
+        shown = name.replace("s", subject.name, 1)
+        nearly(values, expected[name], f"'{shown}' {when}", otherwise, **options)
 
 
 def what_is_missing_is_named(subject: Subject, missing: str) -> None:
@@ -282,10 +282,10 @@ def what_is_missing_is_named(subject: Subject, missing: str) -> None:
         rest = {key: region for key, region in data.regions.items() if key != missing}
         data = replace(data, regions=rest)
     _, row = scored(subject, signed_maps(subject.dimensions, INPUT), data, on_error="record")
-    told = [reason for reason in map(str, row["reason"]) if "scorer 's': " in reason]
+    raised = [reason for reason in map(str, row["reason"]) if "scorer 's': " in reason]
     require(
-        not told or missing in told[0],
-        f"on a dataset without {missing} it raised {''.join(told[:1])!r}, which does not name it.",
+        not raised or missing in raised[0],
+        f"on a dataset without {missing} it raised {raised[:1]}, which does not name it.",
     )
 
 
@@ -325,7 +325,7 @@ def scale_is_as_declared(subject: Subject) -> None:
     if not (free and of_the_map(subject.plugin)):
         return
     data = cells(subject.dimensions)
-    for layer, expected in _at_every_place(subject, data).items():
+    for layer, expected in _at_every_layer(subject, data).items():
         for dtype in (torch.float32, torch.float64):
             signed = signed_maps(subject.dimensions, layer).to(dtype)
             for scale in (1e-30, 1e-3, 1e30):
@@ -341,19 +341,19 @@ def scale_is_as_declared(subject: Subject) -> None:
 
 
 def left_as_it_was(subject: Subject) -> None:
-    """The network and the random states are those of before, and the scores the same again."""
+    """The model and the random states are those of before, and the scores the same again."""
     data = cells(subject.dimensions)
-    model = subject.network(subject.dimensions)
-    fixed = replace(subject, network=lambda _: model)
+    model = subject.model(subject.dimensions)
+    fixed = replace(subject, model=lambda _: model)
     model.train()
     model.get_submodule("act1").eval()
     head = model.get_parameter("head.weight")
     head.grad = torch.ones_like(head)
     with left_as_found(model):
-        first = _of_a_network(fixed, data)
+        first = _of_a_model(fixed, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(20)
-        second = _of_a_network(fixed, data)
+        second = _of_a_model(fixed, data)
     for one, two in zip(first, second, strict=True):
         _same(
             subject,
@@ -371,22 +371,22 @@ def bad_pixels_spoil_no_other(subject: Subject) -> None:
     spoilt = data.inputs.clone()
     spoilt[1, ..., 0] = torch.nan
     others = [0, 2, 3]
-    clean = _of_a_network(subject, data)
-    dirty = _of_a_network(subject, replace(data, inputs=spoilt))
+    clean = _of_a_model(subject, data)
+    dirty = _of_a_model(subject, replace(data, inputs=spoilt))
     for one, two in zip(clean, dirty, strict=True):
         for name, values in two.items():
-            told = name.replace("s", subject.name, 1)
+            shown = name.replace("s", subject.name, 1)
             require(
                 name.endswith(OF_THE_MASK) or np.isnan(values[1]),
-                f"'{told}' is {values[1]:g} for a cell with NaN pixels; give NaN.",
+                f"'{shown}' is {values[1]:g} for a cell with NaN pixels; give NaN.",
             )
-            what = f"'{told}' of good cells, alone, then beside one with NaN pixels,"
+            what = f"'{shown}' of good cells, alone, then beside one with NaN pixels,"
             nearly(values[others], one[name][others], what, "", within=1e-8)
 
 
 def embeddings_have_scores(subject: Subject) -> None:
-    """Also where the network has no classes."""
-    for columns in _of_a_network(subject, cells(subject.dimensions), target="norm"):
+    """Also where the model has no classes."""
+    for columns in _of_a_model(subject, cells(subject.dimensions), target="norm"):
         require(
             any(np.isfinite(values).any() for values in columns.values()),
             "every column is NaN where an embedding is explained (target=norm).",
@@ -407,7 +407,7 @@ CHECKS = (
         for where in DEVICES
     ),
     Check("scorer", "scale of the map", scale_is_as_declared),
-    Check("scorer", "network left as found, the same again", left_as_it_was),
+    Check("scorer", "model left as found, the same again", left_as_it_was),
     Check("scorer", "bad pixels spoil no other", bad_pixels_spoil_no_other),
     Check("scorer", "embeddings", embeddings_have_scores),
     Check("scorer", "pickles", pickles, once=True),

@@ -20,9 +20,9 @@ __all__ = ["CHECKS"]
 
 
 def _output(subject: Subject, data: Batch) -> Tensor:
-    """What the network says of these crops, (N, 3)."""
+    """What the model says of these crops, (N, 3)."""
     with torch.no_grad():
-        made: Tensor = subject.network(subject.dimensions)(data.inputs)
+        made: Tensor = subject.model(subject.dimensions)(data.inputs)
         return made
 
 
@@ -65,7 +65,7 @@ def _told(value: object) -> str:
 
 
 def a_gradient(subject: Subject) -> None:
-    """The scalar can be differentiated, and depends on the network."""
+    """The scalar can be differentiated, and depends on the model."""
     data = batch(subject.dimensions)
     for target in single_targets(subject.plugin):
         aux = target.prepare(_output(subject, data), data)
@@ -116,9 +116,9 @@ def bad_cells_spoil_no_other(subject: Subject) -> None:
 
 
 def it_can_be_explained(subject: Subject) -> None:
-    """Grad-CAM towards it, the same again, the network and the random states left as found."""
+    """Grad-CAM towards it, the same again, the model and the random states left as found."""
     data = batch(subject.dimensions)
-    model = subject.network(subject.dimensions)
+    model = subject.model(subject.dimensions)
     options: dict[str, Any] = {
         "layers": "high",
         "target": subject.plugin,

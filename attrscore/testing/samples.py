@@ -1,4 +1,4 @@
-"""A small network and small batches, 2D and 3D, in float64, on which plugins are tried."""
+"""A small model and small batches, 2D and 3D, in float64, on which plugins are tried."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Net(nn.Module):
 
 
 def net(dimensions: int = 2, **options: Any) -> Net:
-    """The network in eval mode, always with the same weights."""
+    """The model in eval mode, always with the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         made: Net = Net(dimensions, **options).eval()

@@ -73,5 +73,5 @@ def test_contract(name, check, dimensions):
         build(name, dimensions),
         name=name,
         dimensions=dimensions,
-        network=partial(network, name, inplace=inplace),
+        model=partial(network, name, inplace=inplace),
     )

@@ -53,10 +53,10 @@ SEALED = {
 # stays in the mode that it was exported in: tests/unit/test_sealed.py has what they hold instead.
 # A network of transformers comes with a hook of its own.
 NOT_HELD = {
-    ("exported", "a network in eval mode"),
+    ("exported", "a model in eval mode"),
     ("exported", "explained by Grad-CAM and saliency"),
     ("torchscript", "explained by Grad-CAM and saliency"),
-    ("transformers", "a network in eval mode"),
+    ("transformers", "a model in eval mode"),
 }
 # MONAI's take seconds in 3D, where tests/unit/test_models.py asks them; the libraries are 2D alone.
 FLAT = ("monai_densenet", "monai_efficientnet", *LIBRARIES)

@@ -278,13 +278,13 @@ BROKEN = [
     ("method", flat, "maps fit", "has the shape (4, 5, 120); expected (N, C, *s) with N = 4 and 2"),
     ("method", with_graph, "maps fit", "carries its graph"),
     ("method", over_the_batch, "a batch is its samples", "the cell 'c0-0' at 'low'"),
-    ("method", random_map, "network left as found", "global random state of torch"),
+    ("method", random_map, "model left as found", "global random state of torch"),
     ("method", stateful, "the same again", "A second run must give the same"),
-    ("method", hook_left, "network left as found", "it changed the hooks of low. Remove them"),
-    ("method", weights_changed, "network left as found", "changed the weights of head.bias"),
-    ("method", mode_changed, "network left as found", "changed the training mode of the network"),
-    ("method", backward_used, "network left as found", "the gradients of low.weight"),
-    ("method", in_integers, "float32 on cpu", "is torch.int64 for a network in float32"),
+    ("method", hook_left, "model left as found", "it changed the hooks of low. Remove them"),
+    ("method", weights_changed, "model left as found", "changed the weights of head.bias"),
+    ("method", mode_changed, "model left as found", "changed the training mode of the model"),
+    ("method", backward_used, "model left as found", "the gradients of low.weight"),
+    ("method", in_integers, "float32 on cpu", "is torch.int64 for a model in float32"),
     ("method", raises, "maps fit", "raised ZeroDivisionError: oops (test_testing.py, line"),
     ("method", refuses, "is of use", "refuses 2D and 3D: No network suits it."),
     ("scorer", a_number, "a number a cell", "'score' is float; expected a tensor (4,), one number"),
@@ -295,7 +295,7 @@ BROKEN = [
     ("scorer", infinite, "a number a cell", "'infinite' at 'input' is infinite; give NaN"),
     ("scorer", of_the_batch, "a batch is its samples", "of the cell 'c0-2'"),
     ("scorer", in_place, "scale of the map", "declares scale_free = False"),
-    ("scorer", with_numpy_state, "network left as found", "global random state of numpy"),
+    ("scorer", with_numpy_state, "model left as found", "global random state of numpy"),
     ("scorer", out_of_range, "a number a cell", "and its readings state 0 to 1"),
     ("scorer", needs_spacing, "without spacing", "which does not name it"),
     ("scorer", raises, "a number a cell", "takes 1 positional argument but 2 were given"),
@@ -306,10 +306,10 @@ BROKEN = [
     ("target", Nameless(), "a scalar a cell", "another one every time; make it a dataclass"),
     ("target", Half(), "a gradient", "cannot be differentiated"),
     ("target", 3, "a scalar a cell", "it has no prepare; a target is a class with"),
-    ("model", no_network, "a network in eval mode", "gave a int; expected an nn.Module"),
-    ("model", in_training, "a network in eval mode", "is in training mode; end with return"),
+    ("model", no_network, "a model in eval mode", "gave a int; expected an nn.Module"),
+    ("model", in_training, "a model in eval mode", "is in training mode; end with return"),
     ("model", unseeded, "the same again", "moved the global random state of torch"),
-    ("model", maps_out, "a network in eval mode", "expected scores (N, K)"),
+    ("model", maps_out, "a model in eval mode", "expected scores (N, K)"),
     ("model", always_training, "a batch is its samples", "In eval mode nothing may be taken over"),
     ("dataset", dataset(table=renamed), "a table of cells", "ids must be unique"),
     ("dataset", dataset(table=numbers), "a table of cells", "every id must be a text"),
@@ -334,7 +334,7 @@ def test_a_broken_plugin_is_told_what_and_where(kind, plugin, check, words):
         except (NotConforming, UnsupportedError) as error:
             found[each.name] = str(error)
     if check == "is of use":
-        found = {o.check: o.told for o in conformance(kind, plugin) if o.state == "broken"}
+        found = {o.check: o.message for o in conformance(kind, plugin) if o.state == "broken"}
     told = found[next(name for name in found if name.startswith(check))]
     assert words in told
     if check != "is of use":
