@@ -1,4 +1,4 @@
-# Two commands for users: make demo, make test. Both make the environment first.
+# For users: make demo. For developers: make check (fast), make test (everything). All make the environment first.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +6,7 @@ BASE   := $(VENV)/base-ready
 DEV    := $(VENV)/dev-ready
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test conf lint browser screen clean
+.PHONY: demo conf lint check test system clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "attrscore needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.12 demo" % v[:2])'
@@ -37,22 +37,21 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# For the tests of the report's page, which are skipped where there is no Chromium.
-browser:
-	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
-	  || { apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium; } >/dev/null 2>&1 \
-	  || echo "no Chromium could be installed: the tests of the report's page are skipped"
+check: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/unit
 
-# For the test of napari, which is skipped where there is no virtual screen.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# What some tests need from the system: Chromium for the report's page, a virtual screen for napari. Without it,
+# those tests are skipped and say so.
 SCREEN := xvfb libdbus-1-3 libegl1 libfontconfig1 libgl1 libgl1-mesa-dri libxcb-cursor0 libxcb-icccm4 libxcb-image0 \
           libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libxkbcommon-x11-0
-screen:
-	@command -v Xvfb >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
-	  || { apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(SCREEN); } >/dev/null 2>&1 \
-	  || echo "no virtual screen could be installed: the test of napari is skipped"
-
-test: $(DEV) lint browser screen
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+APT    := DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends
+system:
+	@if command -v chromium && command -v Xvfb; then exit; fi >/dev/null; \
+	{ apt-get -qq update; $(APT) chromium; $(APT) $(SCREEN); } >/dev/null 2>&1 \
+	|| echo "not all could be installed, which takes root and apt: tests that need Chromium or a screen may be skipped"
 
 clean:
 	rm -rf $(VENV) demo results build dist

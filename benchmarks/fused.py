@@ -81,10 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 [command.result() for command in commands]
 
         ways = {
-            "fused": lambda: attrscore_command(
-                "-m", "hydra/sweeper=attrscore_fused", *common, at["fused"], *sweep
-            ),
-            "plain": lambda: attrscore_command("-m", *common, at["plain"], *sweep),
+            "fused": lambda: attrscore_command("-m", *common, at["fused"], *sweep),
+            "plain": lambda: attrscore_command("-m", "fuse=false", *common, at["plain"], *sweep),
             "apart": apart,
         }
         taken = {name: measured(work) for name, work in ways.items()}

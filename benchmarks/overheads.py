@@ -24,9 +24,8 @@ from attrscore import store
 from attrscore.cli.hydra_app import configuration, settings_of
 from attrscore.jobs import run as jobs
 
-START = (
-    "from attrscore.cli.hydra_app import configuration; configuration([]); import attrscore.jobs"
-)
+CONFIGURATION = "from attrscore.cli.hydra_app import configuration; configuration([])"
+START = f"import attrscore.jobs.run; {CONFIGURATION}"
 COMMAND = "import sys; from attrscore.cli.main import main; sys.exit(main())"
 SWEEP = (  # 48 combinations
     "method=grad_cam,hires_cam,layer_cam",
@@ -101,8 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         small = [f"dataset.cells={8 if given.quick else 256}", "dataset.size=[32,32]"]
         one = (*small, "figures=none", f"results={folder}")
-        fused = ("-m", "hydra/sweeper=attrscore_fused", *one, *sweep)
-        plain = ("-m", *one, *sweep)
+        fused = ("-m", *one, *sweep)
+        plain = ("-m", "fuse=false", *one, *sweep)
         for command in (fused, plain, one):
             cpu(COMMAND, *command)
         runs: dict[str, list[float]] = {}

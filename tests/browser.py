@@ -20,8 +20,7 @@ def chromium():
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         pytest.skip(
-            "no Chromium here: make test installs Debian's where it runs as root with apt; "
-            "else install chromium and run it again"
+            "no Chromium here: make system installs Debian's where it runs as root with apt"
         )
     from playwright.sync_api import sync_playwright
 

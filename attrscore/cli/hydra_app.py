@@ -1,7 +1,4 @@
-"""Configurations as Hydra composes them, and its errors in sentences.
-
-With ``cli``, the only module that knows Hydra.
-"""
+"""Settings: what Hydra composes from overrides, as plain containers; kept ones read again."""
 
 from __future__ import annotations
 
@@ -10,49 +7,34 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from hydra.experimental.callback import Callback
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from attrscore.cli.outcomes import FAILED, OK, USAGE
 from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, Registry, conf_dir
-from attrscore.errors import AttrscoreError, ConfigError, LayerError, did_you_mean
+from attrscore.errors import ConfigError, did_you_mean
 
 __all__ = [
-    "PrivateSweep",
     "changed",
     "changes_among",
     "composed",
     "configuration",
     "help_asked",
+    "kept_settings",
     "options_from",
     "register_installed",
-    "say",
-    "sentence",
     "settings_of",
     "unresolved",
 ]
 
 _SEVERAL = ("method", "scorer")
 """Groups that may hold several plugins: each is nested under its own name."""
-
-
-class PrivateSweep(Callback):
-    """Makes the folder of a sweep for its owner alone, before a launcher puts pickles there:
-    whoever can write into it could run code as the owner.
-    """  # noqa: D205  # one sentence
-
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Before the launcher."""
-        Path(config.hydra.sweep.dir).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
@@ -102,10 +84,10 @@ def unresolved(overrides: Any) -> list[str]:
 
 
 def composed(
-    verb: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
+    command: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
 ) -> dict[str, Any]:
-    """The settings of a verb that builds a model or a dataset, from Hydra overrides."""
-    help_asked(verb, arguments, summary, example, options)
+    """The settings of a command that builds a model or a dataset, from Hydra overrides."""
+    help_asked(command, arguments, summary, example, options)
     return settings_of(configuration(arguments))
 
 
@@ -125,17 +107,17 @@ def options_from(arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def help_asked(
-    verb: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
+    command: str, arguments: Sequence[str], summary: str | None, example: str, options: str = ""
 ) -> None:
-    """Print the help of a verb that takes Hydra overrides, and stop, where it is asked for."""
+    """Print the help of a command that takes Hydra overrides, and stop, where it is asked for."""
     if any(argument in ("-h", "--help") for argument in arguments):
         sys.stdout.write(
-            f"usage: attrscore {verb} {options}[name=value ...]\n\n"
+            f"usage: attrscore {command} {options}[name=value ...]\n\n"
             f"{inspect.cleandoc(summary or '')}\n\n"
             "The settings are those of attrscore itself (attrscore --help).\n"
-            f"example: attrscore {verb} {example}\n"
+            f"example: attrscore {command} {example}\n"
         )
-        raise SystemExit(OK)
+        raise SystemExit(0)
 
 
 def configuration(overrides: Sequence[str]) -> DictConfig:
@@ -147,7 +129,7 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
 
 
 def changes_among(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments of a verb that reads kept configurations: its own, and changed settings."""
+    """The arguments of a command that reads kept configurations: its own, and changed settings."""
     found = [re.match(r"([a-z_]+)(\.[\w.]+)?=", each) for each in arguments]
     known = configuration([]) if any(found) else {}
     own, changes = [], []
@@ -181,6 +163,18 @@ def changed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
             )
         OmegaConf.update(config, each.key_or_group, each.value())
     return config
+
+
+def kept_settings(config: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Settings from the text of a kept configuration, some given anew.
+
+    Those that it does not have, as it is older, have their defaults.
+    """
+    try:
+        kept = changed(OmegaConf.create(config), changes)  # type: ignore[arg-type]  # YAML of a mapping
+        return {**settings_of(configuration([])), **settings_of(kept)}
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(f"The configuration of these results cannot be read: {error}") from error
 
 
 def register_installed(arguments: Sequence[str]) -> None:
@@ -227,55 +221,3 @@ def _options_of(registry: Registry, name: str, line: str) -> dict[str, Any]:
         return {}
     empty = inspect.Parameter.empty
     return {option: "???" if value is empty else value for option, value in options.items()}
-
-
-def say(error: BaseException, arguments: Sequence[str]) -> int:
-    """Say what is wrong in a sentence; the exit code."""
-    from attrscore.cli.output import say_error
-
-    say_error(sentence(error, arguments), getattr(error, "__notes__", ()))
-    asked = isinstance(error, ConfigError | LayerError) or not isinstance(error, AttrscoreError)
-    return USAGE if asked else FAILED
-
-
-def sentence(error: BaseException, arguments: Sequence[str]) -> str:
-    """The message, with a suggestion where a group choice or a setting is misspelt."""
-    text = str(error).strip()
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, given = str(error.missing_cfg_file).rpartition("/")
-        return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
-    lost = re.search(r"Could not load '(\w+)/([^']+)'", text)
-    if lost and (conf_dir() / lost[1]).is_dir():
-        known = [path.stem for path in (conf_dir() / lost[1]).glob("*.yaml")]
-        known += REGISTRIES[lost[1]].strangers() if lost[1] in REGISTRIES else []
-        return f"No {lost[1]} is called {lost[2]!r}. {did_you_mean(lost[2], known)}"
-    if isinstance(error, OverrideParseException) and re.fullmatch(r"[\w./-]+", error.override):
-        return (
-            f"{error.override!r} is no setting; settings are given as name=value. See: attrscore "
-            "--help"
-        )
-    if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
-            "with brackets, commas, equals signs or colons needs quotes of its own within those of "
-            "the shell: "
-            "\"dataset.images='fields/*_[0-3].tif'\"."
-        )
-    unknown = re.search(r"Could not override '([^']+)'", text)
-    if unknown:
-        return _no_setting(unknown[1], arguments)
-    return text.replace("\n", " ")
-
-
-def _no_setting(path: str, arguments: Sequence[str]) -> str:
-    parent, _, given = path.rpartition(".")
-    groups = [  # choices, not sweeps, and without the one that is wrong
-        a for a in arguments if re.match(r"\w+=(\w+$|\[)", a) and not a.startswith(f"{path}=")
-    ]
-    try:
-        whole = configuration(groups)
-        known = list(OmegaConf.select(whole, parent) if parent else whole)
-    except (HydraException, OmegaConfBaseException, TypeError):
-        return f"There is no setting {path!r}. See: attrscore --help"
-    where = f" in {parent}" if parent else ""
-    return f"There is no setting {given!r}{where}. {did_you_mean(given, known)}"

@@ -1,64 +1,94 @@
-"""What a job came to: its exit code, and the sentence that says why. Needs no torch."""
+"""How commands end: exit codes, what a job came to, and errors in sentences."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attrscore.cli.hydra_app import configuration
+from attrscore.core.registry import REGISTRIES, conf_dir
+from attrscore.errors import AttrscoreError, ConfigError, LayerError, did_you_mean
 
 __all__ = [
     "FAILED",
     "INCOMPLETE",
     "INTERRUPTED",
+    "MEANING",
     "OK",
     "USAGE",
-    "Told",
-    "say_finished",
-    "sweep_ended",
+    "Ended",
+    "say",
+    "sentence",
 ]
 
 OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; something raised; the command is wrong; done, but something was left out;
 stopped by the user."""
 
-_MEANING = {FAILED: "failed", USAGE: "could not start", INCOMPLETE: "left something out"}
+MEANING = {FAILED: "failed", USAGE: "could not start", INCOMPLETE: "left something out"}
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a job says when it has ended, in this process or another."""
+class Ended:
+    """What a job came to, in this process or another."""
 
     code: int
     why: str = ""
-    overrides: tuple[str, ...] = ()
+    overrides: Sequence[str] = ()
 
 
-def say_finished(done: int, jobs: int, results: str, /) -> None:
-    """Say how many jobs of a sweep were not run, because nothing of them was left to do."""
-    from attrscore.cli import output as terminal
+def say(error: BaseException, arguments: Sequence[str]) -> int:
+    """Say what is wrong in a sentence; the exit code."""
+    from attrscore.cli.output import say_error
 
-    terminal.stdout().print(
-        f"{done} of {jobs} jobs were finished before, in {results}; nothing was computed for them.",
-        soft_wrap=True,
-    )
+    say_error(sentence(error, arguments), getattr(error, "__notes__", ()))
+    asked = isinstance(error, ConfigError | LayerError) or not isinstance(error, AttrscoreError)
+    return USAGE if asked else FAILED
 
 
-def sweep_ended(jobs: Sequence[Told], task: Callable[..., Any], /) -> None:
-    """Say how many jobs of a sweep went wrong, and why; ``task.codes`` gets their exit codes.
+def sentence(error: BaseException, arguments: Sequence[str]) -> str:
+    """The message, with a suggestion where a group choice or a setting is misspelt."""
+    text = str(error).strip()
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, given = str(error.missing_cfg_file).rpartition("/")
+        return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
+    lost = re.search(r"Could not load '(\w+)/([^']+)'", text)
+    if lost and (conf_dir() / lost[1]).is_dir():
+        known = [path.stem for path in (conf_dir() / lost[1]).glob("*.yaml")]
+        known += REGISTRIES[lost[1]].strangers() if lost[1] in REGISTRIES else []
+        return f"No {lost[1]} is called {lost[2]!r}. {did_you_mean(lost[2], known)}"
+    if isinstance(error, OverrideParseException) and re.fullmatch(r"[\w./-]+", error.override):
+        return (
+            f"{error.override!r} is no setting; settings are given as name=value. See: attrscore "
+            "--help"
+        )
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read ({str(error.message).splitlines()[0]}). A value "
+            "with brackets, commas, equals signs or colons needs quotes of its own within those of "
+            "the shell: "
+            "\"dataset.images='fields/*_[0-3].tif'\"."
+        )
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        return _no_setting(unknown[1], arguments)
+    return text.replace("\n", " ")
 
-    The jobs said so themselves, but in worker processes, some of which write to a log of their own.
-    """
-    task.codes.extend(job.code for job in jobs)  # type: ignore[attr-defined]  # cli gives it
-    wrong = Counter(job.code for job in jobs if job.code)
-    if not wrong:
-        return
-    from attrscore.cli import (
-        output as terminal,  # here: Hydra imports the sweepers, and with them this, always
-    )
 
-    counts = ", ".join(f"{number} {_MEANING.get(code, code)}" for code, number in wrong.items())
-    terminal.stderr().print(f"of {len(jobs)} jobs: {counts}", soft_wrap=True)
-    for job in jobs:
-        if job.why:
-            terminal.say_error(job.why, [" ".join(job.overrides)])
+def _no_setting(path: str, arguments: Sequence[str]) -> str:
+    parent, _, given = path.rpartition(".")
+    groups = [  # choices, not sweeps, and without the one that is wrong
+        a for a in arguments if re.match(r"\w+=(\w+$|\[)", a) and not a.startswith(f"{path}=")
+    ]
+    try:
+        whole = configuration(groups)
+        known = list(OmegaConf.select(whole, parent) if parent else whole)
+    except (HydraException, OmegaConfBaseException, TypeError):
+        return f"There is no setting {path!r}. See: attrscore --help"
+    where = f" in {parent}" if parent else ""
+    return f"There is no setting {given!r}{where}. {did_you_mean(given, known)}"

@@ -64,7 +64,7 @@ _SETTINGS = ("dataset", "heat", "method", "model", "scorer", "target")
 
 
 class Advance(Protocol):
-    """Told how much is done, of how much, and what is going on."""
+    """Called with how much is done, of how much, and what is going on."""
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Move the bar."""
@@ -85,9 +85,9 @@ class _Plain(Console):
                 column.header = str(column.header).replace(".\n", ".").replace("\n", " ")
             title, caption = each.title, each.caption
             each.title = each.caption = None  # they would be folded to the width of the table
-            for part in (title, each, caption):
-                if part:
-                    super().print(part, highlight=False, soft_wrap=part is not each)
+            for piece in (title, each, caption):
+                if piece:
+                    super().print(piece, highlight=False, soft_wrap=piece is not each)
 
 
 def stdout() -> Console:
@@ -151,7 +151,7 @@ def means(scores: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _shown(scores: pd.DataFrame) -> tuple[list[str], str, list[str]]:
-    """The columns that tell rows of a summary apart, the headline, and all that are averaged."""
+    """The columns that a summary groups by, the headline, and all that are averaged."""
     randomized = [str(c) for c in scores if str(c).startswith("model.randomize")]
     keys = ["model", *randomized, "dataset", "method", "layer"]
     if len(scores["target"].unique()) > 1:
@@ -201,7 +201,7 @@ def _natural_width(table: Table) -> int:
 
 
 def say_skipped(dataset: Dataset) -> bool:
-    """Tell which inputs could not be used and why; whether there are any."""
+    """Say which inputs could not be used and why; whether there are any."""
     for name, why in dataset.skipped.items():
         stderr().print(f"skipped: {escape(name)}: {escape(why)}", soft_wrap=True)
     if dataset.skipped:
@@ -212,12 +212,12 @@ def say_skipped(dataset: Dataset) -> bool:
 
 
 def say_undefined(scores: pd.DataFrame) -> bool:
-    """Count rows without a score, and tell the reasons; whether anything failed."""
+    """Count rows without a score, and say the reasons; whether anything failed."""
     undefined = scores[scores["status"] != "ok"]
     for status, group in undefined.groupby("status", sort=False, observed=True):
         stderr().print(f"{len(group)} of {len(scores)} rows are {status}.")
-    told = reasons_told(scores)
-    kinds = {kind: told[told["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
+    reasons = reasons_told(scores)
+    kinds = {kind: reasons[reasons["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
     for _, row in kinds["failure"].iterrows():
         text = escape(str(row["sentence"]))
         stderr().print(f"{row['method']} ({row['rows']} rows): {text}", soft_wrap=True)
@@ -240,7 +240,7 @@ def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
 
 
 def say_findings(findings: Sequence[Finding]) -> None:
-    """Tell what the preflight refuses or cautions against."""
+    """Say what the preflight refuses or cautions against."""
     for (verdict, method, reason), layers in _by_reason(findings).items():
         if verdict != "ok":
             stderr().print(
@@ -323,8 +323,8 @@ def plugin_table(entries: Mapping[str, list[Entry]]) -> Table:
             if entry.alias_of is None:
                 also = [other.name for other in found if other.alias_of == entry.name]
                 state = "left out" if entry.problem else ""
-                told = (kind, entry.name, entry.package, ", ".join(also))
-                table.add_row(*told, *([state] if broken else []))
+                cells = (kind, entry.name, entry.package, ", ".join(also))
+                table.add_row(*cells, *([state] if broken else []))
     return table
 
 
@@ -366,7 +366,7 @@ def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
 
 
 def layer_table(found: Survey) -> Table:
-    """The layers of a network, a row each."""
+    """The layers of a model, a row each."""
     table = Table(
         caption=f"lowest, highest: the Grad-CAMO that any map on this grid can have, for the cell "
         f"of median area among {found.cells} (chance {found.chance:.3f})",
@@ -374,13 +374,13 @@ def layer_table(found: Survey) -> Table:
     )
     for column in ("layer", "type", "grid", "channels", "lowest", "highest", "note"):
         table.add_column(column, justify="right" if column.endswith("est") else "left")
-    for place in found.places:
+    for layer in found.places:
         reach = [
-            f"{value:.3f}" if value is not None else "" for value in (place.lowest, place.highest)
+            f"{value:.3f}" if value is not None else "" for value in (layer.lowest, layer.highest)
         ]
-        grid = " x ".join(map(str, place.grid or ()))
-        channels = "" if place.channels is None else str(place.channels)
-        table.add_row(place.name, place.type, grid, channels, *reach, place.note)
+        grid = " x ".join(map(str, layer.grid or ()))
+        channels = "" if layer.channels is None else str(layer.channels)
+        table.add_row(layer.name, layer.type, grid, channels, *reach, layer.note)
     return table
 
 
@@ -398,9 +398,9 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
         if job.stopped:
             out.print(f"  {job.stopped}: {escape(job.reason)}", soft_wrap=True)
         for each in job.failures[:MOST_JOBS]:
-            place = f"{each.method} at {each.layer}"
+            what = f"{each.method} at {each.layer}"
             out.print(
-                f"  {each.status}: {escape(place)} ({each.rows} rows): {escape(each.reason)}",
+                f"  {each.status}: {escape(what)} ({each.rows} rows): {escape(each.reason)}",
                 soft_wrap=True,
             )
     if len(open_ones) > MOST_JOBS:
@@ -409,11 +409,11 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
     for job in jobs:
         for status, count in job.rows.items():
             rows[status] = rows.get(status, 0) + count
-    told = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
+    counts = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
     out.print(
         f"{len(jobs)} jobs, {sum(job.conditions for job in jobs)} conditions: "
         f"{sum(job.done for job in jobs)} done, {sum(job.failed for job in jobs)} failed, "
-        f"{sum(job.missing for job in jobs)} missing. Rows: {told or 'none'}. "
+        f"{sum(job.missing for job in jobs)} missing. Rows: {counts or 'none'}. "
         f"Leftovers: {sum(job.leftovers for job in jobs)}.",
         soft_wrap=True,
     )
@@ -423,10 +423,10 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
         out.print("With rerun=failed it also computes again what failed.")
 
 
-def say_provenance(told: Mapping[str, Any], indent: str = "") -> None:
+def say_provenance(provenance: Mapping[str, Any], indent: str = "") -> None:
     """Names and values, nested ones indented."""
     out = stdout()
-    for name, value in told.items():
+    for name, value in provenance.items():
         if isinstance(value, Mapping):
             out.print(f"{indent}{name}:", markup=False, highlight=False)
             say_provenance(value, indent + "  ")

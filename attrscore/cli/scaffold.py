@@ -33,7 +33,7 @@ def new_plugin(kind: str, name: str, folder: Path, /) -> list[Path]:
     except FileExistsError as error:
         raise ConfigError(
             f"{root} exists already, and nothing is overwritten; choose another name, or another "
-            "place with -o."
+            "folder with -o."
         ) from error
     except OSError as error:
         raise ConfigError(f"{root} cannot be made: {error.strerror}.") from error
@@ -54,10 +54,10 @@ def new_plugin(kind: str, name: str, folder: Path, /) -> list[Path]:
     written = []
     for path, template in files.items():
         text = (TEMPLATES / f"{template}.txt").read_text(encoding="utf-8")
-        place = root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(string.Template(text).substitute(words), encoding="utf-8")
-        written.append(place)
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(string.Template(text).substitute(words), encoding="utf-8")
+        written.append(file)
     return written
 
 

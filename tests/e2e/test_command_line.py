@@ -226,7 +226,7 @@ def test_plugins_are_listed_and_described(capsys):
         (["target.scalar=logits"], "Did you mean 'logit'"),
         (["dataset.images=a_[0-3]*.tif"], "needs quotes of its own"),
         (["dataset=fields"], "dataset.images must be given"),
-        (["colect", "x"], "There is no verb 'colect'. Did you mean 'collect'"),
+        (["colect", "x"], "There is no command 'colect'. Did you mean 'collect'"),
         (["collect", "nowhere"], "nowhere"),
         (["plugins", "grad_cm"], "Did you mean 'grad_cam'"),
         (["model.weights=absent.safetensors"], "absent.safetensors"),

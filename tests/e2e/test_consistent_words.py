@@ -1,4 +1,4 @@
-"""Verbs speak alike: help with an example, exit codes, --json, plain text where it is piped."""
+"""Commands speak alike: help with an example, exit codes, --json, plain text where it is piped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from attrscore.cli.main import VERBS, main
+from attrscore.cli.main import COMMANDS, main
 
 SMALL = ["dataset.cells=6", "dataset.size=[32,32]", "figures=none", "layers=all_conv"]
 
@@ -22,7 +22,7 @@ def results():
     assert main([*SMALL, "scorer=[grad_camo,deletion]", "scorer.deletion.steps=2"]) == 0
 
 
-@pytest.mark.parametrize("verb", [*VERBS, "plugins new", "plugins check"])
+@pytest.mark.parametrize("verb", [*COMMANDS, "plugins new", "plugins check"])
 def test_help_shows_an_example_that_begins_with_the_verb(verb, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*verb.split(), "--help"])
@@ -49,7 +49,7 @@ def test_an_empty_folder_is_told_where_results_are(verb, capsys, tmp_path):
         (["method=[grad_cam,nope]"], "No method is called 'nope'."),
         (["scorer=[grad_camo,swp]"], "No scorer is called 'swp'. Did you mean 'swap'"),
         (["inspect", "nope"], "'nope' is no setting; settings are given as name=value"),
-        (["statsu"], "There is no verb 'statsu'. Did you mean 'status'"),
+        (["statsu"], "There is no command 'statsu'. Did you mean 'status'"),
         (["report", "--json", "-o", "page"], "leave out -o"),
         (["collect", "-o", "scores.xlsx"], "must end in one of .h5, .csv, .parquet"),
     ],

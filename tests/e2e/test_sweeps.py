@@ -73,7 +73,7 @@ def test_an_empty_shard_is_no_failure(capsys):
     assert len(attrscore.read_scores("results")) == 2
 
 
-FUSED = "hydra/sweeper=attrscore_fused"
+APART = "fuse=false"
 SWEEPS = {
     "names": (["method=grad_cam,saliency,random_cam", "layers=features.3,features.7"], 1),
     "two models": (["method=grad_cam,layer_cam", "layers=all_conv,features.7",
@@ -93,22 +93,22 @@ SWEEPS = {
 @pytest.mark.parametrize("case", SWEEPS)
 def test_fused_numbers_and_identities_are_those_of_the_plain_multirun(case):
     sweep, fused_jobs = SWEEPS[case]
-    assert main(["-m", *SMALL, *sweep, "results=plain"]) == 0
-    assert main(["-m", FUSED, *SMALL, *sweep, "results=fused"]) == 0
+    assert main(["-m", APART, *SMALL, *sweep, "results=plain"]) == 0
+    assert main(["-m", *SMALL, *sweep, "results=fused"]) == 0
     assert len(jobs("fused")) == fused_jobs
     assert len(jobs("plain")) > fused_jobs
     plain, fused = (attrscore.read_scores(name) for name in ("plain", "fused"))
     pd.testing.assert_frame_equal(plain, fused, check_exact=True)
 
     counts = {name: len(jobs(name)) for name in ("plain", "fused")}
-    assert main(["-m", *SMALL, *sweep, "results=fused"]) == 0
-    assert main(["-m", FUSED, *SMALL, *sweep, "results=plain"]) == 0
+    assert main(["-m", APART, *SMALL, *sweep, "results=fused"]) == 0
+    assert main(["-m", *SMALL, *sweep, "results=plain"]) == 0
     assert {name: len(jobs(name)) for name in counts} == counts, "something was computed twice"
 
 
 def test_a_wrong_layer_costs_its_own_combination_alone(capsys):
     sweep = ["method=grad_cam,hires_cam", "layers=features.3,nowhere"]
-    assert main(["-m", FUSED, *SMALL, *sweep]) == 2
+    assert main(["-m", *SMALL, *sweep]) == 2
     err = capsys.readouterr().err
     assert "of 4 jobs: 2 could not start" in err
     assert "No layer matches 'nowhere'" in err
@@ -117,14 +117,52 @@ def test_a_wrong_layer_costs_its_own_combination_alone(capsys):
     assert set(scores["layer"]) == {"features.3"}
 
 
+def test_only_what_could_not_start_runs_apart(capsys):
+    sweep = ["method=grad_cam,hires_cam", "layers=features.3", "model.width=0,4,8"]
+    assert main(["-m", *SMALL, *sweep]) == 2
+    told = capsys.readouterr()
+    assert "of 4 jobs: 2 could not start" in told.err
+    assert told.err.count("model.width=0") == 2
+    assert len(jobs("results")) == 2
+
+
+def test_an_experiment_that_sweeps_is_fused_too():
+    Path("mine/experiment").mkdir(parents=True)
+    Path("mine/experiment/methods.yaml").write_text(
+        "# @package _global_\n"
+        "hydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n"
+        "      method: grad_cam,hires_cam\n      layers: features.3,features.7\n"
+    )
+    path = f"hydra.searchpath=[file://{Path('mine').resolve()}]"
+    experiment = [*SMALL, path, "+experiment=methods"]
+    assert main([*experiment, "results=fused"]) == 0
+    assert main([*experiment, APART, "results=plain"]) == 0
+    assert (len(jobs("fused")), len(jobs("plain"))) == (1, 4)
+    plain, fused = (attrscore.read_scores(name) for name in ("plain", "fused"))
+    pd.testing.assert_frame_equal(plain, fused, check_exact=True)
+    # the command line wins
+    assert main([*experiment, "layers=features.0", "results=other"]) == 0
+    assert set(attrscore.read_scores("other")["layer"]) == {"features.0"}
+
+
+def test_a_sweep_of_one_job():
+    assert main(["-m", *SMALL]) == 0
+    assert len(jobs("results")) == 1
+
+
+def test_a_sweep_over_results_folders():
+    assert main(["-m", *SMALL, "results=a,b"]) == 0
+    assert (len(jobs("a")), len(jobs("b"))) == (1, 1)
+
+
 def test_a_yaml_of_ones_own_is_not_fused_with_others():
     Path("mine/method").mkdir(parents=True)
     # it holds another plugin's key: fused with that one, either would be lost
     Path("mine/method/fine.yaml").write_text("grad_cam: {channels: keep}\n")
     sweep = ["method=grad_cam,fine", "layers=features.3,features.7"]
     path = f"hydra.searchpath=[file://{Path('mine').resolve()}]"
-    assert main(["-m", *SMALL, *sweep, path, "results=plain"]) == 0
-    assert main(["-m", FUSED, *SMALL, *sweep, path, "results=fused"]) == 0
+    assert main(["-m", APART, *SMALL, *sweep, path, "results=plain"]) == 0
+    assert main(["-m", *SMALL, *sweep, path, "results=fused"]) == 0
     plain, fused = (attrscore.read_scores(name) for name in ("plain", "fused"))
     pd.testing.assert_frame_equal(plain, fused, check_exact=True)
     assert len(jobs("fused")) == 2
@@ -150,14 +188,14 @@ LAUNCHERS = {
 def test_launchers_run_every_job_and_their_failures_reach_the_user(launcher, capsys):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     sweep = [*LAUNCHERS[launcher], "method=grad_cam,hires_cam", "layers=features.7"]
-    assert main(["-m", FUSED, *SMALL, *sweep, "dataset.seed=0,1", "results=out"]) == 0
+    assert main(["-m", *SMALL, *sweep, "dataset.seed=0,1", "results=out"]) == 0
     assert len(jobs("out")) == 2
     told = [json.loads(path.read_text())["runs"][-1]["threads"] for path in jobs("out")]
     assert max(told) <= max(1, len(os.sched_getaffinity(0)) // 2)
     capsys.readouterr()
 
     # two that are done, two that cannot start
-    assert main(["-m", *SMALL, *sweep, "model.width=16,0", "results=out"]) == 2
+    assert main(["-m", APART, *SMALL, *sweep, "model.width=16,0", "results=out"]) == 2
     err = capsys.readouterr().err
     assert "of 4 jobs: 2 could not start" in err
     assert "width" in err
@@ -207,9 +245,9 @@ def test_a_plan_tells_what_is_done_and_what_the_rest_takes(capsys):
     assert main([*SMALL, "layers=features.3"]) == 0
     before = sorted(Path("results").rglob("*"))
     capsys.readouterr()
-    assert main(["plan", "-m", FUSED, *SMALL, *sweep, "--json"]) == 0
+    assert main(["plan", "-m", *SMALL, *sweep, "--json"]) == 0
     (fused,) = planned(capsys.readouterr().out)
-    assert main(["plan", "-m", *SMALL, *sweep, "--json", "hydra/launcher=joblib"]) == 0
+    assert main(["plan", "-m", APART, *SMALL, *sweep, "--json", "hydra/launcher=joblib"]) == 0
     plain = planned(capsys.readouterr().out)
     assert sorted(Path("results").rglob("*")) == before, "a plan wrote something"
     # two layers of grad_cam, one of which is there, and integrated_gradients at the input

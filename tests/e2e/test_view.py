@@ -21,7 +21,9 @@ CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 def napari(tmp_path_factory) -> Path:
     """A Python that sees this environment and napari, which is too large to be in it."""
     if shutil.which("Xvfb") is None:
-        pytest.skip("Xvfb, the virtual screen, is not installed: apt-get install xvfb")
+        pytest.skip(
+            "no virtual screen here: make system installs Xvfb where it runs as root with apt"
+        )
     folder = tmp_path_factory.mktemp("napari")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (inside,) = folder.glob("lib/python*/site-packages")

@@ -94,7 +94,6 @@ def test_the_wheel_sweeps_from_an_empty_folder_with_a_strangers_scorer(python, t
     run(
         attrscore,
         "-m",
-        "hydra/sweeper=attrscore_fused",
         *SMALL,
         "scorer=[grad_camo,nucleus_share]",
         "method=grad_cam,saliency",
@@ -104,7 +103,7 @@ def test_the_wheel_sweeps_from_an_empty_folder_with_a_strangers_scorer(python, t
     run(attrscore, "collect", "results", "-o", "all.csv", "--figures", "none", cwd=tmp_path)
     table = pd.read_csv(tmp_path / "all.csv")
     assert set(table["method"]) == {"grad_cam", "saliency"}
-    assert len(list((tmp_path / "results" / "jobs").iterdir())) == 1  # the sweeper is in the wheel
+    assert len(list((tmp_path / "results" / "jobs").iterdir())) == 1  # fused
     defined = table[table["status"] == "ok"]
     assert len(defined)
     assert defined["nucleus_share"].between(0, 1).all()

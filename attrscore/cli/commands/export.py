@@ -1,18 +1,26 @@
-"""``attrscore export``: scores into tables that other tools read, maps over the images."""
+"""``attrscore export``, ``attrscore view``: results in tables, images and napari."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
-from attrscore.cli.commands.behind import SettingsOf, dataset_behind
-from attrscore.errors import ConfigError, preview
+from attrscore.cli.hydra_app import changes_among, kept_settings
+from attrscore.cli.outcomes import INCOMPLETE, OK
+from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 from attrscore.report.export.destination import check_free
 from attrscore.report.export.images import ImageFormat, paths_of, write_images
+from attrscore.store.identity import canonical
 
-__all__ = ["export"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from attrscore.core.contracts import Dataset
+    from attrscore.store import Kept
+
+__all__ = ["export", "view"]
 
 _SUFFIXES = {
     "csv": ".csv",
@@ -22,17 +30,14 @@ _SUFFIXES = {
 }
 _OF_TABLES, _OF_IMAGES = ("profiles", "on", "scores"), ("method", "layer", "overlap", "scale")
 
-OK, INCOMPLETE = 0, 3
+_AT_FIRST = 16
 
 
-def export(arguments: Sequence[str], settings_of: SettingsOf) -> int:
-    """Write scores as a table with a row a cell, or kept maps as images over their fields.
-
-    ``settings_of`` makes settings of the text of a configuration.
-    """
+def export(arguments: Sequence[str]) -> int:
+    """Write scores as a table with a row a cell, or kept maps as images over their fields."""
     parser = argparse.ArgumentParser(
         prog="attrscore export",
-        description=(export.__doc__ or "").partition("\n")[0],
+        description=export.__doc__,
         epilog="example: attrscore export results/ --to csv --profiles profiles.parquet "
         "--on Metadata_Plate,Metadata_Well,Metadata_object=Metadata_ObjectNumber. Images of files "
         "that have moved: ... --to tiff dataset.images='moved/*.tif'",
@@ -60,14 +65,15 @@ def export(arguments: Sequence[str], settings_of: SettingsOf) -> int:
     images.add_argument(
         "--scale", choices=("none", "each"), help="each: divide every map by its maximum"
     )
-    options = parser.parse_args(list(arguments))
+    arguments, changes = changes_among(arguments)
+    options = parser.parse_args(arguments)
     table = options.to in _SUFFIXES
     other = [name for name in (_OF_IMAGES if table else _OF_TABLES) if getattr(options, name)]
     if other:
         raise ConfigError(
             f"--{other[0]} belongs to {'images' if table else 'tables'}, not to --to {options.to}."
         )
-    return _table(options) if table else _images(options, settings_of)
+    return _table(options) if table else _images(options, changes)
 
 
 def _table(options: argparse.Namespace) -> int:
@@ -96,12 +102,14 @@ def _table(options: argparse.Namespace) -> int:
             f"none, and {joined.without_profile} cells with scores are not in it and left out.",
             soft_wrap=True,
         )
-    told = origin(options.results)
+    provenance = origin(options.results)
     if options.to == "anndata":
-        write_anndata(to_anndata(table, wide, provenance=told), path)
+        write_anndata(to_anndata(table, wide, provenance=provenance), path)
     else:
         write_table(
-            for_pycytominer(table) if options.to == "pycytominer" else table, path, provenance=told
+            for_pycytominer(table) if options.to == "pycytominer" else table,
+            path,
+            provenance=provenance,
         )
     stdout().print(
         f"table: {path} ({len(table)} rows, {len(wide.own)} columns of attrscore)", soft_wrap=True
@@ -109,7 +117,7 @@ def _table(options: argparse.Namespace) -> int:
     return INCOMPLETE if left_out else OK
 
 
-def _images(options: argparse.Namespace, settings_of: SettingsOf) -> int:
+def _images(options: argparse.Namespace, changes: Sequence[str]) -> int:
     from attrscore.cli.output import stderr, stdout
     from attrscore.report.export.stitching import laid_back, stacks_of
     from attrscore.store import kept
@@ -119,7 +127,7 @@ def _images(options: argparse.Namespace, settings_of: SettingsOf) -> int:
         kept(options.results), methods=_names(options.method), layers=_names(options.layer)
     )
     names = [stack.name for stack in stacks]
-    dataset = dataset_behind([each for stack in stacks for each in stack.sources], settings_of)
+    dataset = _dataset_behind([each for stack in stacks for each in stack.sources], changes)
     fields = dict.fromkeys(dataset.table.get("Metadata_image", ()))
     paths = {field: paths_of(folder, str(field), names, options.to) for field in fields}
     check_free([path for each in paths.values() for path in each], force=options.force)
@@ -145,6 +153,91 @@ def _images(options: argparse.Namespace, settings_of: SettingsOf) -> int:
 
 def _beside(results: Path) -> Path:
     return (results if results.is_dir() else results.parent) / "export"
+
+
+def view(arguments: Sequence[str]) -> int:
+    """Open napari on cells of a run: image, masks, and the heat of every method (keep=native)."""
+    parser = argparse.ArgumentParser(
+        prog="attrscore view",
+        description=view.__doc__,
+        epilog="example: attrscore view results/ --cells field1:3,field1:7; of moved files: "
+        "... dataset.images='moved/*.tif'",
+    )
+    folders = "a results folder, or the folder of a job (default: results)"
+    parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help=folders)
+    parser.add_argument(
+        "--cells", help=f"ids, commas between (default: the first {_AT_FIRST} with maps)"
+    )
+    parser.add_argument("--method", help="of these methods only")
+    parser.add_argument("--layer", help="of these layers only")
+    parser.add_argument("--score", default="grad_camo", help="shown beside the id")
+    parser.add_argument(
+        "--screenshot", type=Path, metavar="PNG", help="write what would be shown, and end"
+    )
+    arguments, changes = changes_among(arguments)
+    options = parser.parse_args(arguments)
+    from attrscore.report.export.stitching import stacks_of
+    from attrscore.report.export.viewing import layers_of, show
+    from attrscore.store import kept, read_scores
+
+    stacks = stacks_of(
+        kept(options.results), methods=_names(options.method), layers=_names(options.layer)
+    )
+    dataset = _dataset_behind([each for stack in stacks for each in stack.sources], changes)
+    ids = [str(each) for each in dataset.table["id"]]
+    there = set().union(*(stack.ids for stack in stacks))
+    wanted = _names(options.cells) or [each for each in ids if each in there][:_AT_FIRST]
+    for each in wanted:
+        if each not in there:
+            raise ConfigError(
+                f"No map is kept of a cell {each!r}. {did_you_mean(each, sorted(there)[:1000])}"
+            )
+    rows = {each: row for row, each in enumerate(ids)}
+    batch = dataset.read([rows[each] for each in wanted])
+    heats = {stack.name: stack.heat(wanted, dataset.spec.size) for stack in stacks}
+    scores = read_scores(options.results, columns=[options.score])
+    captions = [_caption(each, scores[scores["id"] == each], options.score) for each in wanted]
+    show(layers_of(batch, heats), captions, screenshot=options.screenshot)
+    return OK
+
+
+def _caption(cell: str, scores: pd.DataFrame, score: str) -> str:
+    values = scores[score].map("{:.2f}".format).replace("nan", "undefined")
+    conditions = scores["method"] + " " + scores["layer"]
+    said = [f"{name}: {value}" for name, value in zip(conditions, values, strict=True)]
+    return "\n".join([cell, f"{score}:", *said])
+
+
+def _dataset_behind(kept: Sequence[Kept], changes: Sequence[str], /) -> Dataset:
+    """The whole dataset, all its shards, that these maps were computed on. Loads torch.
+
+    Relative paths in the configuration start from the working folder.
+
+    :raises ConfigError: maps of several datasets.
+    :raises DataError: the files are gone, or not those of then.
+    """
+    from attrscore.jobs.assembly import dataset_of
+
+    nodes: dict[str, dict[str, Any]] = {}
+    digests: set[str] = set()
+    for each in kept:
+        node = {**kept_settings(each.folder.config, changes)["dataset"], "shard": None}
+        nodes.setdefault(canonical(node), node)
+        identity = each.folder.job.base["dataset"]
+        if "shard" not in identity:
+            digests.add(str(identity["fingerprint"]))
+    if len(nodes) > 1 or len(digests) > 1:
+        folders = sorted({str(each.folder.path) for each in kept})
+        raise ConfigError(
+            f"These maps are of several datasets; give the folder of one job: {preview(folders)}."
+        )
+    dataset = dataset_of({"dataset": next(iter(nodes.values()))})
+    if digests and digests != {dataset.fingerprint()}:
+        raise DataError(
+            "The images or masks are not those that these maps were computed on, so the maps "
+            "cannot be laid over them; put the files back, or compute the maps again."
+        )
+    return dataset
 
 
 def _names(text: str | None) -> list[str]:

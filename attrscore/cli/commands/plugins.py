@@ -7,11 +7,12 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from attrscore.cli.hydra_app import options_from
 from attrscore.cli.outcomes import FAILED, OK
 from attrscore.core.options import options_of, plain
 from attrscore.core.readings import Reading, readings_of
@@ -26,19 +27,16 @@ EXAMPLES = """examples:
   attrscore plugins new scorer nucleus_share     write a small package to begin with
   attrscore plugins check nucleus_share          whether it holds what ours hold"""
 
-Options = Callable[[Sequence[str]], Mapping[str, Any]]
-"""What name=value arguments give."""
 
-
-def plugins(arguments: Sequence[str], options_of: Options, /) -> int:
+def plugins(arguments: Sequence[str]) -> int:
     """List the plugins, explain one (NAME), write a new one (new), or test one (check)."""
     words = [word for word in arguments if not word.startswith("-")]
-    verb = words[0] if words else "list"
-    if verb == "new":
-        return _new([word for word in arguments if word != verb])
-    if verb == "check":
-        place = list(arguments).index(verb)
-        return _check([*arguments[:place], *arguments[place + 1 :]], options_of)
+    first = words[0] if words else "list"
+    if first == "new":
+        return _new([word for word in arguments if word != first])
+    if first == "check":
+        at = list(arguments).index(first)
+        return _check([*arguments[:at], *arguments[at + 1 :]])
     parser = _parser("plugins", plugins.__doc__, EXAMPLES)
     parser.add_argument("name", nargs="?", default="list", help="list, or a registered name")
     parser.add_argument("--json", action="store_true", help="for other programs")
@@ -47,27 +45,27 @@ def plugins(arguments: Sequence[str], options_of: Options, /) -> int:
 
 
 def _list(as_json: bool) -> int:  # noqa: FBT001  # as the option
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
 
     entries = {kind: registry.told() for kind, registry in REGISTRIES.items()}
     if as_json:
-        told = [{"kind": kind, **asdict(e)} for kind, found in entries.items() for e in found]
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        listed = [{"kind": kind, **asdict(e)} for kind, found in entries.items() for e in found]
+        sys.stdout.write(json.dumps(listed, indent=1) + "\n")
         return OK
-    terminal.stdout().print(terminal.plugin_table(entries))
+    output.stdout().print(output.plugin_table(entries))
     for entry in [entry for found in entries.values() for entry in found if entry.problem]:
-        terminal.stderr().print(f"left out: {entry.problem}", soft_wrap=True, markup=False)
+        output.stderr().print(f"left out: {entry.problem}", soft_wrap=True, markup=False)
     return OK
 
 
 def _explain(name: str, as_json: bool) -> int:  # noqa: FBT001  # as the option
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
 
-    told = [_told(registry, name) for registry in _having(name)]
+    explained = [_explained(registry, name) for registry in _having(name)]
     if as_json:
-        sys.stdout.write(json.dumps(told, indent=1, default=repr) + "\n")
+        sys.stdout.write(json.dumps(explained, indent=1, default=repr) + "\n")
         return OK
-    for each in told:
+    for each in explained:
         lines = [f"{each['kind']} {name} ({each['origin']})", "", each["says"], "", "options:"]
         for option, about in each["options"].items():
             default = "(required)" if about["required"] else repr(about["default"])
@@ -77,11 +75,11 @@ def _explain(name: str, as_json: bool) -> int:  # noqa: FBT001  # as the option
         lines += ["", "columns:"] if each["readings"] else []
         for column, fields in each["readings"].items():
             lines.append(f"  {column}: {Reading(**fields).sentence}")
-        terminal.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        output.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return OK
 
 
-def _told(registry: Registry, name: str) -> dict[str, Any]:
+def _explained(registry: Registry, name: str) -> dict[str, Any]:
     plugin, comments = registry.load(name), _comments(registry, name)
     return {
         "kind": registry.kind,
@@ -117,18 +115,18 @@ def _new(arguments: Sequence[str]) -> int:
         "-o", "--output", type=Path, default=Path(), metavar="FOLDER", help="where (default: here)"
     )
     options = parser.parse_args(list(arguments))
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
     from attrscore.cli.scaffold import new_plugin
 
     written = new_plugin(options.kind, options.name, options.output)
     root = options.output / options.name
     lines = [*map(str, written), "", f"next: python -m pip install -e {root}"]
     lines += [f"      python -m pytest {root}", f"      attrscore plugins check {options.name}"]
-    terminal.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    output.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
     return OK
 
 
-def _check(arguments: Sequence[str], options_of: Options) -> int:
+def _check(arguments: Sequence[str]) -> int:
     """Ask a plugin, with these options, what our own are asked; exit 1 where one is broken."""
     parser = _parser(
         "plugins check",
@@ -140,13 +138,13 @@ def _check(arguments: Sequence[str], options_of: Options) -> int:
     parser.add_argument("--kind", choices=list(REGISTRIES), help="where a name is of several kinds")
     parser.add_argument("--json", action="store_true", help="for other programs")
     asked = parser.parse_args(list(arguments))
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
     from attrscore.testing import conformance
 
     found = [r for r in _having(asked.name) if asked.kind in (None, r.kind)]
     if not found:
         raise ConfigError(f"No {asked.kind} is called {asked.name!r}. See: attrscore plugins")
-    given = options_of(asked.options)
+    given = options_from(asked.options)
     tested = []
     for registry in found:
         outcomes = conformance(registry.kind, asked.name, **given)
@@ -159,7 +157,7 @@ def _check(arguments: Sequence[str], options_of: Options) -> int:
         sys.stdout.write(json.dumps(made, indent=1) + "\n")
     else:
         for kind, outcomes in tested:
-            terminal.say_conformance(kind, asked.name, outcomes)
+            output.say_conformance(kind, asked.name, outcomes)
     return FAILED if any(o.state == "broken" for _, each in tested for o in each) else OK
 
 
@@ -171,9 +169,9 @@ def _having(name: str) -> list[Registry]:
     return found
 
 
-def _parser(verb: str, says: str | None, examples: str) -> argparse.ArgumentParser:
+def _parser(command: str, says: str | None, examples: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
-        prog=f"attrscore {verb}",
+        prog=f"attrscore {command}",
         description=says,
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrscore.cli.outcomes import OK
 from attrscore.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
@@ -27,17 +28,17 @@ MOST_MAPS = 1000
 
 
 def report(arguments: Sequence[str]) -> int:
-    """Tell what results say, and how sure that is: intervals over wells, comparisons, verdicts.
+    """Show what results say, and how sure that is: intervals over wells, comparisons, verdicts.
 
     On the terminal; with ``-o`` as one HTML page; with ``--figure`` as one figure.
     """
     options = _options(arguments)
     from attrscore import stats, store
-    from attrscore.cli import output as terminal
-    from attrscore.report import text as printout
+    from attrscore.cli import output
+    from attrscore.report import text
 
     table = store.read_scores(*options.results)
-    options.score = options.score or terminal.headline(table)
+    options.score = options.score or output.headline(table)
     found = stats.report(
         table,
         score=options.score,
@@ -53,18 +54,18 @@ def report(arguments: Sequence[str]) -> int:
 
         sheet = plots.figure(options.figure, table, found)
         path = plots.save(sheet, options.output or Path(f"{options.figure}.png"))
-        terminal.stdout().print(f"figure: {path}", soft_wrap=True)
-        return 0
+        output.stdout().print(f"figure: {path}", soft_wrap=True)
+        return OK
     found = replace(found, maps=_map_agreement(options.results))
     if options.output:
         path = _write_page(table, found, options, arguments)
-        terminal.stdout().print(f"report: {path}", soft_wrap=True)
-        return 0
-    out = terminal.stdout()
+        output.stdout().print(f"report: {path}", soft_wrap=True)
+        return OK
+    out = output.stdout()
     if options.json:
         out.file.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
     else:
-        for part in printout.parts(found):
+        for part in text.parts(found):
             out.print(part, soft_wrap=isinstance(part, str))
     if options.figures:
         from attrscore.report import figures as plots
@@ -72,8 +73,8 @@ def report(arguments: Sequence[str]) -> int:
         drawn = plots.evidence(table, found)
         for name, sheet in drawn.items():
             path = plots.save(sheet, options.figures / f"{name}.png")
-            terminal.stderr().print(f"figure: {path}", soft_wrap=True)
-    return 0
+            output.stderr().print(f"figure: {path}", soft_wrap=True)
+    return OK
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -119,8 +120,8 @@ def _write_page(
 ) -> Path:
     """The page in its file, whole or not at all."""
     from attrscore import store
-    from attrscore.cli import output as terminal
-    from attrscore.report.page.page import page
+    from attrscore.cli import output
+    from attrscore.report.page import page
     from attrscore.store.commit import commit, make_folder
 
     path: Path = options.output
@@ -135,7 +136,7 @@ def _write_page(
         runs=runs,
         command=shlex.join(["attrscore", "report", *arguments]),
         null=options.null,
-        progress=terminal.stderr().print,
+        progress=output.stderr().print,
     )
     make_folder(path.parent)
     commit(path, text.encode("utf-8", "backslashreplace"))
@@ -147,7 +148,7 @@ def _names(text: str) -> list[str]:
 
 
 def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
-    """How alike the kept maps of trained networks are, by network, layer and grid."""
+    """How alike the kept maps of trained models are, by model, layer and grid."""
     import pandas as pd
 
     from attrscore import stats, store

@@ -1,22 +1,26 @@
-"""``attrscore collect``, ``status`` and ``verify``: what is asked of a results folder."""
+"""``attrscore collect``, ``status``, ``verify``, ``reproduce``: what is asked of results."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from attrscore.errors import ConfigError
+from attrscore.cli.hydra_app import changes_among, kept_settings
+from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK
+from attrscore.errors import AttrscoreError, ConfigError, StoreError
+from attrscore.store import Comparison, JobFolder
+from attrscore.store.places import Found
 
-__all__ = ["collect", "status", "verify"]
+__all__ = ["collect", "reproduce", "status", "verify"]
 
 MOST_BYTES = 256 * 2**20
 """Of a table that is read back for a summary and a figure: some million rows."""
-
-OK, FAILED, INCOMPLETE = 0, 1, 3
 
 RESULTS: Any = {"nargs": "?", "default": Path("results")}
 OR_FILE = "a results folder, or a file of one (default: results)"
@@ -37,40 +41,40 @@ def collect(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="what was written, and the means")
     options = parser.parse_args(list(arguments))
     from attrscore import store
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
     from attrscore.report import figures as plots
     from attrscore.store.folders import no_results
     from attrscore.store.merge import FORMATS, rows_and_bytes
 
-    output = options.output or options.results / "results.h5"
-    if output.suffix not in FORMATS:
-        raise ConfigError(f"{output} must end in one of {', '.join(FORMATS)}.")
+    path = options.output or options.results / "results.h5"
+    if path.suffix not in FORMATS:
+        raise ConfigError(f"{path} must end in one of {', '.join(FORMATS)}.")
     if not options.results.exists():
         raise no_results(options.results)
     from attrscore.stats.conditions import is_null
 
-    rows, size = rows_and_bytes(options.results, output)
-    out = terminal.stderr() if options.json else terminal.stdout()
-    told: dict[str, Any] = {"output": str(output), "rows": rows, "means": []}
+    rows, size = rows_and_bytes(options.results, path)
+    out = output.stderr() if options.json else output.stdout()
+    written: dict[str, Any] = {"output": str(path), "rows": rows, "means": []}
     if size <= MOST_BYTES:
-        whole = options.results if output.suffix == ".csv" else output
+        whole = options.results if path.suffix == ".csv" else path
         scores = store.read_scores(whole)
-        told["means"] = terminal.means(scores)
+        written["means"] = output.means(scores)
         if not options.json:
-            out.print(terminal.summary(scores, width=out.width))
+            out.print(output.summary(scores, width=out.width))
         if options.figures == "all":
-            # Of networks beside their randomised twins the figure shows what was learnt.
+            # Of models beside their randomised twins the figure shows what was learnt.
             hidden = is_null(scores)
             drawn_of = scores if hidden.all() else scores[~hidden]
-            drawn = plots.distributions(drawn_of, score=terminal.headline(scores))
-            path = plots.save(drawn, output.with_name(f"{output.stem}-scores.png"))
-            for figure in [path, *sorted((options.results / "figures").glob("cells-*.png"))]:
-                out.print(f"figure: {figure}", soft_wrap=True)
+            drawn = plots.distributions(drawn_of, score=output.headline(scores))
+            figure = plots.save(drawn, path.with_name(f"{path.stem}-scores.png"))
+            for each in [figure, *sorted((options.results / "figures").glob("cells-*.png"))]:
+                out.print(f"figure: {each}", soft_wrap=True)
     else:
         out.print(f"no summary and no figure: the table takes {size // 2**20} MiB of memory")
-    out.print(f"table:  {output} ({rows} rows)", soft_wrap=True)
+    out.print(f"table:  {path} ({rows} rows)", soft_wrap=True)
     if options.json:
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        sys.stdout.write(json.dumps(written, indent=1) + "\n")
     return OK
 
 
@@ -84,26 +88,26 @@ def status(arguments: Sequence[str]) -> int:
     parser.add_argument("path", type=Path, **RESULTS, help=OR_FILE)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     options = parser.parse_args(list(arguments))
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
     from attrscore.store import status as states
 
     if options.path.is_file():
-        told = states.provenance_of(options.path)
+        provenance = states.provenance_of(options.path)
         if options.json:
-            sys.stdout.write(json.dumps(told, indent=1, default=str) + "\n")
+            sys.stdout.write(json.dumps(provenance, indent=1, default=str) + "\n")
         else:
-            terminal.say_provenance(told)
+            output.say_provenance(provenance)
         return OK
     jobs = states.status_of(options.path)
     if options.json:
         sys.stdout.write(json.dumps([job.told() for job in jobs], indent=1) + "\n")
     else:
-        terminal.say_status(jobs)
+        output.say_status(jobs)
     return OK if all(job.done == job.conditions and not job.stopped for job in jobs) else INCOMPLETE
 
 
 def verify(arguments: Sequence[str]) -> int:
-    """Read every file of a results folder and tell what is damaged, missing, foreign or double."""
+    """Read every file of a results folder and say what is damaged, missing, foreign or double."""
     parser = argparse.ArgumentParser(
         prog="attrscore verify",
         description=verify.__doc__,
@@ -115,11 +119,106 @@ def verify(arguments: Sequence[str]) -> int:
     parser.add_argument("--memory", type=float, default=2.0, help="limit in GiB")
     options = parser.parse_args(list(arguments))
     from attrscore import store
-    from attrscore.cli import output as terminal
+    from attrscore.cli import output
 
     report = store.verify(options.path, seconds=options.seconds, memory=int(options.memory * 2**30))
     if options.json:
         sys.stdout.write(json.dumps(report.told(), indent=1) + "\n")
     else:
-        terminal.say_report(report)
+        output.say_report(report)
     return FAILED if report.problems else OK
+
+
+def reproduce(arguments: Sequence[str]) -> int:
+    """Run jobs, or the rows of one of their files, again from their configuration; compare.
+
+    Nothing that exists is changed. Relative paths in the configuration start from the working
+    folder.
+    """
+    parser = argparse.ArgumentParser(
+        prog="attrscore reproduce",
+        description=(reproduce.__doc__ or "").partition("\n")[0],
+        epilog="example: attrscore reproduce results/jobs/0123456789abcdef; of moved files: "
+        "... dataset.images='moved/*.tif'",
+    )
+    parser.add_argument("path", type=Path, help="a folder of results or of a job, or a part")
+    parser.add_argument("--json", action="store_true", help="for other programs")
+    arguments, changes = changes_among(arguments)
+    options = parser.parse_args(arguments)
+    path = options.path
+    from attrscore.cli import output
+    from attrscore.store.places import find
+
+    jobs = [found for found in find([path])[0] if found.parts]
+    if not jobs:
+        raise StoreError(
+            f"{path} holds no part of a job, which is what can be run again; a merged file names "
+            "the jobs that it was made of: attrscore status"
+        )
+    verdicts, listed = [], []
+    for found in jobs:
+        comparison = _reproduced(found, changes)
+        if len(jobs) > 1:
+            comparison = replace(
+                comparison, sentence=f"{found.folder.job.id}: {comparison.sentence}"
+            )
+        if not options.json:
+            output.say_comparison(comparison)
+        listed.append({"job": found.folder.job.id, **asdict(comparison)})
+        verdicts.append(comparison.verdict)
+    if options.json:
+        sys.stdout.write(json.dumps(listed, indent=1, default=str) + "\n")
+    return max({"identical": OK, "differs": INCOMPLETE, "impossible": FAILED}[v] for v in verdicts)
+
+
+def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:
+    from attrscore.store.compare import compare, moved
+    from attrscore.store.tables import read_part_table
+
+    folder = found.folder
+    try:
+        from attrscore.jobs.assembly import build  # loads torch
+
+        settings = {**kept_settings(folder.config, changes), "figures": "none", "show": []}
+        parts = build(settings)
+    except AttrscoreError as error:
+        return _impossible(str(error))
+    changed = moved(folder.job.base, parts.job.base)
+    cells = len(parts.dataset.table)
+    if cells != folder.job.rows:
+        changed["dataset.cells"] = f"{folder.job.rows} then, {cells} now"
+    if "dataset.cells" in changed or any("fingerprint" in name for name in changed):
+        comparison = _impossible("The model or the data are not those of then:")
+        return replace(comparison, differences=changed)
+    import pandas as pd
+
+    stored = pd.concat(map(read_part_table, found.parts.values()), ignore_index=True)
+    again = _again(folder, parts, list(found.parts))
+    comparison = compare(stored, again)
+    if comparison.verdict == "differs" and "scored_from" in folder.provenance:
+        changed["kept maps"] = "its scores were made from them, and they are rounded to float16"
+    return replace(comparison, differences={**comparison.differences, **changed})
+
+
+def _impossible(why: str) -> Comparison:
+    return Comparison("impossible", f"This cannot be run again here. {why}")
+
+
+def _again(folder: JobFolder, parts: Any, names: Sequence[str]) -> Any:
+    """The same rows computed now, written to a temporary folder and read back."""
+    from attrscore import store
+    from attrscore.jobs.computing import compute
+    from attrscore.jobs.run import refused_by_preflight
+    from attrscore.store.parts import part_ranges
+
+    wanted = {condition.triple for condition in folder.job.conditions}
+    refused = refused_by_preflight(parts, {method for method, _, _ in wanted})
+    with tempfile.TemporaryDirectory(prefix="attrscore-") as aside:
+        writer = store.Writer(aside, folder.job, labels=parts.labels)
+        for start, stop in sorted(part_ranges(names)):
+            part = compute(parts, range(start, stop), wanted=wanted, refused=refused)
+            writer.write_part(start, stop, part)
+        import pandas as pd
+
+        paths = sorted(writer.folder.glob("*.h5"))
+        return pd.concat([store.read_part(each).table for each in paths], ignore_index=True)

@@ -1,0 +1,154 @@
+"""``attrscore``, ``attrscore plan``, ``attrscore train``: one job or a sweep, from settings."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attrscore.cli import sweeps
+from attrscore.cli.hydra_app import composed, help_asked, settings_of, unresolved
+from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, Ended, say, sentence
+from attrscore.errors import AttrscoreError, EmptyShardError
+
+if TYPE_CHECKING:
+    from attrscore.jobs.planning import Plan
+    from attrscore.jobs.run import Outcome
+
+__all__ = ["plan", "run", "train"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one job, or with ``-m`` a sweep; the exit code."""
+    return sweeps.run(arguments, _job)
+
+
+def _job(cfg: DictConfig) -> Ended:
+    """One job; its errors are said at once, and a sweep goes on."""
+    sweep = HydraConfig.get().mode is RunMode.MULTIRUN
+    try:
+        settings = settings_of(cfg)
+        _warn_of_random_weights(settings)
+        from attrscore.cli import output
+        from attrscore.jobs.run import run_job  # loads torch
+
+        if sweep:
+            settings = sweeps.share(settings, HydraConfig.get().job.num)
+        with output.progress("cells") as advance:
+            outcome = run_job(
+                settings,
+                config=OmegaConf.to_yaml(cfg, resolve=False),
+                overrides=unresolved(HydraConfig.get().overrides.task),
+                advance=advance,
+                told=output.say_findings,
+                progress=output.stderr().print,
+            )
+        return Ended(_show(outcome, settings, sweep=sweep))
+    except EmptyShardError as error:
+        output.stderr().print(str(error), soft_wrap=True)
+        return Ended(OK)
+    except (AttrscoreError, OmegaConfBaseException) as error:
+        return Ended(say(error, ()), sentence(error, ()))
+    except Exception as error:  # a bug in one job must not cost the sweep its others
+        if not sweep:
+            raise
+        traceback.print_exc()
+        return Ended(FAILED, f"{type(error).__name__}: {error}")
+
+
+def _show(outcome: Outcome, settings: Mapping[str, Any], *, sweep: bool) -> int:
+    """Print what a job did; the exit code."""
+    from attrscore.cli import output
+
+    out = output.stdout()
+    out.print(output.summary(outcome.scores, width=out.width))
+    if not outcome.computed:
+        out.print(f"All of it was already in {outcome.folder}; nothing was computed.")
+    figures = list(outcome.figures)
+    if settings["figures"] == "all" and not sweep:
+        from attrscore.report import figures as plots
+
+        path = outcome.folder / "figures" / "scores.png"
+        drawn = plots.distributions(outcome.scores, score=output.headline(outcome.scores))
+        figures.append(plots.save(drawn, path))
+    for path in figures:
+        out.print(f"figure: {path}", soft_wrap=True)
+    out.print(f"table:  attrscore collect {outcome.folder}", soft_wrap=True)
+    out.print(f"report: attrscore report {outcome.folder} -o report", soft_wrap=True)
+    skipped = output.say_skipped(outcome.dataset)
+    failed = output.say_undefined(outcome.scores)
+    return INCOMPLETE if skipped or failed else OK
+
+
+def _warn_of_random_weights(settings: Mapping[str, Any]) -> None:
+    from attrscore.cli.output import stderr
+
+    model = settings["model"]
+    if "weights" in model and not model["weights"] and model["name"] != "factory":
+        stderr().print(
+            f"model.weights is not set: {model['name']} has random weights, and its scores say "
+            "nothing about a trained model. Train one: attrscore train --help",
+            soft_wrap=True,
+        )
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Fit model= to the labels of dataset=, save the weights, print the held-out accuracy."""
+    example = (
+        "model=tiny_cnn dataset=phantom dataset.carrier=background train.output=cheat.safetensors"
+    )
+    settings = composed("train", arguments, train.__doc__, example)
+    from attrscore.cli import output
+    from attrscore.jobs.fitting import fit
+
+    trained, dataset = fit(settings, progress=output.stderr().print)
+    output.stdout().print(
+        f"held-out accuracy {trained.accuracy:.3f} (balanced {trained.balanced_accuracy:.3f}) on "
+        f"{len(trained.held_out_ids)} cells, training accuracy {trained.train_accuracy:.3f} on "
+        f"{len(trained.train_ids)}\nweights: {settings['train']['output']}",
+        soft_wrap=True,
+    )
+    return INCOMPLETE if output.say_skipped(dataset) else OK
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Show what a run or a sweep would compute, what is done already, and what the rest takes."""
+    example = "-m method=grad_cam,saliency layers=stages"
+    help_asked("plan", arguments, plan.__doc__, example, "[--json] [-m] ")
+    from attrscore.cli import output
+
+    plans: list[Plan] = []
+    planned: set[str] = set()
+
+    def job(cfg: DictConfig) -> Ended:
+        try:
+            settings = settings_of(cfg)
+            from attrscore.jobs.planning import plan as plan_of  # loads torch
+
+            plans.append(plan_of(settings, planned=planned))
+        except EmptyShardError:
+            return Ended(OK)
+        except (AttrscoreError, OmegaConfBaseException) as error:
+            return Ended(say(error, ()), sentence(error, ()))
+        return Ended(OK)
+
+    asked = [a for a in arguments if a != "--json" and not re.match(r"hydra[/.]launcher", a)]
+    with TemporaryDirectory() as nowhere:
+        folders = [f"hydra.{mode}.dir='{nowhere}'" for mode in ("run", "sweep")]
+        quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+        code = sweeps.run([*asked, *folders, *quiet], job)
+    if "--json" in arguments:
+        sys.stdout.write(json.dumps([asdict(each) for each in plans], indent=1) + "\n")
+    elif plans:
+        output.stdout().print(output.plan_table(plans))
+    return code
