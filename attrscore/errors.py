@@ -45,7 +45,15 @@ class UnsupportedError(AttrscoreError):
 
 
 class StoreError(AttrscoreError, OSError):
-    """A results folder or file that cannot be written, read or trusted."""
+    """A results folder or file that cannot be written, read or trusted.
+
+    ``kind`` says what is wrong with a file where that is known: ``damaged``, ``foreign``, ``newer``
+    (than this attrscore) or ``unreadable`` (the system does not give its bytes).
+    """
+
+    def __init__(self, sentence: str, /, *, kind: str = "") -> None:
+        super().__init__(sentence)
+        self.kind = kind
 
 
 class AttrscoreWarning(UserWarning):

@@ -4,8 +4,8 @@
     python benchmarks/bookkeeping.py --quick        # does it run?
 
 Each verb runs as its own process, as a user starts it. Prints wall and CPU time, and the
-peak memory of the process or its child. Then collect again with a limit on its child's memory,
-and once more with more jobs: its peak should not grow with the table. It asserts nothing.
+peak memory of the process or its child. Then collect again with less to hold, and once more
+with more jobs: its peak should not grow with the table. It asserts nothing.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ import sys
 """
 VERB = "from attrscore.cli.main import main; sys.exit(main(sys.argv[1:]))"
 LIMITED = """
-from attrscore.store.merge import rows_and_bytes
+from attrscore.store.scores import rows_and_bytes
 print(*rows_and_bytes(*sys.argv[1:3], memory=int(sys.argv[3]) * 2**20))
 """
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--places", type=int, default=2, help="methods times layers")
     parser.add_argument("--conditions", type=int, default=10_000, help="jobs of one condition each")
     parser.add_argument("--more", type=int, default=4, help="times as many shards, at the end")
-    parser.add_argument("--limit", type=int, default=256, help="MiB for collect, beside Python")
+    parser.add_argument("--limit", type=int, default=256, help="MiB for collect to hold")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:

@@ -1,7 +1,7 @@
 """The options of plugins: what each is called, its default, its choices, and what it means.
 
 They are read from the plugin itself: the fields of a dataclass and the string below each, or the
-keyword-only parameters of a function. The configuration (``attrscore.cli.conf``), the help of
+keyword-only parameters of a function. The configuration (``attrscore.cli.main.conf``), the help of
 ``attrscore plugins NAME`` and the registry all ask here.
 """
 

@@ -21,7 +21,6 @@ attributes.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -356,56 +355,53 @@ def write_hdf5(
     :raises DataError: no batch, or batches that differ in shape, regions, columns or spacing.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            file.attrs["classes"] = np.array(list(classes), dtype=h5py.string_dtype())
-            ids: list[str] = []
-            labels: list[int] = []
-            meta: dict[str, list[Any]] | None = None
-            spacing: tuple[float, ...] | None = None
-            stains: tuple[str, ...] = ()
-            for batch in batches:
-                arrays = {"inputs": batch.inputs.detach().cpu().numpy()}
-                for name, region in batch.regions.items():
-                    arrays[f"regions/{name}"] = region.detach().cpu().numpy()
-                for number, other in enumerate(batch.others):
-                    arrays[f"others/{number}"] = other.detach().cpu().numpy()
-                _append(file, arrays)
-                if meta is None:
-                    meta = {name: [] for name in batch.meta}
-                    spacing, stains = batch.spacing, batch.stains
-                first, mine = (spacing, stains), (batch.spacing, batch.stains)
-                if set(meta) != set(batch.meta) or first != mine:
-                    raise DataError(
-                        "All batches of a file need the same meta columns, spacing and stains; "
-                        f"given: {preview(meta)} with {first}, then {preview(batch.meta)} with "
-                        f"{mine}."
-                    )
-                for name, values in batch.meta.items():
-                    meta[name].extend(values)
-                ids.extend(batch.ids)
-                labels.extend(batch.label.tolist())
+    from attrscore.store.commit import new_file  # here, so that reading loads no pandas
+
+    with new_file(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["classes"] = np.array(list(classes), dtype=h5py.string_dtype())
+        ids: list[str] = []
+        labels: list[int] = []
+        meta: dict[str, list[Any]] | None = None
+        spacing: tuple[float, ...] | None = None
+        stains: tuple[str, ...] = ()
+        for batch in batches:
+            arrays = {"inputs": batch.inputs.detach().cpu().numpy()}
+            for name, region in batch.regions.items():
+                arrays[f"regions/{name}"] = region.detach().cpu().numpy()
+            for number, other in enumerate(batch.others):
+                arrays[f"others/{number}"] = other.detach().cpu().numpy()
+            _append(file, arrays)
             if meta is None:
-                raise DataError("No batch was given; a file needs at least one cell.")
-            if len(set(ids)) < len(ids):
-                raise DataError("Some ids stand in more than one batch; expected each once.")
-            file["label"] = np.array(labels, np.int64)
-            file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
-            for name, values in meta.items():
-                column = np.array(values)
-                if column.dtype.kind in "OU":
-                    text = [str(value) for value in values]
-                    file.create_dataset(f"meta/{name}", data=text, dtype=h5py.string_dtype())
-                else:
-                    file[f"meta/{name}"] = column
-            if spacing is not None:
-                file.attrs["spacing"] = spacing
-            if stains:
-                file.attrs["stains"] = np.array(stains, dtype=h5py.string_dtype())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+                meta = {name: [] for name in batch.meta}
+                spacing, stains = batch.spacing, batch.stains
+            first, mine = (spacing, stains), (batch.spacing, batch.stains)
+            if set(meta) != set(batch.meta) or first != mine:
+                raise DataError(
+                    "All batches of a file need the same meta columns, spacing and stains; "
+                    f"given: {preview(meta)} with {first}, then {preview(batch.meta)} with "
+                    f"{mine}."
+                )
+            for name, values in batch.meta.items():
+                meta[name].extend(values)
+            ids.extend(batch.ids)
+            labels.extend(batch.label.tolist())
+        if meta is None:
+            raise DataError("No batch was given; a file needs at least one cell.")
+        if len(set(ids)) < len(ids):
+            raise DataError("Some ids stand in more than one batch; expected each once.")
+        file["label"] = np.array(labels, np.int64)
+        file.create_dataset("ids", data=ids, dtype=h5py.string_dtype())
+        for name, values in meta.items():
+            column = np.array(values)
+            if column.dtype.kind in "OU":
+                text = [str(value) for value in values]
+                file.create_dataset(f"meta/{name}", data=text, dtype=h5py.string_dtype())
+            else:
+                file[f"meta/{name}"] = column
+        if spacing is not None:
+            file.attrs["spacing"] = spacing
+        if stains:
+            file.attrs["stains"] = np.array(stains, dtype=h5py.string_dtype())
 
 
 def _append(file: h5py.File, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:

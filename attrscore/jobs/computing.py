@@ -23,7 +23,6 @@ __all__ = [
     "add_costs",
     "compute",
     "joined_maps",
-    "kept_crops",
     "traces_of",
 ]
 
@@ -67,10 +66,10 @@ def compute(
     if costs is not None:
         add_costs(costs, results)
     part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
-    return part if keep == "none" else replace(part, crops=kept_crops(parts, rows))
+    return part if keep == "none" else replace(part, crops=_kept_crops(parts, rows))
 
 
-def kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
+def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
     """Those of these rows whose crops are kept beside the maps; None where none is, or readable."""
     spec, ids = parts.dataset.spec, parts.dataset.table["id"]
     chosen = store.chosen_cells(list(ids), spec.channels, spec.size)

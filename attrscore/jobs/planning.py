@@ -21,7 +21,7 @@ from attrscore.errors import StoreError
 from attrscore.jobs.assembly import Parts, build
 from attrscore.jobs.computing import joined_maps
 from attrscore.store.folders import JobFolder
-from attrscore.store.parts import encode
+from attrscore.store.part import encode
 
 __all__ = ["Plan", "plan"]
 
@@ -59,7 +59,7 @@ def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
     job = parts.job
     results = Path(settings["results"])
     names = {c: store.identify([job.identity["base"], c.identity]) for c in job.conditions}
-    absent = store.missing_conditions(results, job)
+    absent = store.missing_conditions(store.jobs_like(results, job), job)
     left = tuple(condition for condition in absent if names[condition] not in planned)
     planned |= {names[condition] for condition in left}
     cells = _cells_left(results, replace(job, conditions=absent)) if left else 0
@@ -88,13 +88,11 @@ def _each(names: Iterator[str]) -> tuple[str, ...]:
 
 
 def _cells_left(results: Path, job: store.Job) -> int:
-    halves = store.Halves(results, job)
     try:
         done = JobFolder.read(results / "jobs" / job.id).done()
     except StoreError:  # not begun
         done = set()
-    spans = set(job.ranges) - done
-    return sum(stop - start for start, stop in spans if halves.left(start, stop))
+    return sum(stop - start for start, stop in set(job.ranges) - done)
 
 
 def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, float, float, float]:
@@ -135,7 +133,8 @@ def _bytes(job: store.Job, parts: Parts, results: Sequence[Result]) -> int:
         return 0
     table = to_frame(results, **parts.labels).drop(columns=["model", "dataset"])
     ids = list(dict.fromkeys(table["id"]))
-    return len(encode(job, table, joined_maps(results), ids, rows=(0, len(ids)), config=""))
+    part = store.Part(table, joined_maps(results), ids, None)
+    return len(encode(job, part, rows=(0, len(ids)), config=""))
 
 
 @contextmanager

@@ -30,22 +30,25 @@ class Again:
 
 
 def to_do(
-    results: Path, parts: Parts, which: Which, fresh: Collection[tuple[str, int, int]]
+    jobs: Collection[store.JobFolder],
+    parts: Parts,
+    which: Which,
+    fresh: Collection[tuple[str, int, int]],
 ) -> list[Again]:
     """What there is to compute again, part by part; ``fresh`` are parts made just now."""
     place = {name: row for row, name in enumerate(parts.dataset.table["id"].astype(str))}
-    return list(_to_do(results, parts, which, fresh, place))
+    return list(_to_do(jobs, parts, which, fresh, place))
 
 
 def _to_do(
-    results: Path,
+    jobs: Collection[store.JobFolder],
     parts: Parts,
     which: Which,
     fresh: Collection[tuple[str, int, int]],
     place: Mapping[str, int],
 ) -> Iterator[Again]:
     asked = set(parts.job.conditions)
-    for folder in store.serving(results, parts.job):
+    for folder in store.serving(jobs, parts.job):
         wanted = {c.triple for c in folder.job.conditions if c in asked}
         for start, stop in sorted(folder.done()) if wanted else ():
             if (folder.job.id, start, stop) in fresh:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +68,9 @@ class KeptMaps:
         return {"jobs": jobs, "storage": "float16, one scale a map", "relative_error": TOLERANCE}
 
 
-def kept_maps(results: Path, parts: Parts, missing: Sequence[store.Condition]) -> KeptMaps | None:
+def kept_maps(
+    jobs: Sequence[store.JobFolder], parts: Parts, missing: Sequence[store.Condition]
+) -> KeptMaps | None:
     """The kept maps from which all of these conditions can be scored; None where some cannot.
 
     A scorer needs the network if it says ``needs_model = True``, or asks the pass for anything but
@@ -83,7 +84,7 @@ def kept_maps(results: Path, parts: Parts, missing: Sequence[store.Condition]) -
         return None
     places = {condition.triple[:2]: condition.method for condition in missing}
     folders: dict[Place, store.JobFolder] = {}
-    for folder in store.serving(results, parts.job, besides=("keep", "heat")):
+    for folder in jobs:
         if folder.job.base.get("keep", "none") == "none" or folder.done() != set(folder.job.ranges):
             continue
         for condition in folder.job.conditions:

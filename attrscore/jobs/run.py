@@ -24,7 +24,7 @@ from attrscore.engine.reading import readable
 from attrscore.errors import choose
 from attrscore.jobs import rescoring
 from attrscore.jobs.assembly import Parts, build
-from attrscore.jobs.computing import Costs, compute, kept_crops
+from attrscore.jobs.computing import Costs, compute
 from attrscore.jobs.contents import about, tell_made_masks
 from attrscore.jobs.fitting import train_if_asked
 from attrscore.jobs.provenance import Clock, facts, machine
@@ -80,8 +80,9 @@ def run_job(
     results = Path(settings["results"])
     tell_made_masks(parts.dataset, progress)
     job = parts.job
-    missing = store.missing_conditions(results, job)
-    work = _Work(parts, results, config, overrides, clock, advance, told, progress)
+    jobs = store.jobs_like(results, job)
+    missing = store.missing_conditions(jobs, job)
+    work = _Work(parts, results, jobs, config, overrides, clock, advance, told, progress)
     figures: tuple[Path, ...] = ()
     fresh: set[tuple[str, int, int]] = set()
     try:
@@ -93,7 +94,7 @@ def run_job(
             work.again(settings["rerun"], fresh)
     finally:
         work.parts.reader.close()
-    scores = store.read_scores(*store.folders_of(results, job))
+    scores = store.read_scores(*store.folders_of(work.jobs, job))
     return Outcome(results, work.computed, scores, parts.dataset, job, figures)
 
 
@@ -103,6 +104,8 @@ class _Work:
 
     parts: Parts
     results: Path
+    jobs: list[store.JobFolder]
+    """Those of the results folder that may serve this one."""
     config: str
     overrides: Sequence[str]
     clock: Clock
@@ -131,15 +134,11 @@ class _Work:
     ) -> store.Writer:
         """Compute and commit what is not there; ``fresh`` gains the parts made."""
         job = replace(self.parts.job, conditions=missing)
-        kept = kept_maps(self.results, self.parts, missing)
+        kept = kept_maps(self.jobs, self.parts, missing)
         origin = {**facts(self.overrides), **about(self.parts.dataset)}
-        halves = None
         if kept is not None:
             job = replace(job, part_rows=kept.part_rows)
             origin["scored_from"] = kept.told()
-        elif self.parts.settings["rerun"] != "all":
-            halves = store.Halves(self.results, job)
-            origin |= {"taken_from": halves.jobs} if halves.jobs else {}
         writer = store.Writer(
             self.results,
             job,
@@ -149,51 +148,44 @@ class _Work:
             readings={key: readings_of(each) for key, each in self.parts.scorers.items()},
             hidden=self.parts.hidden,
         )
+        others = [each for each in self.jobs if each.job.id != job.id]
+        here = store.JobFolder.read(writer.folder)
+        self.jobs = sorted([*others, here], key=lambda each: each.path)
         ranges = writer.missing()
         self.total = sum(stop - start for start, stop in ranges)
         try:
             if kept is not None:
                 rescoring.fill(writer, self.parts, kept, self.step, self.costs)
-            self._fill(writer, halves)
+            self._fill(writer)
         except BaseException as error:
             writer.fail(error, self._run())
             raise
         writer.succeed(self._run())
-        if halves is None or not halves.jobs:  # what is taken over may have failed
-            fresh |= {(job.id, start, stop) for start, stop in ranges}
+        fresh |= {(job.id, start, stop) for start, stop in ranges}
         return writer
 
-    def _fill(self, writer: store.Writer, halves: store.Halves | None) -> None:
-        """Compute and commit the parts that are not there, but for what ``halves`` hold of them."""
-        everything = {condition.triple for condition in writer.job.conditions}
-        left = {span: halves.left(*span) if halves else everything for span in writer.missing()}
+    def _fill(self, writer: store.Writer) -> None:
+        """Compute and commit the parts that are not there."""
+        missing = writer.missing()
+        wanted = {condition.triple for condition in writer.job.conditions}
         refused: dict[Place, str] = {}
-        if methods := {method for wanted in left.values() for method, _, _ in wanted}:
-            refused = self._refused(methods)
-        self.total = self.computed + sum(span[1] - span[0] for span in left if left[span])
-        for (start, stop), wanted in left.items():
-            ids = self.parts.dataset.table["id"].iloc[start:stop].astype(str)
-            pieces = halves.pieces(start, stop, ids) if halves else []
-            if wanted:
-                part = compute(
-                    self.parts,
-                    range(start, stop),
-                    wanted=wanted,
-                    refused=refused,
-                    keep=self.parts.settings["keep"],
-                    **self._watched,
-                )
-                folder = store.JobFolder(writer.folder, writer.job, self.parts.labels, "", {})
-                pieces.append(store.Piece(folder, part, wanted))
-            if wanted != everything:
-                part = store.joined(pieces)
-                if self.parts.settings["keep"] != "none":
-                    part = replace(part, crops=kept_crops(self.parts, range(start, stop)))
+        if missing:
+            refused = self._refused({method for method, _, _ in wanted})
+        self.total = self.computed + sum(stop - start for start, stop in missing)
+        for start, stop in missing:
+            part = compute(
+                self.parts,
+                range(start, stop),
+                wanted=wanted,
+                refused=refused,
+                keep=self.parts.settings["keep"],
+                **self._watched,
+            )
             writer.write_part(start, stop, part)
 
     def again(self, which: Which, fresh: set[tuple[str, int, int]]) -> None:
         """Compute again what is there, but for the parts ``fresh``."""
-        todo = to_do(self.results, self.parts, which, fresh)
+        todo = to_do(self.jobs, self.parts, which, fresh)
         self.total = self.computed + sum(len(each.rows) for each in todo)
         refused = self._refused({m for each in todo for m, _, _ in each.wanted}) if todo else {}
         writers: dict[str, store.Writer] = {}

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import pickle
 import re
-import uuid
 import warnings
 import zipfile
 from collections import Counter
@@ -168,17 +166,11 @@ def save_weights(model: nn.Module, path: str | Path, /, *, classes: Sequence[str
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in state.items()
     }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.stem}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            metadata = {"classes": json.dumps(list(classes))} if classes else None
-            stream.write(safetensors.torch.save(tensors, metadata))
-            stream.flush()
-            os.fsync(stream.fileno())  # else a power cut may leave the new name on an empty file
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    from attrscore.store.commit import commit, make_folder  # here: it loads pandas and h5py
+
+    metadata = {"classes": json.dumps(list(classes))} if classes else None
+    make_folder(file.parent)
+    commit(file, safetensors.torch.save(tensors, metadata))
 
 
 def fingerprint(model: nn.Module, /) -> str:

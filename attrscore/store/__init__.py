@@ -2,23 +2,23 @@
 
 A results folder holds immutable HDF5 parts; all else is derived from them. ``Writer`` commits
 parts, ``missing_conditions`` says what is left to compute, ``read_scores`` and ``read_maps`` read
-back. None of it needs torch. ``FORMAT.md`` beside this package describes the files.
+back. None of it needs torch. ``docs/format.md`` describes the files.
 """
 
 from __future__ import annotations
 
 from attrscore.errors import StoreError
-from attrscore.store.again import Part, overlaid, read_part
 from attrscore.store.compare import Comparison, compare
-from attrscore.store.crops import Crops, chosen_cells, stored_crops
-from attrscore.store.folders import JobFolder, folders_of, missing_conditions, serving
-from attrscore.store.halves import Halves, Piece, joined
+from attrscore.store.folders import JobFolder, folders_of, jobs_like, missing_conditions, serving
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
-from attrscore.store.kept import Kept, kept, read_crops, read_maps
-from attrscore.store.merge import collect
+from attrscore.store.kept import Kept, kept, read_maps
+from attrscore.store.maps import Crops, chosen_cells, stored_crops
 from attrscore.store.outcomes import FAILURES, failed
+from attrscore.store.part import Part, read_crops, read_part, read_table
+from attrscore.store.rows import overlaid
+from attrscore.store.scores import collect, read_scores, table_and_kinds
 from attrscore.store.status import JobStatus, provenance_of, status_of
-from attrscore.store.tables import Kinds, read_scores, table_and_kinds
+from attrscore.store.tables import Kinds
 from attrscore.store.verify import Report, verify
 from attrscore.store.writer import Writer
 
@@ -28,14 +28,12 @@ __all__ = [
     "Comparison",
     "Condition",
     "Crops",
-    "Halves",
     "Job",
     "JobFolder",
     "JobStatus",
     "Kept",
     "Kinds",
     "Part",
-    "Piece",
     "Plugin",
     "Report",
     "StoreError",
@@ -46,7 +44,7 @@ __all__ = [
     "failed",
     "folders_of",
     "identify",
-    "joined",
+    "jobs_like",
     "kept",
     "missing_conditions",
     "overlaid",
@@ -55,6 +53,7 @@ __all__ = [
     "read_maps",
     "read_part",
     "read_scores",
+    "read_table",
     "serving",
     "status_of",
     "stored_crops",

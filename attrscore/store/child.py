@@ -1,7 +1,7 @@
-"""Work on files that cannot be trusted, or that may fill memory, in a process of its own.
+"""Reading files that cannot be trusted in a process of its own, for ``verify``.
 
 HDF5 is C: a forged or damaged file can crash or hang what reads it. The child has a limit on its
-memory, tells which file it is at, and is killed when nothing new is told for too long.
+memory, says which file it is at, and is killed when it says nothing for too long.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 from attrscore.errors import AttrscoreError, StoreError
 
-__all__ = ["ChildError", "Tell", "run_in_child"]
+__all__ = ["ChildError", "Say", "run_in_child"]
 
-Tell = Callable[[Mapping[str, Any]], None]
-"""What a task calls to say where it is."""
+Say = Callable[[Mapping[str, Any]], None]
+"""What the child calls to say where it is."""
 
 GIB = 2**30
 
@@ -49,53 +49,54 @@ class ChildError(StoreError):
 
 
 def run_in_child(
-    task: str,
     arguments: Mapping[str, Any],
     /,
     *,
     seconds: float = 60.0,
     memory: int = 2 * GIB,
 ) -> Iterator[dict[str, Any]]:
-    """What a task tells, as it tells it; ``seconds`` are those without a word, ``memory`` is what
-    the child may take beyond what it starts with.
+    """What checking files says, as it says it.
+
+    ``seconds`` is the longest silence, ``memory`` what the child may take beyond what it starts
+    with.
 
     :raises ChildError: it crashed, hung or needed too much memory.
-    :raises StoreError: what the task raised.
-    """  # noqa: D205  # one sentence
-    sent = json.dumps({"task": task, "arguments": dict(arguments), "memory": memory})
+    :raises StoreError: what was raised there.
+    """
+    sent = json.dumps({"arguments": dict(arguments), "memory": memory})
     with (
-        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as errors,
         subprocess.Popen(  # noqa: S603  # this interpreter, fixed code
-            [sys.executable, "-c", _START],
+            [sys.executable, "-P", "-c", _START],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             env={**os.environ, **_ENVIRONMENT},
         ) as child,
     ):
         try:
-            yield from _told(child, sent.encode(), seconds)
+            yield from _said(child, sent.encode(), seconds)
             if child.wait(seconds) != 0:
-                said.seek(0)
-                raise _stopped(child.returncode, said.read())
+                errors.seek(0)
+                raise _stopped(child.returncode, errors.read())
         except (TimeoutError, subprocess.TimeoutExpired) as error:
             raise ChildError(f"no progress for {seconds:g} seconds", "hangs") from error
         finally:
             child.kill()
 
 
-def _told(child: subprocess.Popen[bytes], sent: bytes, seconds: float) -> Iterator[dict[str, Any]]:
+def _said(child: subprocess.Popen[bytes], sent: bytes, seconds: float) -> Iterator[dict[str, Any]]:
     if child.stdin is None or child.stdout is None:
         raise StoreError("The process that reads files could not be started.")
     with suppress(BrokenPipeError), child.stdin:
         child.stdin.write(sent)
     for line in _lines(child.stdout.fileno(), seconds):
-        told: dict[str, Any] = json.loads(line)
-        if told == _STARTED:
+        said: dict[str, Any] = json.loads(line)
+        if said == _STARTED:
             continue
-        if "error" in told:
-            raise StoreError(told["error"])
-        yield told
+        if "error" in said:
+            raise StoreError(said["error"])
+        yield said
 
 
 def _lines(descriptor: int, seconds: float) -> Iterator[bytes]:
@@ -113,8 +114,8 @@ def _lines(descriptor: int, seconds: float) -> Iterator[bytes]:
         yield from whole
 
 
-def _stopped(code: int, said: bytes) -> ChildError:
-    text = said.strip().rpartition(b"\n")[2].decode("utf-8", "replace")
+def _stopped(code: int, errors: bytes) -> ChildError:
+    text = errors.strip().rpartition(b"\n")[2].decode("utf-8", "replace")
     if "MemoryError" in text or "allocate" in text.lower():
         return ChildError(f"the process needed too much memory ({text})", "memory")
     if code < 0:
@@ -123,33 +124,25 @@ def _stopped(code: int, said: bytes) -> ChildError:
 
 
 def main() -> None:
-    """The child: one task, told on standard input."""
-    told = json.loads(sys.stdin.buffer.read())
+    """The child: one task, given on standard input."""
+    given = json.loads(sys.stdin.buffer.read())
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
 
-    def tell(what: Mapping[str, Any]) -> None:
+    def say(what: Mapping[str, Any]) -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
-    task = _task(told["task"])
-    _limit(int(told["memory"]))
-    tell(_STARTED)
+    from attrscore.store.verify import check_files
+
+    memory = int(given["memory"])
+    _limit(memory)
+    say(_STARTED)
     try:
-        task(tell, **told["arguments"])
+        check_files(say, **given["arguments"])
     except AttrscoreError as error:
-        if _exhausted(int(told["memory"])):
+        if _exhausted(memory):
             raise MemoryError("nearly all was taken") from error
-        tell({"error": str(error)})
-
-
-def _task(name: str) -> Callable[..., None]:
-    if name == "verify":
-        from attrscore.store.verify import check_files
-
-        return check_files
-    from attrscore.store.merge import merge
-
-    return merge
+        say({"error": str(error)})
 
 
 def _limit(memory: int) -> None:

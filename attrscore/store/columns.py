@@ -8,8 +8,7 @@ text is stored as a word that occurs nowhere else in the column, named by the at
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import h5py
@@ -22,21 +21,28 @@ from attrscore.errors import StoreError
 
 __all__ = [
     "CHECKED",
+    "CHUNK_BYTES",
     "TEXT",
-    "Stored",
+    "Array",
     "check",
+    "column_of",
     "create_group",
+    "decoded",
     "escape",
     "hard_links",
-    "join",
+    "missing_word",
+    "read_array",
     "read_attribute",
     "read_column",
+    "read_stored",
     "stack",
     "unescape",
     "write_array",
     "write_attribute",
     "write_column",
 ]
+
+Array = np.ndarray[Any, Any]
 
 CHECKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 """Filters that every HDF5 has; with the checksum a flipped bit is an error, not another number."""
@@ -76,7 +82,7 @@ def write_column(
 
     :raises StoreError: text with a NUL character, which HDF5 would cut.
     """
-    array, missing = to_array(values)
+    array, missing = _to_array(values)
     if array.dtype.kind == "S":
         array = array.astype(h5py.string_dtype("utf-8", array.dtype.itemsize))
     dataset = write_array(group, escape(name), array)
@@ -86,51 +92,63 @@ def write_column(
         write_attribute(dataset, key, value)
 
 
-@dataclass(frozen=True, eq=False)
-class Stored:
-    """A column as its dataset holds it."""
+def column_of(group: h5py.Group, name: str, /) -> h5py.h5d.DatasetID:
+    """The dataset of a column. The lower half of h5py reads it 4 times faster.
 
-    array: np.ndarray[Any, Any]
-    missing: str | None
-
-    def series(self) -> pd.Series[Any]:
-        """The column that :func:`write_column` wrote; missing text is missing again."""
-        if self.array.dtype.kind != "S":
-            return pd.Series(self.array)
-        text = pa.array(self.array).cast(pa.string())
-        if self.missing is not None:
-            nothing = pa.scalar(None, pa.string())
-            text = pc.if_else(pc.equal(text, self.missing), nothing, text)
-        series: pd.Series[Any] = text.to_pandas()
-        return series
-
-
-def read_column(group: h5py.Group, name: str, /) -> Stored:
-    """A column of a group. It uses the lower half of h5py, which is 4 times faster.
-
-    :raises StoreError: a dataset that cannot be trusted, as :func:`check`.
+    :raises StoreError: no column, or as :func:`check`.
     """
-    dataset = h5py.h5d.open(group.id, escape(name).encode())
+    dataset = h5py.h5o.open(group.id, escape(name).encode())
+    if not isinstance(dataset, h5py.h5d.DatasetID):
+        raise StoreError(f"It is damaged: '{name}' is not a column.")
     check(dataset)
     if len(dataset.shape) != 1:
         raise StoreError(f"'{name}' is not a column ({len(dataset.shape)} axes).")
-    array = np.empty(dataset.shape, dataset.dtype)
+    return dataset
+
+
+def read_column(column: h5py.h5d.DatasetID, /) -> pd.Series[Any]:
+    """The column that :func:`write_column` wrote; missing text is missing again.
+
+    :raises StoreError: text that is no UTF-8.
+    """
+    array = read_stored(column)
+    if array.dtype.kind != "S":
+        return pd.Series(array)
+    text = decoded(array, h5py.h5i.get_name(column))
+    missing = missing_word(column)
+    if missing is not None:
+        nothing = pa.scalar(None, pa.string())
+        text = pc.if_else(pc.equal(text, missing), nothing, text)
+    series: pd.Series[Any] = text.to_pandas()
+    return series
+
+
+def decoded(array: Array, name: bytes, /) -> Any:
+    """Bytes of a dataset of this name as an Arrow array of text.
+
+    :raises StoreError: text that is no UTF-8.
+    """
+    try:
+        return pa.array(array).cast(pa.string())
+    except pa.ArrowInvalid as error:
+        shown = name.decode("utf-8", "replace")
+        raise StoreError(f"{shown} holds text that is not UTF-8.") from error
+
+
+def read_stored(column: h5py.h5d.DatasetID, /) -> Array:
+    """A column as its dataset holds it, text as bytes."""
+    array = np.empty(column.shape, column.dtype)
     if array.size:
-        dataset.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
-    if array.dtype.kind != "S" or not h5py.h5a.exists(dataset, b"missing_value"):
-        return Stored(array, None)
-    return Stored(array, str(read_attribute(h5py.Dataset(dataset), "missing_value")))
+        column.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
+    # Other programs may write big-endian numbers, which pandas cannot compute with.
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def join(pieces: Sequence[Stored | None], lengths: Sequence[int], /) -> pd.Series[Any]:
-    """One column of the pieces of several parts; None is a piece of missing values."""
-    stored = [piece for piece in pieces if piece is not None]
-    if len(stored) == len(pieces):
-        like = {(p.array.dtype.kind == "S", p.array.dtype.kind == "b", p.missing) for p in stored}
-        if len(like) == 1:
-            array = np.concatenate([piece.array for piece in stored])
-            return Stored(array, stored[0].missing).series()
-    return stack([None if piece is None else piece.series() for piece in pieces], lengths)
+def missing_word(column: h5py.h5d.DatasetID, /) -> str | None:
+    """The text that stands for a missing one; None where nothing does, or in numbers."""
+    if column.dtype.kind != "S" or not h5py.h5a.exists(column, b"missing_value"):
+        return None
+    return str(read_attribute(h5py.Dataset(column), "missing_value"))
 
 
 def stack(pieces: Sequence[pd.Series[Any] | None], lengths: Sequence[int], /) -> pd.Series[Any]:
@@ -152,23 +170,37 @@ def stack(pieces: Sequence[pd.Series[Any] | None], lengths: Sequence[int], /) ->
     return pd.concat(filled, ignore_index=True)
 
 
-def check(dataset: Any, /) -> None:
+def check(dataset: h5py.h5d.DatasetID, /) -> None:
     """Refuse what a results file never holds: it could read other files or fill the memory.
 
-    ``dataset`` is an h5py DatasetID.
-
-    :raises StoreError: outside storage, virtual, of objects, or of a forged size.
+    :raises StoreError: outside storage, virtual, of objects, without a shape, or of a forged size.
     """
     name = h5py.h5i.get_name(dataset).decode("utf-8", "replace")
     plan = dataset.get_create_plist()
     if plan.get_external_count() or plan.get_layout() == h5py.h5d.VIRTUAL:
         raise StoreError(f"{name} takes its data from other files, which is refused.")
     dtype = dataset.dtype
-    if dtype.kind not in "biufS":
+    if dtype.kind not in "biufS" or (dtype.kind != "S" and dtype.itemsize > 8):
         raise StoreError(f"{name} holds {dtype}; only numbers and text are read.")
+    if dataset.shape is None:
+        raise StoreError(f"{name} has no shape; it holds nothing.")
     claimed = math.prod(dataset.shape) * dtype.itemsize
     if claimed > MOST_INFLATION * dataset.get_storage_size() + CHUNK_BYTES:
         raise StoreError(f"{name} claims more data than the file can hold.")
+
+
+def read_array(group: h5py.Group, link: str, kinds: str, axes: Collection[int], /) -> h5py.Dataset:
+    """A dataset that holds numbers of one of these kinds of NumPy and has so many axes.
+
+    :raises StoreError: there is none, or as :func:`check`.
+    """
+    found = group[link] if link in hard_links(group) else None
+    if not isinstance(found, h5py.Dataset):
+        raise StoreError(f"{group.name} holds no dataset '{link}'.")
+    check(found.id)
+    if found.dtype.kind not in kinds or found.ndim not in axes:
+        raise StoreError(f"{found.name} holds {found.dtype} on {found.ndim} axes.")
+    return found
 
 
 def hard_links(group: h5py.Group, /) -> list[str]:
@@ -181,7 +213,10 @@ def hard_links(group: h5py.Group, /) -> list[str]:
         if links.get_info(name).type != h5py.h5l.TYPE_HARD:
             shown = name.decode("utf-8", "replace")
             raise StoreError(f"{group.name}/{shown} is a link to elsewhere, which is refused.")
-    return [name.decode() for name in group.id]
+    try:
+        return [name.decode() for name in group.id]
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{group.name} holds a name that is not UTF-8.") from error
 
 
 def create_group(parent: h5py.Group, name: str, /) -> h5py.Group:
@@ -191,7 +226,7 @@ def create_group(parent: h5py.Group, name: str, /) -> h5py.Group:
     return h5py.Group(h5py.h5g.create(parent.id, escape(name).encode(), gcpl=untimed))
 
 
-def write_array(group: h5py.Group, link: str, array: np.ndarray[Any, Any], /) -> h5py.Dataset:
+def write_array(group: h5py.Group, link: str, array: Array, /) -> h5py.Dataset:
     """An array as a checked dataset in chunks of about one mebibyte."""
     if array.size == 0:
         return group.create_dataset(link, data=array)
@@ -215,11 +250,11 @@ def read_attribute(target: h5py.HLObject, name: str, /) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def to_array(values: pd.Series[Any], /) -> tuple[np.ndarray[Any, Any], str | None]:
+def _to_array(values: pd.Series[Any], /) -> tuple[Array, str | None]:
     """A column as an array of bool, integers, floats or bytes, and the word for missing text."""
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return to_array(values.astype(dtype.categories.dtype))
+        return _to_array(values.astype(dtype.categories.dtype))
     if isinstance(dtype, np.dtype) and dtype.kind in "biuf" and dtype.itemsize <= 8:
         return values.to_numpy(), None
     kind = pd.api.types.infer_dtype(values, skipna=True)
@@ -236,7 +271,7 @@ def to_array(values: pd.Series[Any], /) -> tuple[np.ndarray[Any, Any], str | Non
     return _to_bytes(values)
 
 
-def _to_bytes(values: pd.Series[Any]) -> tuple[np.ndarray[Any, Any], str | None]:
+def _to_bytes(values: pd.Series[Any]) -> tuple[Array, str | None]:
     if pd.api.types.infer_dtype(values, skipna=True) not in ("string", "empty"):
         values = values.astype(object).map(str, na_action="ignore")
     codes, uniques = pd.factorize(values)

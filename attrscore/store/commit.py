@@ -1,12 +1,17 @@
-"""Files that exist whole or not at all, even when the process is killed or the disk is full."""
+"""Files and folders that exist whole or not at all, even when a process is killed or the disk full.
+
+This is the one way in which attrscore writes what must last: parts, merged files, exports, figures,
+weights. It is written aside, synced, renamed, and the folder synced.
+"""
 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
+import shutil
 import socket
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,51 +19,81 @@ from pathlib import Path
 
 from attrscore.errors import StoreError
 
-__all__ = ["aside_of", "commit", "leftovers", "make_folder", "remove_leftovers", "sync"]
+__all__ = [
+    "commit",
+    "leftovers",
+    "make_folder",
+    "new_file",
+    "new_folder",
+    "remove_leftovers",
+    "unreadable",
+]
 
 DAY = 86_400.0
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname()) or "host"
 _LEFTOVER = re.compile(r"^\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp$")
-_ONE_AT_A_TIME = threading.Lock()  # threads of a process share the names of their temporary files
+_NUMBER = itertools.count(1)
+_BEING_WRITTEN: set[str] = set()
+"""Names of temporary files of this process."""
 
 
 def commit(path: Path, data: bytes | bytearray | memoryview, /) -> None:
-    """Put ``data`` at ``path`` in one step: written aside, synced, renamed, the folder synced.
+    """Put ``data`` at ``path`` in one step; its folder must be there.
 
     :raises StoreError: disk full, not writable; what was at ``path`` before is untouched.
     """
-    with _ONE_AT_A_TIME, aside_of(path) as aside:
-        _write_synced(aside, memoryview(data))
+    with _aside(path) as aside:
+        _write(aside, memoryview(data))
+        aside.replace(path)
 
 
 @contextmanager
-def aside_of(path: Path, /) -> Iterator[Path]:
-    """Where to write what is to stand at ``path``: it is put there when the block is left, and
-    removed if the block raises. What is written must be synced.
+def new_file(path: Path, /) -> Iterator[Path]:
+    """Where to write what is to stand at ``path``: it is put there when the block ends.
+
+    Its folder is made, and leftovers are removed from it.
 
     :raises StoreError: disk full, not writable; what was at ``path`` before is untouched.
-    """  # noqa: D205  # one sentence
-    aside = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    """
+    make_folder(path.parent)
+    remove_leftovers([path.parent])
+    with _aside(path) as aside:
+        yield aside
+        _sync(aside)
+        aside.replace(path)
+
+
+@contextmanager
+def new_folder(path: Path, /) -> Iterator[Path]:
+    """As :func:`new_file`, for a folder; one that was there is replaced at the end."""
+    make_folder(path.parent)
+    remove_leftovers([path.parent])
+    with _aside(path) as aside, _aside(path) as old:
+        yield aside
+        for folder, _, names in os.walk(aside):
+            for name in names:
+                _sync(Path(folder, name))
+        if path.exists():
+            path.rename(old)
+        aside.rename(path)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` that nobody uses; whatever is there at the end is removed."""
+    aside = path.with_name(f".{path.name}.{next(_NUMBER)}.{_HOST}.{os.getpid()}.tmp")
+    _BEING_WRITTEN.add(aside.name)
     _remove(aside)  # from a dead process that had our pid
     try:
         yield aside
-        aside.replace(path)
-        _sync_folder(path.parent)
+        _sync(path.parent)
     except StoreError:
         raise
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
         _remove(aside)
-
-
-def sync(path: Path, /) -> None:
-    """Have what was written to a file reach the disk."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        _BEING_WRITTEN.discard(aside.name)
 
 
 def leftovers(folder: Path, /) -> list[Path]:
@@ -71,10 +106,9 @@ def leftovers(folder: Path, /) -> list[Path]:
 
 def remove_leftovers(folders: Iterable[Path], /) -> int:
     """Delete the leftovers of these folders; how many there were."""
-    with _ONE_AT_A_TIME:
-        found = [path for folder in folders for path in leftovers(folder)]
-        for path in found:
-            _remove(path)
+    found = [path for folder in folders for path in leftovers(folder)]
+    for path in found:
+        _remove(path)
     return len(found)
 
 
@@ -89,7 +123,47 @@ def make_folder(folder: Path, /) -> None:
         raise _unwritable(folder, error) from error
 
 
-def _write_synced(path: Path, data: memoryview) -> None:
+def unreadable(path: Path, error: Exception, what: str, remedy: str, /) -> StoreError:
+    """What to say of a file that ``error`` kept from being read.
+
+    Where the system does not give its bytes, it says why; else its bytes are wrong, which
+    ``what`` ("is damaged ...") and ``remedy`` say.
+    """
+    refused = error if isinstance(error, OSError) and error.errno else _refused(path)
+    if refused is None:
+        return StoreError(f"{path} {what} ({_first_line(error)}); {remedy}", kind="damaged")
+    why = _NOT_READ.get(refused.errno or 0, "Try again, or look at the disk.")
+    sentence = f"{path} cannot be read ({refused.strerror or refused}). {why}"
+    return StoreError(f"{sentence} Nothing says that it is damaged.", kind="unreadable")
+
+
+_NOT_READ = {
+    errno.EACCES: "You need the right to read it.",
+    errno.EPERM: "You need the right to read it.",
+    errno.EMFILE: "This process has too many files open; raise the limit: ulimit -n 4096.",
+    errno.ENFILE: "The system has too many files open.",
+    errno.EIO: "The disk or file server failed; try again.",
+    errno.ESTALE: "The file server was restarted; try again.",
+}
+
+
+def _refused(path: Path) -> OSError | None:
+    """Why the system does not give the bytes of a file."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+    except OSError as error:
+        return error
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+def _write(path: Path, data: memoryview) -> None:
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         while data:
@@ -99,8 +173,9 @@ def _write_synced(path: Path, data: memoryview) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have what was written to a file or folder reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -116,7 +191,9 @@ def _is_leftover(path: Path) -> bool:
         return False
     if found["host"] == _HOST:
         pid = int(found["pid"])
-        # A file of our own pid is an ancestor's: in containers, pids come again after a restart.
+        if path.name in _BEING_WRITTEN:
+            return False
+        # Another of our own pid is an ancestor's: in containers, pids come again after a restart.
         if pid == os.getpid() or not _alive(pid):
             return True
     try:
@@ -137,7 +214,10 @@ def _alive(pid: int) -> bool:
 
 def _remove(path: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError:
         return  # a read-only folder: it holds no file of ours, or the error is on its way already
 

@@ -55,8 +55,8 @@ def compare(stored: pd.DataFrame, now: pd.DataFrame, /) -> Comparison:
     for name in before:
         if name not in after:
             differences[str(name)] = "is not computed any more"
-        elif (told := _apart(before[name], after[name])) is not None:
-            differences[str(name)] = told
+        elif (how := _apart(before[name], after[name])) is not None:
+            differences[str(name)] = how
     if differences:
         sentence = f"Of {rows}, some differ in {len(differences)} of {before.shape[1]} columns:"
         return Comparison("differs", sentence, differences)

@@ -1,33 +1,42 @@
-"""The folder of a job: what its job.json tells, and which jobs can serve another."""
+"""What lies at a path: results folders, the folders of jobs, parts, merged files."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attrscore.errors import StoreError
-from attrscore.store.commit import commit
+from attrscore.core.readings import Reading
+from attrscore.errors import ConfigError, StoreError
+from attrscore.store.commit import commit, unreadable
 from attrscore.store.identity import Condition, Job, Range, canonical
-from attrscore.store.parts import part_name, part_ranges
+from attrscore.store.part import opened, part_name, part_ranges
 
 __all__ = [
     "FAILED",
     "JOB",
     "JOBS",
+    "Found",
     "JobFolder",
+    "Location",
+    "find",
     "folders_of",
+    "job_folders",
+    "job_json",
+    "jobs_like",
     "missing_conditions",
     "no_results",
     "open_conditions",
     "paths_in",
+    "readings_from",
     "serving",
-    "told_by",
     "without_keep",
 ]
+
+Location = str | os.PathLike[str]
 
 JOBS, JOB, FAILED = "jobs", "job.json", "failed.json"
 MOST_RUNS = 100
@@ -37,7 +46,7 @@ MOST_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class JobFolder:
-    """A job as its folder tells it."""
+    """A job as its folder has it."""
 
     path: Path
     job: Job
@@ -57,28 +66,26 @@ class JobFolder:
 
         :raises StoreError: no job.json, or one that is damaged or newer, named.
         """
-        told = told_by(path)
+        known = job_json(path)
         try:
-            job = Job.from_identity(told["identity"])
-            labels = {str(k): str(v) for k, v in told["labels"].items()}
             return cls(
                 path,
-                job,
-                labels,
-                str(told["config"]),
-                dict(told["provenance"]),
-                list(told.get("runs", ())),
-                dict(told.get("parts", {})),
-                dict(told.get("readings", {})),
+                Job.from_identity(known["identity"]),
+                _texts(known["labels"]),
+                str(known["config"]),
+                _mapping(known["provenance"]),
+                [_mapping(run) for run in _list(known.get("runs", []))],
+                {name: _mapping(of) for name, of in _mapping(known.get("parts", {})).items()},
+                readings_from(known.get("readings", {})),
             )
         except StoreError as error:
-            raise StoreError(f"{path / JOB} cannot be used. {error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"{path / JOB} cannot be used. {error}", kind=error.kind) from error
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise _damaged(path, error) from error
 
     @property
     def model(self) -> str:
-        """The displayed name of the network."""
+        """The displayed name of the model."""
         return self.labels.get("model") or _name(self.job.base.get("model"))
 
     @property
@@ -91,7 +98,7 @@ class JobFolder:
 
         :raises StoreError: not writable.
         """
-        told = {
+        content = {
             "schema": self.job.identity["schema"],
             "job": self.job.id,
             "identity": self.job.identity,
@@ -102,7 +109,7 @@ class JobFolder:
             "parts": self.known,
             "readings": self.readings,
         }
-        text = json.dumps(told, indent=1, ensure_ascii=False, default=str)
+        text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
         commit(self.path / JOB, text.encode("utf-8", "backslashreplace"))
 
     def part(self, start: int, stop: int) -> Path:
@@ -124,46 +131,53 @@ def no_results(path: Path, /) -> StoreError:
     )
 
 
-def missing_conditions(folder: str | os.PathLike[str], job: Job, /) -> tuple[Condition, ...]:
-    """The conditions of ``job`` that no job of this folder has completed for its base, in order.
+def jobs_like(folder: Location, job: Job, /) -> list[JobFolder]:
+    """The jobs of a results folder over the same rows, model and target as ``job``, in order.
 
-    So adding a method, a layer or a scorer to a finished sweep computes that alone. Kept maps
-    change no number: where ``base["keep"]`` is absent or ``none``, jobs that kept some count too.
-    Costs reading each job.json, and listing the folders that matter.
+    They may differ in heat options, in what they keep, and in conditions. Reads each job.json
+    once; one that is being made, damaged or newer is left out: its work is not known to be done.
+    """
+    wanted = _without(job.base, ("heat", "keep"))
+    found = []
+    for path in sorted(paths_in(Path(folder) / JOBS)):
+        try:
+            identity = job_json(path)["identity"]
+            same = identity["rows"] == job.rows
+            if same and _without(identity["base"], ("heat", "keep")) == wanted:
+                found.append(JobFolder.read(path))  # of thousands of others no more is looked at
+        except (StoreError, KeyError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def serving(jobs: Iterable[JobFolder], job: Job, /) -> list[JobFolder]:
+    """Those of these jobs whose numbers are those of ``job``'s base.
+
+    Kept maps change no number: where ``job`` keeps none, jobs that keep some count too.
+    """
+    besides = ("keep",) if job.base.get("keep", "none") == "none" else ()
+    wanted = _without(job.base, besides)
+    return [each for each in jobs if _without(each.job.base, besides) == wanted]
+
+
+def missing_conditions(jobs: Iterable[JobFolder], job: Job, /) -> tuple[Condition, ...]:
+    """The conditions of ``job`` that none of these jobs has completed for its base, in order.
+
+    So adding a method, a layer or a scorer to a finished sweep computes that alone. Lists the
+    folders that matter.
     """
     missing = set(job.conditions)
-    for found in serving(folder, job):
+    for found in serving(jobs, job):
         offered = missing.intersection(found.job.conditions)
         if offered and found.done() == set(found.job.ranges):
             missing -= offered
     return tuple(condition for condition in job.conditions if condition in missing)
 
 
-def folders_of(folder: str | os.PathLike[str], job: Job, /) -> list[Path]:
-    """The folders of all jobs that computed a condition of ``job``, whole or in part."""
+def folders_of(jobs: Iterable[JobFolder], job: Job, /) -> list[Path]:
+    """The folders of those of these jobs that computed a condition of ``job``, whole or in part."""
     wanted = set(job.conditions)
-    return [f.path for f in serving(folder, job) if wanted.intersection(f.job.conditions)]
-
-
-def serving(
-    folder: str | os.PathLike[str], job: Job, /, besides: Sequence[str] = ()
-) -> Iterator[JobFolder]:
-    """The jobs of a results folder whose numbers are those of ``job``'s base, in order.
-
-    ``besides`` names entries of the base in which they may differ.
-    """
-    if not besides and job.base.get("keep", "none") == "none":
-        besides = ("keep",)
-    wanted = _without(job.base, besides)
-    for path in sorted(paths_in(Path(folder) / JOBS)):
-        try:
-            told = told_by(path)
-            identity = told["identity"]
-            if identity["rows"] != job.rows or _without(identity["base"], besides) != wanted:
-                continue  # before the conditions are looked at: a folder may hold thousands of jobs
-            yield JobFolder.read(path)
-        except (StoreError, KeyError, TypeError, AttributeError):
-            continue  # being made, damaged or newer: its work is not known to be done
+    return [each.path for each in serving(jobs, job) if wanted.intersection(each.job.conditions)]
 
 
 def open_conditions(folders: Iterable[Path], /) -> dict[Path, int]:
@@ -172,7 +186,7 @@ def open_conditions(folders: Iterable[Path], /) -> dict[Path, int]:
     unfinished: dict[Path, set[tuple[str, str]]] = {}
     for path in folders:
         try:
-            identity = told_by(path)["identity"]
+            identity = job_json(path)["identity"]
             parts = len(part_ranges([part.name for part in paths_in(path)]))
             base = {"rows": identity["rows"], **identity["base"]}
             keep, whole = base.get("keep", "none"), -(-identity["rows"] // identity["part_rows"])
@@ -196,28 +210,30 @@ def without_keep(base: Mapping[str, Any], /) -> dict[str, Any]:
     return {name: value for name, value in base.items() if name != "keep"}
 
 
-def told_by(folder: Path) -> dict[str, Any]:
-    """What a folder's job.json says."""
+def job_json(folder: Path, /) -> dict[str, Any]:
+    """What the job.json of a folder says.
+
+    :raises StoreError: there is none, or it is damaged.
+    """
+    path = folder / JOB
     try:
-        size = (folder / JOB).stat().st_size
-        if size > MOST_BYTES:
-            raise StoreError(f"{folder / JOB} has {size} bytes; none of ours has so many.")
-        told: dict[str, Any] = json.loads((folder / JOB).read_bytes())
+        size = path.stat().st_size
+        known = _mapping(json.loads(path.read_bytes())) if size <= MOST_BYTES else None
     except FileNotFoundError as error:
         raise StoreError(f"{folder} is no job folder: it has no {JOB}.") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise _damaged(folder, error) from error
-    return told
+    if known is None:
+        raise StoreError(f"{path} has {size} bytes; none of ours has so many.", kind="damaged")
+    return known
 
 
 def _damaged(folder: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"{folder / JOB} is damaged ({type(error).__name__}: {error}); "
-        "run the same command again, which writes it anew."
-    )
+    remedy = "run the same command again, which writes it anew."
+    return unreadable(folder / JOB, error, "is damaged", remedy)
 
 
-def paths_in(folder: Path) -> list[Path]:
+def paths_in(folder: Path, /) -> list[Path]:
     """What lies in a folder; nothing where there is none."""
     try:
         return list(folder.iterdir())
@@ -225,5 +241,115 @@ def paths_in(folder: Path) -> list[Path]:
         return []
 
 
-def _name(part: Any) -> str:
-    return str(part.get("name", "")) if isinstance(part, Mapping) else str(part or "")
+def _name(plugin: Any) -> str:
+    return str(plugin.get("name", "")) if isinstance(plugin, Mapping) else str(plugin or "")
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} instead of a mapping")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} instead of a list")
+    return value
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {key: str(text) for key, text in _mapping(value).items()}
+
+
+def readings_from(value: Any, /) -> dict[str, dict[str, dict[str, Any]]]:
+    """How scores are to be read, as a file has it, without fields that are not known here.
+
+    :raises TypeError: no mapping of mappings.
+    :raises ConfigError: a value that a field cannot have.
+    """
+    known = Reading.__dataclass_fields__
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for scorer, declared in _mapping(value).items():
+        found[scorer] = {}
+        for column, fields in _mapping(declared).items():
+            fields = {name: each for name, each in _mapping(fields).items() if name in known}
+            Reading(**fields)
+            found[scorer][column] = fields
+    return found
+
+
+@dataclass(eq=False)
+class Found:
+    """A job and those of its parts that were asked for."""
+
+    folder: JobFolder
+    parts: dict[str, Path] = field(default_factory=dict)
+    """File name -> path, in the order of the rows."""
+
+
+def find(paths: Sequence[Location], /) -> tuple[list[Found], list[Path]]:
+    """The jobs with their parts, each job once, and the merged files at these paths.
+
+    :raises StoreError: nothing there, or nothing of ours.
+    """
+    jobs: dict[str, Found] = {}
+    merged: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if path.is_dir():
+            for folder in [JobFolder.read(f) for f in job_folders(path) if (f / JOB).exists()]:
+                found = jobs.setdefault(folder.job.id, Found(folder))
+                for part in sorted(folder.path.iterdir()):
+                    if part_ranges([part.name]):
+                        found.parts.setdefault(part.name, part)
+        elif not path.exists():
+            raise no_results(path)
+        elif path.suffix == ".csv":
+            raise StoreError(
+                f"{path}: CSV forgets the types of its columns; read it with pandas.read_csv, or "
+                "collect the results folder to .h5 or .parquet."
+            )
+        elif not path.is_file():
+            raise StoreError(f"{path} is neither a folder nor a file.")
+        elif path.suffix == ".parquet" or _content(path) == "merged":
+            merged[path] = None
+        else:
+            folder = _job_of_part(path)
+            jobs.setdefault(folder.job.id, Found(folder)).parts.setdefault(path.name, path)
+    return list(jobs.values()), list(merged)
+
+
+def job_folders(path: Path, /) -> list[Path]:
+    """The folders of the jobs of a results folder, in order, or the one that is given.
+
+    One without job.json is being made: it can hold no part yet.
+
+    :raises StoreError: no results folder.
+    """
+    if (path / JOB).exists():
+        return [path]
+    inside = path / JOBS if (path / JOBS).is_dir() else path
+    if not inside.is_dir():
+        raise no_results(path)
+    with os.scandir(inside) as entries:
+        folders = [inside / name for name in sorted(each.name for each in entries if each.is_dir())]
+    named = inside != path or path.name == JOBS
+    if not named and not any((folder / JOB).exists() for folder in folders):
+        raise no_results(path)
+    return folders
+
+
+def _content(path: Path) -> str:
+    with opened(path) as part:
+        return part.text("content")
+
+
+def _job_of_part(path: Path) -> JobFolder:
+    """The job of a lone part: of the folder it lies in, else as the part itself says."""
+    with opened(path) as part:
+        job = Job.from_identity(json.loads(part.text("identity")))
+        part.check_job(job.id)
+        alone = JobFolder(path.parent, job, {}, part.text("config"), {})
+    if not (path.parent / JOB).exists():
+        return alone
+    folder = JobFolder.read(path.parent)
+    return folder if folder.job.id == job.id else alone

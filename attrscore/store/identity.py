@@ -74,7 +74,7 @@ class Plugin:
 
     @cached_property
     def text(self) -> str:
-        """The canonical identity; it tells 1 from 1.0 and True, which ``==`` does not."""
+        """The canonical identity; 1, 1.0 and True differ in it, as by ``==`` they do not."""
         return canonical(self.identity)
 
     @cached_property
@@ -123,7 +123,7 @@ class Job:
 
     ``base`` holds all else that determines the numbers: model with options and hash of its weights,
     dataset fingerprint, target, heat options, seed, keep. Paths, device, batch size, launcher
-    and labels have no place in it.
+    and labels are not in it.
 
     :raises ConfigError: two different plugins under one key, or a value that has no identity.
     """

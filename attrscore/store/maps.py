@@ -1,19 +1,31 @@
-"""Maps inside a part: float16 with a scale each, on their own grids, with named axes."""
+"""What a part keeps beside its table: maps on their own grids, and crops to look at.
+
+Maps are float16 with a float32 scale each, and have named axes. Crops are what a few cells look
+like, so that a results folder can show them without the data.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 
+from attrscore.errors import StoreError
 from attrscore.store.columns import (
-    check,
+    Array,
+    column_of,
     create_group,
     escape,
     hard_links,
+    read_array,
+    read_attribute,
     read_column,
     unescape,
     write_array,
@@ -22,25 +34,35 @@ from attrscore.store.columns import (
 )
 
 __all__ = [
-    "Array",
+    "Crops",
     "MapKey",
+    "all_maps",
+    "chosen_cells",
+    "crops_of",
     "decode",
     "encode",
     "map_group",
     "map_ids",
     "map_targets",
+    "order_of",
     "read_map",
+    "stored_crops",
+    "write_crops",
     "write_maps",
 ]
 
 MapKey = tuple[str, str] | tuple[str, str, str]
 """Method key and layer, and the target in a job that has several."""
 
-Array = np.ndarray[Any, Any]
-
 _TOP = np.float32(2**15)  # scaled maps reach up to here: float16 ends at 65504 and 6e-8
 _SMALLEST = np.float32(1e-45)
 _AXES = ("z", "y", "x")
+
+MOST, LEAST = 60, 6
+CROP_BYTES = 32 * 2**20
+"""What the crops of a job may take before compression, unless ``LEAST`` cells take more."""
+_PERCENTILES = (1.0, 99.8)
+_ATTRIBUTES = ("stains", "spacing", "classes")
 
 
 def encode(maps: Array, /) -> tuple[Array, Array]:
@@ -67,17 +89,22 @@ def decode(stored: Array, scale: Array, /) -> Array:
 def write_maps(group: h5py.Group, maps: Mapping[MapKey, Array], ids: Sequence[str], /) -> None:
     """Maps (n, C, *s) by method and layer (and target), and the ids of the n cells."""
     write_column(group, "id", pd.Series(list(ids), dtype=object))
-    for place, values in sorted(maps.items()):
+    for key, values in sorted(maps.items()):
         inside = group
-        for name in place:
+        for name in key:
             known = escape(name) in inside
             inside = inside[escape(name)] if known else create_group(inside, name)
         _write_map(inside, values)
 
 
 def map_ids(file: h5py.File, /) -> list[str]:
-    """The ids of the cells whose maps a part keeps."""
-    return [str(name) for name in read_column(file["maps"], "id").series()]
+    """The ids of the cells whose maps a part keeps; none where it keeps no maps.
+
+    :raises StoreError: ids that are no text.
+    """
+    if "maps" not in hard_links(file):
+        return []
+    return _ids_in(file["maps"])
 
 
 def map_targets(group: h5py.Group, /) -> list[str]:
@@ -88,13 +115,13 @@ def map_targets(group: h5py.Group, /) -> list[str]:
     )
 
 
-def map_group(file: h5py.File, *place: str) -> h5py.Group | None:
+def map_group(file: h5py.File, *key: str) -> h5py.Group | None:
     """The group of a method's maps at a layer (and target), or None where none are kept.
 
     :raises StoreError: a link leads out of the file.
     """
     group: Any = file
-    for link in ("maps", *map(escape, place)):
+    for link in ("maps", *map(escape, key)):
         if not isinstance(group, h5py.Group) or link not in hard_links(group):
             return None
         group = group[link]
@@ -102,17 +129,47 @@ def map_group(file: h5py.File, *place: str) -> h5py.Group | None:
 
 
 def read_map(group: h5py.Group, rows: Array, /) -> Array:
-    """Rows of the maps in a group of :func:`map_group`, decoded (N, C, *s)."""
-    hard_links(group)
-    stored, scale = group["map"], group["scale"]
-    check(stored.id)
-    check(scale.id)
+    """Rows of the maps in a group of :func:`map_group`, decoded (N, C, *s).
+
+    :raises StoreError: maps or scales of another number, shape or type.
+    """
+    stored = read_array(group, "map", "f", (4, 5))
+    scale = read_array(group, "scale", "f", (1,))
+    cells = column_of(group.file["maps"], "id").shape[0]
+    if len(stored) != cells or len(scale) != cells:
+        raise StoreError(
+            f"{group.name} holds {len(stored)} maps and {len(scale)} scales for {cells} cells."
+        )
     if len(rows) == 0:
         return np.zeros((0, *stored.shape[1:]), np.float32)
     order = np.unique(rows)
     picked = decode(stored[order], scale[order])
     restored: Array = picked[np.searchsorted(order, rows)]
     return restored
+
+
+def all_maps(file: h5py.File, /, rows: Array | None = None) -> dict[MapKey, Array]:
+    """Every map of a part, decoded; of these rows, or of all cells.
+
+    :raises StoreError: as :func:`read_map`.
+    """
+    found: dict[MapKey, Array] = {}
+    rows = np.arange(len(map_ids(file))) if rows is None else rows
+    maps = file["maps"] if "maps" in hard_links(file) else {}
+    for method in hard_links(maps) if maps else ():
+        if not isinstance(maps[method], h5py.Group):
+            continue
+        for layer in hard_links(maps[method]):
+            group = maps[method][layer]
+            if not isinstance(group, h5py.Group):
+                raise StoreError(f"{group.name} is no group of maps.")
+            key = unescape(method), unescape(layer)
+            targets = map_targets(group)
+            for target in targets:
+                found[(*key, target)] = read_map(group[escape(target)], rows)
+            if not targets:
+                found[key] = read_map(group, rows)
+    return found
 
 
 def _write_map(group: h5py.Group, maps: Array) -> None:
@@ -128,3 +185,134 @@ def _write_map(group: h5py.Group, maps: Array) -> None:
     scales = write_array(group, "scale", scale)
     scales.dims[0].attach_scale(group["cell"])
     write_attribute(dataset, "comment", "signed; multiply each cell by its scale")
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Cells to look at: pixels for the eye, not for a computation."""
+
+    ids: Sequence[str]
+    image: Array
+    """(n, C, *S) uint8: 0 is ``low``, 255 is ``high``."""
+    low: Array
+    """(n, C) float32, the pixel value at the 1st percentile of the channel."""
+    high: Array
+    """(n, C) float32, that at the 99.8th."""
+    regions: Mapping[str, Array]
+    """Name -> (n, *S) bool."""
+    stains: tuple[str, ...] = ()
+    spacing: tuple[float, ...] | None = None
+    """Micrometres a voxel along *S."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels, in their order."""
+
+
+def chosen_cells(ids: Sequence[str], channels: int, size: Sequence[int], /) -> list[int]:
+    """Which cells' crops are kept: rows of a dataset, in their order.
+
+    Those whose ids have the smallest hashes, so no score has a say, and every model, method and
+    run over the same cells keeps the same ones. At most 60; fewer, but at least 6, where the crops
+    would exceed 32 MiB.
+    """
+    each = (channels + 2) * math.prod(size)
+    count = min(MOST, max(LEAST, CROP_BYTES // max(each, 1)))
+    hashes = [order_of(str(name)) for name in ids]
+    return sorted(sorted(range(len(hashes)), key=hashes.__getitem__)[:count])
+
+
+def order_of(name: str, /) -> str:
+    """A hash of an id: in its order cells are drawn, so that no score has a say."""
+    return hashlib.blake2b(name.encode("utf-8", "replace")).hexdigest()
+
+
+def stored_crops(
+    ids: Sequence[str], image: Array, regions: Mapping[str, Array], /, **known: Any
+) -> Crops:
+    """Crops of images (n, C, *S) and regions (n, *S), each channel stretched by itself.
+
+    From its 1st to its 99.8th percentile; pixels that are not finite become 0. ``known`` are the
+    other fields of :class:`Crops`.
+    """
+    flat = image.reshape(*image.shape[:2], -1).astype(np.float64)
+    flat[~np.isfinite(flat)] = np.nan
+    blank = np.isnan(flat).all(-1)
+    flat[blank] = 0
+    low, high = np.nanpercentile(flat, _PERCENTILES, axis=-1).astype(np.float32)
+    span = np.where(high > low, high - low, np.float32(1))
+    shown = np.nan_to_num((flat - low[..., None]) / span[..., None]).clip(0, 1)
+    drawn = np.rint(255 * shown).astype(np.uint8).reshape(image.shape)
+    masks = {name: np.asarray(region) >= 0.5 for name, region in regions.items()}
+    return Crops(list(ids), drawn, low, high, masks, **known)
+
+
+def write_crops(group: h5py.Group, crops: Crops, /) -> None:
+    """Crops into a group of a part."""
+    write_column(group, "id", pd.Series(list(crops.ids), dtype=object))
+    for name in ("image", "low", "high"):
+        write_array(group, name, getattr(crops, name))
+    inside = create_group(group, "regions")
+    for name, region in sorted(crops.regions.items()):
+        write_array(inside, escape(name), region)
+    for name in _ATTRIBUTES:
+        value = getattr(crops, name)
+        write_attribute(group, name, json.dumps(None if value is None else list(value)))
+
+
+def crops_of(file: h5py.File, /) -> Crops | None:
+    """The crops that a part keeps, or None.
+
+    :raises StoreError: not to be trusted, or of other shapes and types than crops have.
+    """
+    if "crops" not in hard_links(file):
+        return None
+    group = file["crops"]
+    ids = _ids_in(group)
+    image = read_array(group, "image", "u", (4, 5))
+    low, high = (read_array(group, name, "f", (2,)) for name in ("low", "high"))
+    regions = {
+        unescape(link): read_array(group["regions"], link, "b", (image.ndim - 1,))
+        for link in hard_links(group["regions"])
+    }
+    channels, space = image.shape[1], image.shape[2:]
+    fits = image.dtype == np.uint8 and len(image) == len(ids)
+    fits = fits and low.shape == high.shape == (len(ids), channels)
+    if not fits or any(each.shape != (len(ids), *space) for each in regions.values()):
+        raise StoreError(f"The arrays of {group.name} do not fit each other.")
+    known = {name: json.loads(str(read_attribute(group, name))) for name in _ATTRIBUTES}
+    stains, spacing, classes = (known[name] for name in _ATTRIBUTES)
+    if not _are_texts(stains, channels) or not _are_texts(classes):
+        raise StoreError(f"The stains or classes of {group.name} are no lists of text.")
+    if spacing is not None and not _are_sizes(spacing, len(space)):
+        raise StoreError(f"The spacing of {group.name} is not a size for each of its axes.")
+    return Crops(
+        ids,
+        image[()],
+        low[()].astype(np.float32),
+        high[()].astype(np.float32),
+        {name: each[()] for name, each in regions.items()},
+        stains=tuple(stains),
+        spacing=None if spacing is None else tuple(spacing),
+        classes=tuple(classes),
+    )
+
+
+def _ids_in(group: Any) -> list[str]:
+    if not isinstance(group, h5py.Group) or "id" not in hard_links(group):
+        raise StoreError(f"{group.name} holds no ids.")
+    ids = read_column(column_of(group, "id"))
+    if pd.api.types.is_numeric_dtype(ids) or ids.isna().any():
+        raise StoreError(f"The ids in {group.name} are no text.")
+    return [str(name) for name in ids]
+
+
+def _are_texts(value: Any, count: int | None = None) -> bool:
+    """A list of text; of none or ``count`` entries."""
+    of_text = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    return of_text and (count is None or len(value) in (0, count))
+
+
+def _are_sizes(value: Any, count: int) -> bool:
+    numbers = isinstance(value, list) and all(
+        isinstance(each, int | float) and not isinstance(each, bool) for each in value
+    )
+    return numbers and len(value) == count and all(0 < each < math.inf for each in value)

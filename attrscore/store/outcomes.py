@@ -17,7 +17,7 @@ FAILURES = ("error", "out_of_memory", "unreadable")
 """Statuses that another try may change. ``unsupported`` is none of them: the same network, method
 and version would be refused again."""
 
-_TOLD = (*FAILURES, "unsupported")
+_LISTED = (*FAILURES, "unsupported")
 
 MOST_REASONS = 50
 
@@ -41,15 +41,15 @@ class Tally:
     """Status -> rows."""
     failures: tuple[Failed, ...] = ()
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         failures = [[f.method, f.layer, f.status, f.reason, f.rows] for f in self.failures]
         return {"rows": dict(self.rows), "failures": failures}
 
     @classmethod
-    def of(cls, told: Mapping[str, Any], /) -> Tally:
-        """What :meth:`told` says."""
-        return cls(dict(told["rows"]), tuple(Failed(*each) for each in told["failures"]))
+    def of(cls, known: Mapping[str, Any], /) -> Tally:
+        """What :meth:`as_dict` made JSON of."""
+        return cls(dict(known["rows"]), tuple(Failed(*each) for each in known["failures"]))
 
     def __add__(self, other: Tally) -> Tally:
         rows = dict(self.rows)
@@ -72,14 +72,14 @@ def tally(table: pd.DataFrame, /) -> Tally:
     """How the rows of a table ended; a scorer that raised counts as an error."""
     if "status" not in table:
         return Tally({"ok": len(table)})
-    status = table["status"].astype(object).where(~failed(table) | table["status"].isin(_TOLD))
+    status = table["status"].astype(object).where(~failed(table) | table["status"].isin(_LISTED))
     status = status.fillna("error")
     rows = {str(name): int(count) for name, count in status.value_counts(sort=False).items()}
-    told = table.assign(status=status)[status.isin(_TOLD)]
-    if not len(told):
+    listed = table.assign(status=status)[status.isin(_LISTED)]
+    if not len(listed):
         return Tally(rows)
-    told = told.assign(reason=told["reason"].fillna("") if "reason" in told else "")
-    keys = told[["method", "layer", "status", "reason"]].itertuples(index=False, name=None)
+    listed = listed.assign(reason=listed["reason"].fillna("") if "reason" in listed else "")
+    keys = listed[["method", "layer", "status", "reason"]].itertuples(index=False, name=None)
     counts = Counter(tuple(map(str, key)) for key in keys)
     return Tally(
         rows,
@@ -93,16 +93,16 @@ def tally(table: pd.DataFrame, /) -> Tally:
 
 
 def add_up(failures: Sequence[Failed], /) -> tuple[Failed, ...]:
-    """Equal failures as one; beyond the first 50 reasons of a place, the rest as another."""
+    """Equal failures as one; beyond 50 reasons of a method at a layer, the rest as another."""
     counts: dict[tuple[str, str, str, str], int] = {}
     reasons: dict[tuple[str, str, str], int] = {}
     for each in failures:
-        place = (each.method, each.layer, each.status)
-        key = (*place, each.reason)
+        about = (each.method, each.layer, each.status)
+        key = (*about, each.reason)
         if key not in counts:
-            reasons[place] = reasons.get(place, 0) + 1
-            if reasons[place] > MOST_REASONS:
-                key = (*place, "(more reasons)")
+            reasons[about] = reasons.get(about, 0) + 1
+            if reasons[about] > MOST_REASONS:
+                key = (*about, "(more reasons)")
         counts[key] = counts.get(key, 0) + each.rows
     return tuple(sorted(Failed(*key, rows) for key, rows in counts.items()))
 

@@ -1,10 +1,10 @@
-"""Which rows of which jobs are one row of the results table, and how their columns are joined."""
+"""Rows that are one row of the table: of several jobs, joined, or computed again, laid over."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,42 +12,39 @@ import pandas as pd
 
 from attrscore.core.contracts import BETWEEN_REASONS, KEY_COLUMNS, SCORER_FAILED
 from attrscore.errors import StoreError
-from attrscore.store.columns import stack
+from attrscore.store.columns import Array, stack
 from attrscore.store.folders import JobFolder, without_keep
 from attrscore.store.identity import Plugin, Range, canonical, flatten
-from attrscore.store.parts import owner
+from attrscore.store.maps import MapKey
+from attrscore.store.outcomes import failed
+from attrscore.store.part import ROW, Part, owner
 
 __all__ = [
     "Group",
-    "Place",
+    "Key",
     "Source",
-    "by_place",
+    "by_key",
     "differing_settings",
     "gather",
-    "natural",
-    "split",
+    "overlaid",
 ]
 
-Array = np.ndarray[Any, Any]
-
-Place = tuple[str, str, str]
+Key = tuple[str, str, str]
 """Method, layer and target."""
 
-
-def split(table: pd.DataFrame) -> dict[Place, pd.DataFrame]:
-    """The rows by method, layer and target, each in the order it had."""
-    table, stretches = by_place(table)
-    return {place: table.iloc[start:stop] for place, (start, stop) in stretches.items()}
+_TRACE = ["method", "layer", "status", "reason"]
 
 
-def by_place(table: pd.DataFrame, /) -> tuple[pd.DataFrame, dict[Place, Range]]:
+def by_key(table: pd.DataFrame, /) -> tuple[pd.DataFrame, dict[Key, Range]]:
     """The rows sorted by method, layer and target, and from where to where each of them goes."""
     methods, method_names = pd.factorize(table["method"])
     layers, layer_names = pd.factorize(table["layer"])
-    told = table["target"] if "target" in table else pd.Series("", index=table.index)
-    targets, target_names = pd.factorize(told)
+    target_of = table["target"] if "target" in table else pd.Series("", index=table.index)
+    targets, target_names = pd.factorize(target_of)
     shape = (len(method_names), len(layer_names), len(target_names))
-    codes = np.ravel_multi_index((methods, layers, targets), shape) if len(table) else methods
+    if not len(table):
+        return table, {}
+    codes = np.ravel_multi_index((methods, layers, targets), shape)
     if (np.diff(codes) < 0).any():
         order = np.argsort(codes, kind="stable")
         table, codes = table.take(order), codes[order]
@@ -55,8 +52,8 @@ def by_place(table: pd.DataFrame, /) -> tuple[pd.DataFrame, dict[Place, Range]]:
     stretches = {}
     for code, start, stop in zip(found, starts, [*starts[1:], len(codes)], strict=True):
         method, layer, target = map(int, np.unravel_index(int(code), shape))
-        place = str(method_names[method]), str(layer_names[layer]), str(target_names[target])
-        stretches[place] = int(start), int(stop)
+        key = str(method_names[method]), str(layer_names[layer]), str(target_names[target])
+        stretches[key] = int(start), int(stop)
     return table, stretches
 
 
@@ -79,7 +76,7 @@ class Group:
     sources: list[Source]
     scorers: Mapping[str, Plugin]
     settings: dict[str, Any] = field(init=False)
-    """All that tells it from others of the same names, flattened."""
+    """All in which it differs from others of the same names, flattened."""
 
     def __post_init__(self) -> None:
         first = self.sources[0]
@@ -97,9 +94,9 @@ class Group:
         return folder.model, folder.dataset, first.method.key, first.layer, first.target
 
     @property
-    def place(self) -> tuple[Any, ...]:
-        """Where the group stands in the table, whatever order the jobs ran in."""
-        return (*map(natural, self.shown), canonical(self.settings))
+    def order(self) -> tuple[Any, ...]:
+        """What groups are sorted by, whatever order the jobs ran in."""
+        return (*map(_natural, self.shown), canonical(self.settings))
 
     def table(self) -> pd.DataFrame:
         """The rows of the group, the columns of its sources joined."""
@@ -133,7 +130,7 @@ def gather(sources: Iterable[Source], /) -> list[Group]:
             chosen = {key: known[min(i, len(known) - 1)] for key, known in sorted(choices.items())}
             serving = [s for s in members if any(chosen[k] == p for k, p in s.scorers.items())]
             groups.append(Group(serving or members, chosen))
-    return sorted(groups, key=lambda group: group.place)
+    return sorted(groups, key=lambda group: group.order)
 
 
 def differing_settings(groups: Sequence[Group], /) -> list[str]:
@@ -145,9 +142,9 @@ def differing_settings(groups: Sequence[Group], /) -> list[str]:
     for members in alike.values():
         if len(members) == 1:
             continue
-        told = _of_datasets(members)
-        for name in {name for settings in told for name in settings}:
-            if len({canonical(settings.get(name, "")) for settings in told}) > 1:
+        known = _of_datasets(members)
+        for name in {name for settings in known for name in settings}:
+            if len({canonical(settings.get(name, "")) for settings in known}) > 1:
                 found.add(name)
     return sorted(found)
 
@@ -163,21 +160,21 @@ def _of_datasets(groups: Sequence[Group]) -> list[dict[str, Any]]:
         sharded = "dataset.shard" in known
         kept = {k: v for k, v in known.items() if not (sharded and k in _OF_A_SHARD)}
         alike.setdefault(canonical(kept), []).append(known)
-    told = []
+    distinct = []
     for members in alike.values():
         shards = [str(settings.get("dataset.shard", "")) for settings in members]
         totals = {shard.partition("/")[2] for shard in shards}
         if all(shards) and len(totals) == 1 and len(set(shards)) == len(shards):
-            told.append({k: v for k, v in members[0].items() if k not in _OF_A_SHARD})
-        else:  # a cell may be in several of them, and its rows must be told apart
-            told += members
-    return told
+            distinct.append({k: v for k, v in members[0].items() if k not in _OF_A_SHARD})
+        else:  # a cell may be in several of them, and its rows must differ
+            distinct += members
+    return distinct
 
 
-def natural(text: str, /) -> tuple[tuple[int, int, str], ...]:
+def _natural(text: str, /) -> tuple[tuple[int, int, str], ...]:
     """A sort key in which numbers count as numbers.
 
-    >>> sorted(["features.10", "features.3"], key=natural)
+    >>> sorted(["features.10", "features.3"], key=_natural)
     ['features.3', 'features.10']
     """
     return tuple(
@@ -275,6 +272,8 @@ class _Choice:
         rows = _at(self._rows, picked) + offsets[picked]
         nowhere = (picked < 0) | (offsets[picked] < 0)
         if nowhere.any():
+            if stacked.dtype == bool:
+                stacked = stacked.astype(np.float64)  # pandas would make objects of it
             return stacked.reindex(np.where(nowhere, -1, rows))  # no row is called -1
         return stacked.take(rows)
 
@@ -290,3 +289,103 @@ def _is_ok(table: pd.DataFrame) -> Array:
         return np.ones(len(table), dtype=bool)
     ok: Array = (table["status"] == "ok").to_numpy(dtype=bool)
     return ok
+
+
+def overlaid(
+    old: Part,
+    new: Part,
+    computed: Collection[tuple[str, str, str]],
+    scorers: Collection[str],
+    /,
+    *,
+    only: str,
+) -> Part:
+    """``old`` with what was computed again.
+
+    ``computed`` are the triples (method, layer, scorer) that ``new`` holds. ``only="failed"`` takes
+    the rows that had failed; ``only="all"`` takes all, but never a failure for a good row.
+    """
+    pairs = {triple[:2] for triple in computed}
+    row = [name for name in ROW if name in old.table and name in new.table]
+    there = pd.MultiIndex.from_frame(new.table[row])
+    found = there.get_indexer(pd.MultiIndex.from_frame(old.table[row]))
+    broken = failed(old.table).to_numpy()
+    broken_again = np.zeros(len(old.table), bool)
+    broken_again[found >= 0] = failed(new.table).to_numpy()[found[found >= 0]]
+    take = (found >= 0) & (broken if only == "failed" else broken | ~broken_again)
+    pair = list(zip(old.table["method"], old.table["layer"], strict=True))
+    columns = {}
+    for name in dict.fromkeys([*map(str, old.table), *map(str, new.table)]):
+        scorer = owner(name, scorers)
+        mine = take
+        if scorer:
+            asked = {(m, layer) for m, layer, s in computed if s == scorer}
+            mine = take & np.array([each in asked for each in pair], dtype=bool)
+        columns[name] = _column(old.table, new.table, name, mine, found)
+    table = pd.DataFrame(columns)
+    taken: dict[tuple[str, ...], set[str]] = {}
+    for keys in (row[1:3], row[1:]):
+        for names, rows in old.table[take].groupby(keys, observed=True):
+            taken[tuple(map(str, names))] = set(rows["id"])
+    traces = [each for each in (old.traces, new.traces) if each is not None and len(each)]
+    kept_traces = None
+    if traces:
+        every = pd.concat(traces, ignore_index=True).drop_duplicates(_TRACE, ignore_index=True)
+        said = pd.MultiIndex.from_frame(table[_TRACE].astype(str))
+        kept_traces = every[pd.MultiIndex.from_frame(every[_TRACE].astype(str)).isin(said)]
+    maps = _maps_over(old, new, taken, pairs)
+    ids = _ids_over(old, new) if maps else old.ids
+    crops = old.crops or new.crops  # of the same cells, whatever was computed again
+    return replace(old, table=table, ids=ids, maps=maps, traces=kept_traces, crops=crops)
+
+
+def _column(
+    old: pd.DataFrame, new: pd.DataFrame, name: str, take: Array, found: Array
+) -> pd.Series[Any]:
+    if name not in new:
+        return old[name]
+    if name not in old:
+        return new[name].reindex(np.where(take, found, -1)).reset_index(drop=True)
+    values = old[name].copy()
+    given = new[name].iloc[found[take]]
+    if values.dtype != given.dtype:
+        values = values.astype(object)
+    values[take] = given.to_numpy()
+    return values
+
+
+def _ids_over(old: Part, new: Part) -> list[str]:
+    """The cells whose maps are kept: as before, or all where new ones came."""
+    if set(new.ids) <= set(old.ids):
+        return list(old.ids)
+    return list(dict.fromkeys(old.table["id"].astype(str)))
+
+
+def _maps_over(
+    old: Part,
+    new: Part,
+    taken: Mapping[tuple[str, ...], Collection[str]],
+    pairs: Collection[tuple[str, str]],
+) -> dict[MapKey, Array]:
+    """Maps of the rows taken; NaN for cells that have none."""
+    ids = _ids_over(old, new)
+    at = {name: row for row, name in enumerate(ids)}
+    maps = {key: _spread(values, old.ids, at) for key, values in old.maps.items()}
+    for key, values in new.maps.items():
+        if key[:2] not in pairs:
+            continue
+        kept = maps.get(key)
+        if kept is None or kept.shape[1:] != values.shape[1:]:
+            kept = _spread(values[:0], (), at)
+        for row, name in enumerate(new.ids):
+            if name in taken.get(key, ()):
+                kept[at[name]] = values[row]
+        maps[key] = kept
+    return maps
+
+
+def _spread(values: Array, ids: Sequence[str], at: Mapping[str, int]) -> Array:
+    """Maps of the cells ``ids`` in their new order; NaN elsewhere."""
+    placed = np.full((len(at), *values.shape[1:]), np.nan, np.float32)
+    placed[[at[name] for name in ids]] = values
+    return placed

@@ -15,16 +15,16 @@ from attrscore.store.commit import leftovers
 from attrscore.store.folders import (
     FAILED,
     JOB,
-    JOBS,
     JobFolder,
-    no_results,
+    Location,
+    job_folders,
+    job_json,
     open_conditions,
-    told_by,
 )
 from attrscore.store.identity import MOST_PARTS, SCHEMA, Range, newer
 from attrscore.store.outcomes import FAILURES, Failed, Tally, add_up, tally
-from attrscore.store.parts import columns_of, opened, part_ranges, read_columns
-from attrscore.store.places import Location
+from attrscore.store.part import opened, part_ranges, read_table
+from attrscore.store.scores import jobs_of_merged
 
 __all__ = ["JobStatus", "provenance_of", "status_of"]
 
@@ -65,7 +65,7 @@ class JobStatus:
         """Conditions with all their rows, none of which failed."""
         return self.conditions - self.failed - self.missing
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {
             "path": str(self.path),
@@ -92,21 +92,11 @@ def status_of(folder: Location, /) -> list[JobStatus]:
     """Each job of a results folder.
 
     Costs one small file and one listing a job: how rows ended stands in job.json. Parts of which
-    it tells nothing, as after a kill, are read for it.
+    it says nothing, as after a kill, are read for it.
 
     :raises StoreError: no results folder.
     """
-    path = Path(folder)
-    if (path / JOB).exists():
-        return [_of_job(path)]
-    inside = path / JOBS if (path / JOBS).is_dir() else path
-    if not inside.is_dir():
-        raise no_results(path)
-    if inside == path and path.name != JOBS:
-        raise no_results(path)
-    with os.scandir(inside) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
-    jobs = [_of_job(inside / name) for name in names]
+    jobs = [_of_job(path) for path in job_folders(Path(folder))]
     return _served(jobs) if any(job.parts_done < job.parts for job in jobs) else jobs
 
 
@@ -124,25 +114,25 @@ def _served(jobs: Sequence[JobStatus]) -> list[JobStatus]:
 
 
 def provenance_of(path: Location, /) -> dict[str, Any]:
-    """What a part, a merged file or a job folder tells of how it was made.
+    """What a part, a merged file or a job folder says of how it was made.
 
     :raises StoreError: not ours, damaged, newer.
     """
     path = Path(path)
     if path.is_dir():
-        return told_by(path)
+        return job_json(path)
     if path.suffix == ".csv":
         raise StoreError(f"{path}: CSV cannot tell how it was made; collect to .h5 or .parquet.")
     if path.suffix == ".parquet":
-        return _of_parquet(path)
-    with opened(path) as file:
-        found = {name: _attribute(file, name) for name in sorted(file.attrs)}
-        if "jobs" in file:
-            found["jobs"] = _jobs_of_merged(file)
+        return {"content": "merged", "jobs": jobs_of_merged(path)}
+    with opened(path) as part:
+        found = {name: _attribute(part.file, name) for name in sorted(part.file.attrs)}
+        if found.get("content") == "merged":
+            found["jobs"] = part.jobs()
     job = path.parent / JOB
     if job.exists() and found.get("job") == path.parent.name:
-        told = JobFolder.read(path.parent)
-        found["labels"], found["runs"] = dict(told.labels), list(told.runs)
+        folder = JobFolder.read(path.parent)
+        found["labels"], found["runs"] = dict(folder.labels), list(folder.runs)
     return found
 
 
@@ -159,22 +149,25 @@ def _of_job(path: Path) -> JobStatus:
             elif entry.name == FAILED:
                 stopped, reason = _stopped(path)
     try:
-        told = told_by(path)
-        identity = _of_this_schema(told["identity"])
-        base, labels = identity["base"], told["labels"]
+        known = job_json(path)
+        identity = _of_this_schema(known["identity"])
+        base, labels = identity["base"], dict(known["labels"])
         conditions = [(c["method"]["key"], c["layer"]) for c in identity["conditions"]]
         ranges = _ranges(int(identity["rows"]), int(identity["part_rows"]))
         done = part_ranges(sizes) & ranges
-        known = told.get("parts", {})
+        tallies = known.get("parts", {})
         total = Tally({})
         for name, size in sizes.items():
             if part_ranges([name]) <= done:
-                total += _tally(path / name, size, known.get(name))
-    except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
-        why = str(error) if isinstance(error, StoreError) else f"{path / JOB} is damaged ({error})."
-        return JobStatus(path, path.name, stopped="damaged", reason=why, leftovers=leftover)
+                total += _tally(path / name, size, tallies.get(name))
+    except StoreError as error:
+        stopped = error.kind or "damaged"
+        return JobStatus(path, path.name, stopped=stopped, reason=str(error), leftovers=leftover)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{path / JOB} is damaged ({error})."
+        return JobStatus(path, path.name, stopped="damaged", reason=reason, leftovers=leftover)
     broken = {(f.method, f.layer) for f in total.failures if f.status in FAILURES}
-    failed = sum(place in broken for place in conditions)
+    failed = sum(pair in broken for pair in conditions)
     if stopped and stopped != "interrupted":
         failed = len(conditions)
     elif not stopped and len(done) < len(ranges):
@@ -198,7 +191,7 @@ def _of_job(path: Path) -> JobStatus:
 
 def _of_this_schema(identity: Mapping[str, Any]) -> Mapping[str, Any]:
     if identity["schema"] > SCHEMA:
-        raise StoreError(newer(identity["schema"]))
+        raise StoreError(newer(identity["schema"]), kind="newer")
     return identity
 
 
@@ -214,30 +207,23 @@ def _ranges(rows: int, part_rows: int) -> set[Range]:
 
 
 def _tally(path: Path, size: int, known: Mapping[str, Any] | None) -> Tally:
-    """How the rows of a part ended: as job.json tells, if that part is still the one it means."""
+    """How the rows of a part ended: as job.json says, if that part is still the one it means."""
     if known is not None and known["bytes"] == size:
         return Tally.of(known)
     try:
-        with opened(path) as file:
-            names = {"method", "layer", "status", "reason"}.intersection(columns_of(file))
-            return tally(_frame(read_columns(file, names)))
+        return tally(read_table(path, ("method", "layer", "status", "reason")))
     except StoreError as error:
-        return Tally({"damaged": 1}, add_up([Failed("", "", "damaged", str(error), 1)]))
-
-
-def _frame(columns: Mapping[str, Any]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame({name: column.series() for name, column in columns.items()})
+        kind = error.kind or "damaged"
+        return Tally({kind: 1}, add_up([Failed("", "", kind, str(error), 1)]))
 
 
 def _stopped(path: Path) -> tuple[str, str]:
     try:
-        told = json.loads((path / FAILED).read_bytes())
-        notes = "".join(f" ({note})" for note in told.get("notes", ()))
-        first = (str(told["message"]).splitlines() or [""])[0]
-        return str(told.get("kind", "error")), f"{told['type']}: {first}{notes}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        failed = json.loads((path / FAILED).read_bytes())
+        notes = "".join(f" ({note})" for note in failed.get("notes", ()))
+        first = (str(failed["message"]).splitlines() or [""])[0]
+        return str(failed.get("kind", "error")), f"{failed['type']}: {first}{notes}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return "error", f"{path / FAILED} is damaged ({error})."
 
 
@@ -246,30 +232,3 @@ def _attribute(file: Any, name: str) -> Any:
     if name in ("identity", "provenance"):
         return json.loads(str(value))
     return value.item() if hasattr(value, "item") else value
-
-
-def _of_parquet(path: Path) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        jobs = json.loads(metadata[b"attrscore.jobs"])
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"{path} is damaged or was not written by attrscore; write it anew with attrscore "
-            "collect."
-        ) from error
-    return {"content": "merged", "jobs": jobs}
-
-
-def _jobs_of_merged(file: Any) -> list[dict[str, Any]]:
-    from attrscore.store.columns import hard_links, read_column, unescape
-
-    group = file["jobs"]
-    columns = {
-        unescape(link): read_column(group, unescape(link)).series() for link in hard_links(group)
-    }
-    return [
-        dict(zip(columns, map(str, row), strict=True))
-        for row in zip(*columns.values(), strict=True)
-    ]

@@ -1,135 +1,392 @@
-"""Reading results as one table."""
+"""The one reader: the rows of jobs as tables, a piece at a time, in the order of the whole table.
+
+:func:`read_scores` joins the pieces; :func:`attrscore.store.merged.collect` writes them to a file,
+one after the other, and so needs the memory of some parts, not of the table.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
 from attrscore.core.contracts import KEY_COLUMNS
-from attrscore.core.readings import attach
-from attrscore.errors import StoreError, did_you_mean, preview
-from attrscore.store.columns import TEXT, Stored, join, read_column, stack
-from attrscore.store.folders import JobFolder
-from attrscore.store.parts import (
-    columns_of,
-    job_of,
-    kinds_of,
-    opened,
-    order_of,
-    owner,
-    read_columns,
-)
-from attrscore.store.places import Found, Location, find
-from attrscore.store.rows import Place, Source, differing_settings, gather, split
+from attrscore.errors import StoreError, preview
+from attrscore.store.columns import TEXT, missing_word, read_stored, stack
+from attrscore.store.folders import Found
+from attrscore.store.identity import Plugin, Range
+from attrscore.store.part import PartFile, opened, owner, part_ranges
+from attrscore.store.rows import Group, Key, Source, by_key, differing_settings, gather
 
-__all__ = [
-    "Kinds",
-    "ordered",
-    "pooled",
-    "read_part_table",
-    "read_scores",
-    "repeat",
-    "table_and_kinds",
-]
+__all__ = ["SHOWN", "Column", "Kinds", "TableReader", "UnforeseenGapError", "ordered", "pooled"]
 
 SHOWN = ("id", "model", "dataset", "method", "layer", "target")
-"""What tells rows apart, together with the settings that differ."""
+"""What names a row, together with the settings that differ."""
 
 Kinds = dict[str, str]
 """Column -> ``key``, ``option``, ``score`` or ``metadata``."""
 
-
-def read_scores(*paths: Location, columns: Sequence[str] | None = None) -> pd.DataFrame:
-    """One table of results folders, jobs, parts or merged files, with a row for each
-    (id, model, dataset, method, layer, target).
-
-    Columns: these keys, label, predicted, status, reason, explained and confidence; settings that
-    differ between rows of the same names (``heat.sign``, ``method.steps``, ``scorer.grad_camo.x``);
-    the scores, each scorer's own before its companions; carried metadata. What several jobs
-    computed of the same rows is joined, what they computed twice appears once. ``columns`` reads
-    only these besides what tells rows apart. How scores are to be read is attached to the table
-    (:func:`attrscore.core.readings.reading_of`), but for CSV files.
-
-    :raises StoreError: nothing there, not ours, damaged, newer, or a column that does not exist.
-    """  # noqa: D205  # the keys must stand in one sentence
-    return table_and_kinds(*paths, columns=columns)[0]
+MISSING = "NA"
 
 
-def table_and_kinds(
-    *paths: Location, columns: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, Kinds]:
-    """As :func:`read_scores`, and what each column is."""
-    if not paths:
-        raise StoreError("Name a results folder or file to read: read_scores('results').")
-    jobs, merged = find(paths)
-    only = None if columns is None else {*SHOWN, "status", *columns}
-    frames = [_read_jobs(jobs, only, paths)] if jobs or not merged else []
-    frames += [_read_merged(path, only) for path in merged]
-    table, kinds = frames[0] if len(frames) == 1 else _pool(frames)
-    if columns is not None:
-        for name in columns:
-            if name not in table:
-                raise StoreError(f"There is no column '{name}'. {_suggest(name, jobs, merged)}")
-        table = table[[*dict.fromkeys([*_telling(table, kinds), *columns])]]
-    attach(table, _readings(jobs, merged))
-    return table, {name: kinds[name] for name in map(str, table)}
+class TableReader:
+    """The table of some jobs: its columns, and its rows a piece at a time, in their order.
 
+    ``columns`` are read besides what names a row; all of them where None. ``memory`` is what may be
+    held at a time, in bytes: parts that pieces to come need are held in an eighth of it, and read
+    again for each piece beyond that. Where it is None all parts are held, each read once.
 
-def _readings(jobs: Sequence[Found], merged: Sequence[Path]) -> dict[str, Mapping[str, Any]]:
-    told = [found.folder.readings for found in jobs]
-    for text in [text for path in merged for text in _told_by(path, "readings")]:
-        try:
-            told.append(dict(json.loads(text)))
-        except ValueError as error:
-            raise StoreError(f"{preview(merged)}: its readings are damaged ({error}).") from error
-    return {scorer: fields for each in told for scorer, fields in each.items()}
+    :raises StoreError: no row at all, a part that is damaged, newer or of another job.
+    """
 
+    def __init__(
+        self,
+        jobs: Sequence[Found],
+        /,
+        *,
+        columns: Collection[str] | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self.jobs = [found for found in jobs if found.parts]
+        self.kinds: Kinds = {}
+        self.bytes = 0
+        """Of the columns in their files."""
+        self._only = None if columns is None else {*SHOWN, "status", *columns}
+        self._room = None if memory is None else memory // 8
+        self._held: dict[Path, _Rows] = {}
+        self._columns: dict[str, Column] = {}
+        self._folders: dict[str, _Survey] = {}
+        sources = [source for found in self.jobs for source in self._survey(found)]
+        if not sources:
+            raise StoreError("There are no results yet.", kind="empty")
+        self.groups = gather(sources)
+        self._due: Counter[Path] = Counter()
+        self._gaps: set[str] = set()
+        self._shown = self._settings_shown()
+        scorers = {key for group in self.groups for key in group.scorers}
+        self.names = ordered(self.kinds, scorers)
 
-def _told_by(path: Path, column: str) -> list[str]:
-    """What a merged file tells of its jobs; nothing where an older one lacks the column."""
-    if path.suffix == ".parquet":
-        metadata = pq.read_schema(path).metadata or {}
-        jobs = json.loads(metadata.get(b"attrscore.jobs", b"[]"))
-        return [job[column] for job in jobs if column in job]
-    with opened(path) as file:
-        if "jobs" not in file or column not in file["jobs"]:
-            return []
-        return [str(text) for text in read_column(file["jobs"], column).series()]
-
-
-def _read_jobs(
-    jobs: Sequence[Found], only: Collection[str] | None, paths: Sequence[Location]
-) -> tuple[pd.DataFrame, Kinds]:
-    sources: list[Source] = []
-    kinds: Kinds = {"model": "key", "dataset": "key"}
-    for found in jobs:
-        if found.parts:
-            table, each = _read_parts(found, only)
-            kinds = each | kinds
-            sources += _sources(found.folder, split(table))
-    if not sources:
-        raise StoreError(
-            f"{preview(paths)} holds no results yet ({len(jobs)} jobs without a part); "
-            "run attrscore first, or look for a failed.json in the folders of the jobs."
+    def pieces(self) -> Iterator[pd.DataFrame]:
+        """The rows, columns as they come: a group at a time, or a part's rows of a group."""
+        self._due = Counter(
+            path
+            for group in self.groups
+            for source in group.sources
+            for _, path in self._folders[source.folder.job.id].parts
         )
-    groups = gather(sources)
-    tables = [group.table() for group in groups]
-    lengths = [len(table) for table in tables]
-    columns = dict(pooled(tables).items())
-    columns["model"] = repeat([group.sources[0].folder.model for group in groups], lengths)
-    columns["dataset"] = repeat([group.sources[0].folder.dataset for group in groups], lengths)
-    for name in differing_settings(groups):
-        columns[name] = repeat([group.settings.get(name) for group in groups], lengths)
-        kinds[name] = "option"
-    scorers = {key for group in groups for key in group.scorers}
-    return pd.DataFrame({name: columns[name] for name in ordered(kinds, scorers)}), kinds
+        for number, group in enumerate(self.groups):
+            for parts in self._stretches(group):
+                table = self._joined(group, parts)
+                if len(table):
+                    constants = {
+                        name: values.iloc[[number]].repeat(len(table)).array
+                        for name, values in self._shown.items()
+                    }
+                    yield table.assign(**constants)
+
+    def _survey(self, found: Found) -> list[Source]:
+        """What a job's parts hold: their columns, and rows of which methods, layers and targets."""
+        job = found.folder.job
+        survey = _Survey()
+        keys: dict[Key, None] = {}
+        for path in found.parts.values():
+            with opened(path) as part:
+                part.check_job(job.id)
+                (span,) = part_ranges([path.name]) or [(0, job.rows)]  # a part under another name
+                names = [n for n in part.columns if self._only is None or n in self._only]
+                self._learn(part, names, job.scorers)
+                survey.add(span, path, names)
+                if self._room is None:
+                    held = self._held[path] = _Rows(*by_key(part.table(names)))
+                    keys |= dict.fromkeys(held.stretches)
+                else:
+                    keys |= dict.fromkeys(_keys(part))
+        self._folders[job.id] = survey
+        scorers: dict[tuple[str, str], dict[str, Plugin]] = {}
+        methods = {condition.method.key: condition.method for condition in job.conditions}
+        for condition in job.conditions:
+            key, layer, scorer = condition.triple
+            scorers.setdefault((key, layer), {})[scorer] = condition.scorer
+        foreign = [f"{method} at {at}" for method, at, _ in keys if (method, at) not in scorers]
+        if foreign:
+            raise StoreError(
+                f"{found.folder.path} holds rows of {preview(foreign)}, which are not in its job; "
+                "delete its parts and run the same command again.",
+                kind="foreign",
+            )
+        return [
+            Source(found.folder, methods[method], at, target, pd.DataFrame(), scorers[method, at])
+            for method, at, target in keys
+        ]
+
+    def _learn(self, part: PartFile, names: Sequence[str], scorers: Collection[str]) -> None:
+        """Types and kinds; the kind by name where that says it, for attributes are slow."""
+        for name in names:
+            if name not in self._columns:
+                self._columns[name] = Column()
+                self.kinds[name] = _kind_by_name(name, scorers) or part.kinds([name])[name]
+            column, dataset = self._columns[name], part.columns[name]
+            self.bytes += dataset.get_storage_size()
+            column.add(dataset.dtype.newbyteorder("="), missing_word(dataset) is not None)
+
+    def _settings_shown(self) -> dict[str, pd.Series[Any]]:
+        """Columns that no part holds, a value a group: names, and settings that differ."""
+        folders = [group.sources[0].folder for group in self.groups]
+        shown = {
+            "model": _constants([folder.model for folder in folders]),
+            "dataset": _constants([folder.dataset for folder in folders]),
+        }
+        self.kinds |= dict.fromkeys(shown, "key")
+        for name in differing_settings(self.groups):
+            shown[name] = _constants([group.settings.get(name) for group in self.groups])
+            self.kinds[name] = "option"
+        return shown
+
+    def _stretches(self, group: Group) -> Iterator[list[list[Path]]]:
+        """The parts of each source that are read together: all of them, or those that overlap."""
+        every = [self._folders[source.folder.job.id].parts for source in group.sources]
+        spans = sorted({span for parts in every for span, _ in parts})
+        for start, stop in [(0, spans[-1][1])] if self._room is None else _apart(spans):
+            yield [
+                [path for (first, last), path in parts if start <= first and last <= stop]
+                for parts in every
+            ]
+
+    def _joined(self, group: Group, parts: Sequence[Sequence[Path]]) -> pd.DataFrame:
+        sources = []
+        for source, paths in zip(group.sources, parts, strict=True):
+            key = source.method.key, source.layer, source.target
+            pieces = [self._rows(path).of(key) for path in paths]
+            there = [piece for piece in pieces if piece is not None]
+            if there:
+                table = there[0] if len(there) == 1 else pooled(there)
+                sources.append(replace(source, table=table))
+        return Group(sources, group.scorers).table() if sources else pd.DataFrame()
+
+    def _rows(self, path: Path) -> _Rows:
+        """The rows of a part, held while pieces to come need them and there is room.
+
+        The first ones stay: groups go through all parts in turn, so that those read last would
+        each be dropped shortly before they are needed.
+        """
+        self._due[path] -= 1
+        rows = self._held.get(path)
+        if rows is None:
+            with opened(path) as part:
+                names = [n for n in part.columns if self._only is None or n in self._only]
+                rows = _Rows(*by_key(part.table(names)))
+            if self._due[path] and self._room is not None and rows.bytes <= self._room:
+                self._held[path] = rows
+                self._room -= rows.bytes
+        elif not self._due[path]:
+            del self._held[path]
+            if self._room is not None:
+                self._room += rows.bytes
+        return rows
+
+    @cached_property
+    def columns(self) -> dict[str, Column]:
+        """The columns in their order, with all that must be known before the first row is written.
+
+        They have the types that the pieces would have if they were put together.
+        """
+        columns = {name: self._columns[name] for name in self.names if name in self._columns}
+        for name, values in self._shown.items():
+            columns[name] = Column.of(values)
+        for name in self._gaps.union(*map(self._incomplete, self.groups)) - self._shown.keys():
+            columns[name].gaps = True
+        wanted = {name for name, each in columns.items() if each.text and each.gaps}
+        for path in [p for job in self.jobs for p in job.parts.values()] if wanted else ():
+            with opened(path) as part:
+                for name in wanted.intersection(part.columns):
+                    stored = read_stored(part.columns[name])
+                    if stored.dtype.kind == "S" and stored.size:
+                        like = np.char.rstrip(stored, b"_") == MISSING.encode()
+                        columns[name].words |= {word.decode() for word in set(stored[like])}
+        return {name: columns[name] for name in self.names}
+
+    def typed(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A piece with all columns in their order and of their types.
+
+        :raises UnforeseenGapError: a column has no value where the parts promised one; the columns
+            know it now, and the pieces can be read anew.
+        """
+        columns: dict[str, Any] = {}
+        for name, column in self.columns.items():
+            values = table[name] if name in table else pd.Series(np.full(len(table), np.nan))
+            if not column.gaps and column.dtype != np.float64 and bool(values.isna().any()):
+                self._gaps.add(name)
+                del self.columns
+                raise UnforeseenGapError(name)
+            if values.dtype != column.dtype:
+                values = stack([values, pd.Series([], dtype=column.dtype)], [len(values), 0])
+                values = values if values.dtype == column.dtype else values.astype(column.dtype)
+            columns[name] = values.array  # series would be aligned, which takes long
+        return pd.DataFrame(columns)
+
+    def _incomplete(self, group: Group) -> set[str]:
+        """The columns that some rows of a group do not have."""
+        surveys = [self._folders[source.folder.job.id] for source in group.sources]
+        if len(surveys) == 1:
+            return (self._columns.keys() - surveys[0].names) | surveys[0].partial
+        rows = _union(span for each in surveys for span, _ in each.parts)
+        found = set()
+        for name in self._columns:
+            scorer = "" if name in KEY_COLUMNS else owner(name, group.scorers)
+            having = [
+                survey
+                for source, survey in zip(group.sources, surveys, strict=True)
+                if name in survey.names
+                and (not scorer or source.scorers.get(scorer) == group.scorers[scorer])
+            ]
+            partial = any(name in each.partial for each in having)
+            if partial or _union(span for each in having for span, _ in each.parts) != rows:
+                found.add(name)
+        return found
+
+
+class UnforeseenGapError(Exception):
+    """A column has no value where its parts promised one."""
+
+
+@dataclass
+class Column:
+    """What all parts together say of a column."""
+
+    dtypes: set[np.dtype[Any]] = field(default_factory=set)
+    width: int = 1
+    """Bytes of the longest text."""
+    gaps: bool = False
+    """Some rows have no value."""
+    words: set[str] = field(default_factory=set)
+    """Texts that a word for missing ones could be taken for."""
+
+    @classmethod
+    def of(cls, values: pd.Series[Any], /) -> Column:
+        """Of values that are known."""
+        text = values.dtype == TEXT
+        words = {str(value) for value in values if text and value is not None}
+        width = max((len(word.encode("utf-8", "backslashreplace")) for word in words), default=1)
+        dtype = np.dtype("S1") if text else values.to_numpy().dtype
+        return cls({dtype}, width, gaps=bool(values.isna().any()), words=words)
+
+    def add(self, dtype: np.dtype[Any], missing: bool, /) -> None:  # noqa: FBT001  # a fact
+        """What one part says."""
+        text = dtype.kind == "S"
+        self.dtypes.add(np.dtype("S") if text else dtype)
+        self.width = max(self.width, dtype.itemsize if text else 32)  # a number, beside text
+        self.gaps |= missing
+
+    @property
+    def text(self) -> bool:
+        """Whether it is text: so it is if it is in any part."""
+        return any(dtype.kind == "S" for dtype in self.dtypes)
+
+    @property
+    def dtype(self) -> Any:
+        """Of the column in the table."""
+        if self.text:
+            return TEXT
+        flags = {dtype.kind == "b" for dtype in self.dtypes}
+        if self.gaps or len(flags) > 1:
+            return np.dtype(np.float64)
+        return np.result_type(*self.dtypes)
+
+    @property
+    def missing(self) -> str | None:
+        """The word that stands for missing text."""
+        if not (self.text and self.gaps):
+            return None
+        word = MISSING
+        while word in self.words:
+            word += "_"
+        return word
+
+
+@dataclass
+class _Survey:
+    """The parts of a job, and their columns."""
+
+    parts: list[tuple[Range, Path]] = field(default_factory=list)
+    """In the order of their names."""
+    names: set[str] = field(default_factory=set)
+    partial: set[str] = field(default_factory=set)
+    """Those that some parts lack."""
+
+    def add(self, span: Range, path: Path, names: Collection[str]) -> None:
+        here = set(names)
+        self.partial |= (self.names ^ here) if self.parts else set()
+        self.names |= here
+        self.parts.append((span, path))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a part, by method, layer and target."""
+
+    table: pd.DataFrame
+    stretches: Mapping[Key, Range]
+
+    @property
+    def bytes(self) -> int:
+        return int(self.table.memory_usage(index=False, deep=True).sum())
+
+    def of(self, key: Key) -> pd.DataFrame | None:
+        """A copy: a view would keep the whole part in memory."""
+        if key not in self.stretches:
+            return None
+        return self.table.take(np.arange(*self.stretches[key]))
+
+
+def _keys(part: PartFile) -> Collection[Key]:
+    return by_key(part.table(["method", "layer", "target"]))[1].keys()
+
+
+def _apart(spans: Sequence[Range]) -> list[Range]:
+    """Sorted ranges, those that overlap as one."""
+    joined: list[Range] = []
+    for start, stop in spans:
+        if joined and start < joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def _union(spans: Iterable[Range]) -> list[Range]:
+    """The rows of all these ranges, in as few ranges as can be."""
+    joined: list[Range] = []
+    for start, stop in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
+
+
+def _kind_by_name(name: str, scorers: Collection[str]) -> str:
+    """The kind that a column of this name has whatever its attribute says; empty where it may."""
+    if name in KEY_COLUMNS:
+        return "key"
+    if name.startswith("Metadata_"):
+        return "metadata"
+    return "score" if owner(name, scorers) else ""
+
+
+def _constants(values: Sequence[Any]) -> pd.Series[Any]:
+    """A value a group: numbers or flags where all of them are, else text."""
+    present = [value for value in values if value is not None]
+    if present and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present):
+        return pd.Series([np.nan if value is None else value for value in values])
+    if present == list(values) and all(isinstance(value, bool) for value in values):
+        return pd.Series(values)
+    return pd.Series([v if v is None else str(v) for v in values], dtype=TEXT)
 
 
 def pooled(tables: Sequence[pd.DataFrame], /) -> pd.DataFrame:
@@ -141,81 +398,6 @@ def pooled(tables: Sequence[pd.DataFrame], /) -> pd.DataFrame:
     )
 
 
-def _read_parts(found: Found, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
-    """All rows of a job, in the order of its parts."""
-    job = found.folder.job
-    pieces: list[dict[str, Stored]] = []
-    kinds: Kinds = {}
-    for path in found.parts.values():
-        with opened(path) as file:
-            if job_of(file) != job.id:
-                raise StoreError(f"It belongs to another job, not to {job.id}; remove it.")
-            names = columns_of(file)
-            absent = {"id", "method", "layer"} - set(names)
-            if absent:
-                raise StoreError(f"It lacks the columns {preview(sorted(absent))}.")
-            wanted = [name for name in names if only is None or name in only]
-            kinds |= _kinds(file, [name for name in wanted if name not in kinds], job.scorers)
-            pieces.append(read_columns(file, wanted))
-    lengths = [len(piece["id"].array) for piece in pieces]
-    table = {name: join([piece.get(name) for piece in pieces], lengths) for name in kinds}
-    return pd.DataFrame(table), kinds
-
-
-def read_part_table(path: Path, /) -> pd.DataFrame:
-    """All rows of one part.
-
-    :raises StoreError: damaged, or not to be trusted.
-    """
-    with opened(path) as file:
-        names = columns_of(file)
-        absent = {"id", "method", "layer"} - set(names)
-        if absent:
-            raise StoreError(f"It lacks the columns {preview(sorted(absent))}.")
-        return pd.DataFrame({n: c.series() for n, c in read_columns(file, names).items()})
-
-
-def _kinds(file: h5py.File, names: Sequence[str], scorers: Collection[str]) -> Kinds:
-    """Kinds by name, and by attribute only where the name does not tell: attributes are slow."""
-    known = dict.fromkeys((name for name in names if name in KEY_COLUMNS), "key")
-    known |= dict.fromkeys((name for name in names if name.startswith("Metadata_")), "metadata")
-    scores = [name for name in names if name not in known and owner(name, scorers)]
-    known |= dict.fromkeys(scores, "score")
-    return known | kinds_of(file, [name for name in names if name not in known])
-
-
-def _sources(folder: JobFolder, tables: Mapping[Place, pd.DataFrame]) -> list[Source]:
-    methods = {condition.method.key: condition.method for condition in folder.job.conditions}
-    scorers: dict[tuple[str, str], dict[str, Any]] = {}
-    for condition in folder.job.conditions:
-        key, layer, scorer = condition.triple
-        scorers.setdefault((key, layer), {})[scorer] = condition.scorer
-    foreign = [
-        f"{method} at {layer}" for method, layer, _ in tables if (method, layer) not in scorers
-    ]
-    if foreign:
-        raise StoreError(
-            f"{folder.path} holds rows of {preview(foreign)}, which are not in its job; "
-            "delete its parts and run the same command again."
-        )
-    return [
-        Source(folder, methods[key], layer, target, table, scorers[key, layer])
-        for (key, layer, target), table in tables.items()
-    ]
-
-
-def repeat(values: Sequence[Any], lengths: list[int]) -> pd.Series[Any]:
-    """A column of one value a group: numbers or flags where all of them are, else text."""
-    present = [value for value in values if value is not None]
-    if present and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present):
-        column = pd.Series([np.nan if value is None else value for value in values])
-    elif present == list(values) and all(isinstance(value, bool) for value in values):
-        column = pd.Series(values)
-    else:
-        column = pd.Series([v if v is None else str(v) for v in values], dtype=TEXT)
-    return column.repeat(lengths).reset_index(drop=True)
-
-
 def ordered(kinds: Mapping[str, str], scorers: Collection[str], /) -> list[str]:
     """Columns in the order of the table: keys, settings, scores by scorer, metadata."""
     keys = [name for name in KEY_COLUMNS if name in kinds]
@@ -225,69 +407,3 @@ def ordered(kinds: Mapping[str, str], scorers: Collection[str], /) -> list[str]:
     scores.sort(key=lambda name: (not owner(name, scorers), owner(name, scorers), name))
     metadata = sorted(name for name, kind in kinds.items() if kind == "metadata")
     return [*keys, *options, *scores, *metadata]
-
-
-def _read_merged(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
-    if path.suffix == ".parquet":
-        return _from_parquet(path, only)
-    with opened(path) as file:
-        everything = columns_of(file)
-        kinds = kinds_of(file, everything)
-        names = order_of(file, [n for n in everything if _wanted(n, kinds[n], only)])
-        columns = {name: each.series() for name, each in read_columns(file, names).items()}
-    return pd.DataFrame(columns), {name: kinds[name] for name in names}
-
-
-def _wanted(name: str, kind: str, only: Collection[str] | None) -> bool:
-    return only is None or name in only or kind == "option"
-
-
-def _from_parquet(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, Kinds]:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        if b"attrscore" not in metadata:
-            raise StoreError(f"{path} was not written by attrscore.")
-        kinds: Kinds = json.loads(metadata[b"attrscore"])
-        names = [name for name, kind in kinds.items() if _wanted(name, kind, only)]
-        table: pd.DataFrame = pq.read_table(path, columns=names).to_pandas()
-    except (OSError, ValueError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(
-            f"{path} is damaged or no Parquet file; write it anew with attrscore collect."
-        ) from error
-    return table, {name: kinds[name] for name in names}
-
-
-def _pool(frames: Sequence[tuple[pd.DataFrame, Kinds]]) -> tuple[pd.DataFrame, Kinds]:
-    """Tables whose identities are no longer known: equal rows once, other repetitions refused."""
-    kinds = {name: kind for _, each in reversed(frames) for name, kind in each.items()}
-    lengths = [len(table) for table, _ in frames]
-    scorers = {name.partition(".")[0] for name, kind in kinds.items() if kind == "score"}
-    columns = {
-        name: stack([table.get(name) for table, _ in frames], lengths)
-        for name in ordered(kinds, scorers)
-    }
-    table = pd.DataFrame(columns).drop_duplicates(ignore_index=True)
-    if table.duplicated(_telling(table, kinds)).any():
-        raise StoreError(
-            "These files hold different rows of the same names; read the results folders that "
-            "they were collected from, which know the settings that differ."
-        )
-    return table, kinds
-
-
-def _telling(table: pd.DataFrame, kinds: Kinds) -> list[str]:
-    """The columns that together tell rows apart."""
-    return [n for n in map(str, table) if n in SHOWN or kinds[n] == "option"]
-
-
-def _suggest(name: str, jobs: Sequence[Found], merged: Sequence[Path]) -> str:
-    known: set[str] = {"model", "dataset"}
-    for path in [*merged, *(part for found in jobs for part in list(found.parts.values())[:1])]:
-        if path.suffix == ".parquet":
-            known |= set(pq.read_schema(path).names)
-        else:
-            with opened(path) as file:
-                known |= set(columns_of(file))
-    return did_you_mean(name, known)

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from attrscore.errors import StoreError, preview
-from attrscore.store.child import GIB, ChildError, Tell, run_in_child
-from attrscore.store.columns import CHUNK_BYTES, check, escape, hard_links, read_attribute
+from attrscore.errors import StoreError
+from attrscore.store.child import GIB, ChildError, Say, run_in_child
 from attrscore.store.commit import leftovers, remove_leftovers
-from attrscore.store.folders import FAILED, JOB, JOBS, JobFolder, no_results, open_conditions
-from attrscore.store.parts import columns_of, job_of, opened, part_name, part_ranges, read_columns
-from attrscore.store.places import Location
+from attrscore.store.folders import (
+    FAILED,
+    JOB,
+    JobFolder,
+    Location,
+    job_folders,
+    no_results,
+    open_conditions,
+    paths_in,
+)
+from attrscore.store.part import ROW, opened, part_name, part_ranges
+from attrscore.store.scores import check_parquet
 
 __all__ = ["Problem", "Report", "verify"]
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong: ``damaged``, ``missing``, ``foreign``, ``duplicate``, ``newer``,
-    ``crashes``, ``hangs`` or ``memory``.
-    """  # noqa: D205  # one sentence
+    """One thing that is wrong.
+
+    Kinds: ``damaged``, ``unreadable``, ``missing``, ``foreign``, ``duplicate``, ``newer``,
+    ``crashes``, ``hangs`` and ``memory``.
+    """
 
     path: str
     kind: str
@@ -45,7 +53,7 @@ class Report:
     leftovers_removed: int = 0
     problems: list[Problem] = field(default_factory=list)
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
@@ -59,12 +67,13 @@ def verify(path: Location, /, *, seconds: float = 60.0, memory: int = 2 * GIB) -
 
     :raises StoreError: there is nothing.
     """
-    place = Path(path)
-    if not place.exists():
-        raise no_results(place)
-    folders = _folders(place)
-    alone = [place] if place.is_file() else _derived(place)
-    report = Report(jobs=len(folders), leftovers_removed=remove_leftovers([*folders, place]))
+    given = Path(path)
+    if not given.exists():
+        raise no_results(given)
+    folders = _folders(given)
+    alone = [given] if given.is_file() else _derived(given)
+    around = [given, *(each for each in paths_in(given) if each.is_dir() and not each.is_symlink())]
+    report = Report(jobs=len(folders), leftovers_removed=remove_leftovers([*folders, *around]))
     todo = [*map(str, folders), *map(str, alone)]
     skipped: list[str] = []
     while todo:
@@ -72,15 +81,15 @@ def verify(path: Location, /, *, seconds: float = 60.0, memory: int = 2 * GIB) -
         finished: list[str] = []
         try:
             arguments = {"paths": todo, "skip": skipped}
-            for told in run_in_child("verify", arguments, seconds=seconds, memory=memory):
-                if "at" in told:
-                    at = told["at"]
-                elif "done" in told:
-                    finished.append(told["done"])
-                    report.parts += told["parts"]
-                    report.cells += told["cells"]
-                    report.bytes += told["bytes"]
-                    report.problems += [Problem(**each) for each in told["problems"]]
+            for said in run_in_child(arguments, seconds=seconds, memory=memory):
+                if "at" in said:
+                    at = said["at"]
+                elif "done" in said:
+                    finished.append(said["done"])
+                    report.parts += said["parts"]
+                    report.cells += said["cells"]
+                    report.bytes += said["bytes"]
+                    report.problems += [Problem(**each) for each in said["problems"]]
         except ChildError as error:
             if not at or at in skipped:
                 raise
@@ -100,43 +109,40 @@ def _still(problems: list[Problem], folders: Sequence[Path]) -> list[Problem]:
     return [each for each in problems if each.kind != "missing" or each.path not in served]
 
 
-def _folders(place: Path) -> list[Path]:
-    if place.is_file():
+def _folders(path: Path) -> list[Path]:
+    if path.is_file():
         return []
-    if (place / JOB).exists() or any(part_ranges([each.name]) for each in place.iterdir()):
-        return [place]
-    inside = place / JOBS if (place / JOBS).is_dir() else place
-    if inside == place and place.name != JOBS:
-        raise no_results(place)
-    return sorted(each for each in inside.iterdir() if each.is_dir())
+    if any(part_ranges([each.name]) for each in path.iterdir()):
+        return [path]  # though its job.json may be lost
+    return job_folders(path)
 
 
-def _derived(place: Path) -> list[Path]:
-    if (place / JOB).exists():
+def _derived(path: Path) -> list[Path]:
+    if (path / JOB).exists():
         return []
-    return sorted(each for each in place.iterdir() if each.suffix in (".h5", ".parquet"))
+    return sorted(each for each in path.iterdir() if each.suffix in (".h5", ".parquet"))
 
 
 # In the child
 
 
-def check_files(tell: Tell, *, paths: list[str], skip: list[str]) -> None:
-    """Check job folders and files, telling where it is and what was found in each."""
+def check_files(say: Say, *, paths: list[str], skip: list[str]) -> None:
+    """Check job folders and files; ``say`` gets where it is, and what was found in each."""
     for each in paths:
         path = Path(each)
-        checked = _Checked(tell, frozenset(skip))
+        checked = _Checked(say, frozenset(skip))
         if path.is_dir():
             checked.job(path)
         else:
             checked.file(path)
         problems = [asdict(problem) for problem in checked.problems]
         counts = {"parts": checked.parts, "cells": checked.cells, "bytes": checked.bytes}
-        tell({"done": each, "problems": problems, **counts})
+        say({"done": each, "problems": problems, **counts})
 
 
 class _Checked:
-    def __init__(self, tell: Tell, skip: Collection[str]) -> None:
-        self._tell = tell
+    def __init__(self, say: Say, skip: Collection[str]) -> None:
+        self._say = say
         self._skip = skip
         self.problems: list[Problem] = []
         self.parts = self.cells = self.bytes = 0
@@ -147,7 +153,7 @@ class _Checked:
     def begin(self, path: Path) -> bool:
         if str(path) in self._skip:
             return False
-        self._tell({"at": str(path)})
+        self._say({"at": str(path)})
         self.bytes += path.stat().st_size
         return True
 
@@ -156,13 +162,13 @@ class _Checked:
             return
         try:
             if path.suffix == ".parquet":
-                _read_parquet(path)
+                check_parquet(path)
                 return
-            with opened(path) as file:
-                _read_all(file)
-                self.parts += read_attribute(file, "content") == "part"
+            with opened(path) as part:
+                part.check()
+                self.parts += part.text("content") == "part"
         except StoreError as error:
-            self.wrong(path, _kind(error), str(error))
+            self.wrong(path, error.kind or "damaged", str(error))
 
     def job(self, path: Path) -> None:
         if not (path / JOB).exists():
@@ -174,7 +180,7 @@ class _Checked:
         try:
             folder = JobFolder.read(path)
         except StoreError as error:
-            self.wrong(path / JOB, _kind(error), str(error))
+            self.wrong(path / JOB, error.kind or "damaged", str(error))
             return
         job = folder.job
         if job.id != path.name:
@@ -215,26 +221,22 @@ class _Checked:
         self.parts += 1
         nothing = np.zeros(0, np.uint64)
         try:
-            with opened(path) as file:
-                if job_of(file) != folder.job.id:
-                    kind, why = "foreign", f"It belongs to job {job_of(file)}; remove it."
-                    self.wrong(path, kind, f"{path} cannot be used. {why}")
+            with opened(path) as part:
+                part.check_job(folder.job.id)
+                says = (part.file.attrs.get("start", span[0]), part.file.attrs.get("stop", span[1]))
+                if says != span:
+                    named = part_name(int(says[0]), int(says[1]))
+                    self.wrong(path, "duplicate", f"{path} is a copy of {named}; remove it.")
                     return nothing
-                tells = (file.attrs.get("start", span[0]), file.attrs.get("stop", span[1]))
-                if tells != span:
-                    told = part_name(int(tells[0]), int(tells[1]))
-                    self.wrong(path, "duplicate", f"{path} is a copy of {told}; remove it.")
-                    return nothing
-                _read_all(file)
-                return self._rows(path, folder, span, _keys(file))
+                part.check()
+                return self._rows(path, folder, span, part.table(ROW))
         except StoreError as error:
-            self.wrong(path, _kind(error), str(error))
+            self.wrong(path, error.kind or "damaged", str(error))
             return nothing
 
     def _rows(
-        self, path: Path, folder: JobFolder, span: tuple[int, int], columns: dict[str, Any]
+        self, path: Path, folder: JobFolder, span: tuple[int, int], table: pd.DataFrame
     ) -> np.ndarray[Any, Any]:
-        table = pd.DataFrame(columns)
         known = {(c.method.key, c.layer) for c in folder.job.conditions}
         pairs = set(table[["method", "layer"]].drop_duplicates().itertuples(index=False, name=None))
         if pairs - known:
@@ -249,74 +251,3 @@ class _Checked:
         if len(ids) != span[1] - span[0]:
             self.wrong(path, "missing", f"{path} holds {len(ids)} cells of {span[1] - span[0]}.")
         return pd.util.hash_array(np.asarray(ids, dtype=object))
-
-
-def _keys(file: h5py.File) -> dict[str, Any]:
-    """What names the rows of a part, all of whose columns must be of one length."""
-    names = columns_of(file)
-    absent = {"id", "method", "layer"} - set(names)
-    if absent:
-        raise StoreError(f"It lacks the columns {preview(sorted(absent))}.")
-    lengths = {h5py.h5d.open(file["scores"].id, escape(name).encode()).shape for name in names}
-    if len(lengths) > 1:
-        raise StoreError(f"Its columns have different lengths: {sorted(map(str, lengths))}.")
-    told = [name for name in ("id", "method", "layer", "target") if name in names]
-    columns = read_columns(file, told)
-    return {name: column.series() for name, column in columns.items()}
-
-
-def _kind(error: StoreError) -> str:
-    return "newer" if "newer attrscore" in str(error) else "damaged"
-
-
-def _read_all(file: h5py.File) -> None:
-    """Every dataset, a piece at a time, and every attribute; links and sizes are checked first."""
-    for group in _groups(file):
-        for link in hard_links(group):
-            found = group[link]
-            _read_attributes(found)
-            if isinstance(found, h5py.Dataset):
-                check(found.id)
-                for piece in _pieces(found):
-                    found[piece]
-            elif not isinstance(found, h5py.Group):
-                raise StoreError(f"{group.name}/{link} is neither a group nor a dataset.")
-
-
-def _read_attributes(found: Any) -> None:
-    """By the lower half of h5py, which is several times faster; references are left alone."""
-    for index in range(h5py.h5a.get_num_attrs(found.id)):
-        attribute = h5py.h5a.open(found.id, index=index)
-        if attribute.dtype.kind != "O" and attribute.get_space().get_simple_extent_npoints():
-            attribute.read(np.empty(attribute.shape, attribute.dtype))
-
-
-def _groups(group: h5py.Group, depth: int = 0) -> Iterator[h5py.Group]:
-    if depth > 8:
-        raise StoreError(f"{group.name} lies deeper than any group of ours.")
-    yield group
-    for link in hard_links(group):
-        inside = group[link]
-        if isinstance(inside, h5py.Group):
-            yield from _groups(inside, depth + 1)
-
-
-def _pieces(dataset: h5py.Dataset) -> Iterator[Any]:
-    if not dataset.shape:
-        yield ()
-        return
-    row = max(1, dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64)))
-    step = max(1, 16 * CHUNK_BYTES // row)
-    for start in range(0, dataset.shape[0], step):
-        yield slice(start, start + step)
-
-
-def _read_parquet(path: Path) -> None:
-    try:
-        with pq.ParquetFile(path) as file:
-            for _ in file.iter_batches():
-                pass
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} is damaged or no Parquet file; write it anew with attrscore collect."
-        ) from error

@@ -11,19 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from attrscore.core.secrets import Hidden
 from attrscore.errors import StoreError, preview
-from attrscore.store.again import Part
+from attrscore.store.columns import Array
 from attrscore.store.commit import commit, make_folder, remove_leftovers
-from attrscore.store.crops import Crops
 from attrscore.store.folders import FAILED, JOBS, JobFolder, paths_in
 from attrscore.store.identity import Job, Range
-from attrscore.store.maps import MapKey
+from attrscore.store.maps import Crops, MapKey
 from attrscore.store.outcomes import failure_kind, tally
-from attrscore.store.parts import encode, part_name, part_ranges
+from attrscore.store.part import Part, encode, part_name, part_ranges
 
 __all__ = ["Writer"]
 
@@ -67,16 +65,18 @@ class Writer:
         shown: dict[str, Any] = {"labels": dict(labels)}
         if readings is not None:
             shown["readings"] = dict(readings)
-        told = JobFolder(self.folder, job, config=config, provenance=self._provenance, **shown)
+        new = JobFolder(self.folder, job, config=config, provenance=self._provenance, **shown)
         try:
             before = JobFolder.read(self.folder)
-        except StoreError:
-            told.write()
+        except StoreError as error:
+            if error.kind == "unreadable":
+                raise
+            new.write()
         else:
             if {name: dict(getattr(before, name)) for name in shown} != shown:
                 replace(before, **shown).write()
-            told = before
-        self._config = told.config
+            new = before
+        self._config = new.config
 
     def missing(self) -> list[Range]:
         """The ranges that have no part yet, in order."""
@@ -88,7 +88,7 @@ class Writer:
         start: int,
         stop: int,
         table: pd.DataFrame,
-        maps: Mapping[MapKey, np.ndarray[Any, Any]] | None = None,
+        maps: Mapping[MapKey, Array] | None = None,
         *,
         ids: Sequence[str] | None = None,
         traces: pd.DataFrame | None = None,
@@ -100,7 +100,7 @@ class Writer:
         ``table`` has a row a (cell, method, layer, target). ``maps`` are signed (n, C, *s) by
         (method, layer), or by (method, layer, target) in a job with several targets, for the n
         cells ``ids``; all cells of the table where None. Reasons are cut at 500 characters.
-        ``traces`` tells where failures were raised: method, layer, status, reason, traceback.
+        ``traces`` says where failures were raised: method, layer, status, reason, traceback.
         ``crops`` are of some of the cells.
         ``existing="replace"`` puts the part in the place of one that exists.
 
@@ -113,40 +113,26 @@ class Writer:
                 f"{start}-{stop} is no range of job {self.job.id}; "
                 f"its ranges are {preview(self.job.ranges)}."
             )
-        self._check(table, stop - start)
         if ids is None:
-            ids = list(dict.fromkeys(table["id"].astype(str)))
-        for (method, layer, *_), values in (maps or {}).items():
-            if values.ndim not in (4, 5) or len(values) != len(ids):
-                raise StoreError(
-                    f"Maps of {method} at {layer} must have the shape (N, C, *s) with N = "
-                    f"{len(ids)}, a map for each of the ids; given: {values.shape}."
-                )
+            ids = list(dict.fromkeys(table["id"].astype(str))) if "id" in table else []
+        part = Part(table, maps or {}, ids, traces, tuple(self._carried), crops)
+        self._check(part, stop - start)
         if existing == "keep" and path.exists():
             return path
-        if "reason" in table:
-            table = table.assign(reason=self._told(table["reason"]))
-        if traces is not None:
-            traceback_told = traces["traceback"].map(self._hidden.text)
-            traces = traces.assign(reason=self._told(traces["reason"]), traceback=traceback_told)
+        part = self._without_secrets(part)
         data = encode(
             self.job,
-            table,
-            maps or {},
-            ids,
+            part,
             rows=(start, stop),
             config=self._config,
             provenance=self._provenance,
-            carried=self._carried,
-            traces=traces,
-            crops=crops,
         )
         if existing == "replace":
             self._forget(path.name)
         elif path.exists():
             return path
         commit(path, data)
-        self._known[path.name] = {"bytes": len(data), **tally(table).told()}
+        self._known[path.name] = {"bytes": len(data), **tally(part.table).as_dict()}
         return path
 
     def write_part(
@@ -166,14 +152,14 @@ class Writer:
 
     def fail(self, error: BaseException, /, run: Mapping[str, Any] | None = None) -> None:
         """Record why the job stopped, in failed.json, and what ``run`` was; never raises."""
-        told = {
+        said = {
             "kind": failure_kind(error),
             "type": type(error).__name__,
             "message": str(error),
             "notes": list(getattr(error, "__notes__", [])),
             "traceback": "".join(traceback.format_exception(error)),
         }
-        text = json.dumps(self._hidden.texts(told), indent=1, ensure_ascii=False)
+        text = json.dumps(self._hidden.texts(said), indent=1, ensure_ascii=False)
         with contextlib.suppress(StoreError):  # a full disk: the error itself is on its way
             commit(self.folder / FAILED, text.encode("utf-8", "backslashreplace"))
             self._log(run)
@@ -190,22 +176,30 @@ class Writer:
         replace(folder, known=known, runs=runs).write()
 
     def _forget(self, name: str) -> None:
-        """Before a part is replaced: what job.json tells of it would be wrong if we were killed."""
+        """Before a part is replaced: what job.json says of it would be wrong if we were killed."""
         folder = JobFolder.read(self.folder)
         if name in folder.known:
-            known = {part: told for part, told in folder.known.items() if part != name}
+            known = {part: of for part, of in folder.known.items() if part != name}
             replace(folder, known=known).write()
 
-    def _told(self, reasons: pd.Series[Any]) -> pd.Series[Any]:
-        """What may be told, at most 500 characters: a column is as wide as its longest text."""
+    def _without_secrets(self, part: Part) -> Part:
+        """What may be shown; reasons of 500 characters at most: a column is as wide as its text."""
 
-        def told(text: str) -> str:
+        def shown(text: str) -> str:
             text = self._hidden.text(text)
             return text if len(text) <= MOST_REASON else f"{text[: MOST_REASON - 1]}…"
 
-        return reasons.map(told, na_action="ignore")
+        table, traces = part.table, part.traces
+        if "reason" in table:
+            table = table.assign(reason=table["reason"].map(shown, na_action="ignore"))
+        if traces is not None:
+            hidden = traces["traceback"].map(self._hidden.text)
+            reasons = traces["reason"].map(shown, na_action="ignore")
+            traces = traces.assign(reason=reasons, traceback=hidden)
+        return replace(part, table=table, traces=traces)
 
-    def _check(self, table: pd.DataFrame, cells: int) -> None:
+    def _check(self, part: Part, cells: int) -> None:
+        table = part.table
         absent = [name for name in ("id", "method", "layer") if name not in table]
         if absent:
             raise StoreError(f"The table lacks {preview(absent)}; it has {preview(table.columns)}.")
@@ -222,3 +216,9 @@ class Writer:
             )
         if table["id"].nunique() > cells:
             raise StoreError(f"The table has {table['id'].nunique()} cells in a range of {cells}.")
+        for (method, layer, *_), values in part.maps.items():
+            if values.ndim not in (4, 5) or len(values) != len(part.ids):
+                raise StoreError(
+                    f"Maps of {method} at {layer} must have the shape (N, C, *s) with N = "
+                    f"{len(part.ids)}, a map for each of the ids; given: {values.shape}."
+                )

@@ -20,9 +20,9 @@ import pandas as pd
 import pytest
 
 from attrscore.errors import StoreError
-from attrscore.store import read_part, read_scores, status_of, verify
-from attrscore.store.parts import opened
-from attrscore.store.verify import _read_all
+from attrscore.store import collect, read_part, read_scores, status_of, verify
+from attrscore.store.part import opened
+from attrscore.store.verify import check_files
 
 DATA = Path(__file__).parents[1] / "data" / "schema1"
 TRUNCATIONS, FLIPS, MUTATIONS = 100, 300, 200
@@ -33,9 +33,9 @@ SAME, REFUSED, SILENT = 0, 3, 4
 
 def contents(path):
     """All that a reader gets from a part."""
-    with opened(path) as file:
-        _read_all(file)
-        attributes = {name: str(file.attrs[name]) for name in sorted(file.attrs)}
+    with opened(path) as part:
+        part.check()
+        attributes = {name: str(part.file.attrs[name]) for name in sorted(part.file.attrs)}
     return read_part(path), attributes
 
 
@@ -130,6 +130,30 @@ def test_damage_is_found_or_harmless(damage, trials, tmp_path, record_property):
     assert set(told["counts"]) <= {"refused", "harmless", "crash", "hang"}
     for name in told["bad"]:  # what fells a reader is a problem like any other for verify
         assert verify(tmp_path / name, seconds=SECONDS).problems
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".parquet"])
+def test_a_flipped_bit_of_a_merged_file_is_found_or_harmless(suffix, tmp_path, record_property):
+    """What verify passes is the table that was written; what readers refuse, it finds."""
+    path = tmp_path / f"all{suffix}"
+    collect(DATA, path)
+    data, known, chance = path.read_bytes(), read_scores(path), random.Random(0)
+    counts = collections.Counter()
+    for _ in range(FLIPS):
+        path.write_bytes(flipped(data, chance))
+        said = []
+        check_files(said.append, paths=[str(path)], skip=[])
+        problems = [each for one in said if "done" in one for each in one["problems"]]
+        try:
+            pd.testing.assert_frame_equal(read_scores(path), known)
+        except StoreError:
+            counts["refused"] += 1
+            assert problems
+        else:
+            counts["harmless"] += 1
+            assert not problems or suffix == ".h5"  # of what stands beside the table
+    record_property("counts", f"{FLIPS} flips of a merged {suffix}: {dict(counts)}")
+    assert counts["refused"]
 
 
 def test_damaged_job_files_are_one_sentence(tmp_path, record_property):

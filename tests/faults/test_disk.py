@@ -72,14 +72,11 @@ def test_a_full_disk_stops_cleanly_and_the_sweep_goes_on_later(tmp_path, record_
 def test_a_merge_on_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     fill(tmp_path / "results", JOB)
     (tmp_path / "disk").mkdir()
-    monkeypatch.setattr(
-        "attrscore.store.child._START",
-        "from attrscore.store import merge, child; import attrscore.store.merge as m; "
-        "m._check_space = lambda *_: None; child.main()",  # as if it filled up meanwhile
-    )
+    # as if it filled up meanwhile
+    monkeypatch.setattr("attrscore.store.scores._check_space", lambda *_: None)
     with small_disk(tmp_path / "disk", "4k"):
         for name in ("all.h5", "all.parquet", "all.csv"):
-            with pytest.raises(StoreError):
+            with pytest.raises(StoreError, match="free some space"):
                 collect(tmp_path / "results", tmp_path / "disk" / name)
             assert names(tmp_path / "disk") == []
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from attrscore import stats
-    from attrscore.store.places import Found
+    from attrscore.store.folders import Found
 
 __all__ = ["report"]
 
@@ -152,8 +152,8 @@ def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     from attrscore import stats, store
+    from attrscore.store.folders import find
     from attrscore.store.identity import canonical
-    from attrscore.store.places import find
 
     groups: dict[tuple[str, str], dict[tuple[str, tuple[int, ...]], dict[str, Any]]] = {}
     for job in find([path for path in results if Path(path).is_dir()])[0]:
@@ -176,15 +176,13 @@ def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
 
 def _some(job: Found) -> list[str] | None:
     """Cells whose maps are compared: all, or those with the smallest hashes of their ids."""
-    import pandas as pd
-
-    from attrscore.store.crops import order_of
-    from attrscore.store.tables import read_part_table
+    from attrscore.store.maps import order_of
+    from attrscore.store.part import read_table
 
     if job.folder.job.rows <= MOST_MAPS:
         return None
-    ids = pd.concat([read_part_table(part)["id"] for part in job.parts.values()])
-    return sorted(set(map(str, ids)), key=order_of)[:MOST_MAPS]
+    ids = {str(each) for part in job.parts.values() for each in read_table(part, ["id"])["id"]}
+    return sorted(ids, key=order_of)[:MOST_MAPS]
 
 
 def _option(base: Mapping[str, Any], kind: str, name: str) -> Any:

@@ -15,7 +15,7 @@ from attrscore.cli.hydra_app import changes_among, kept_settings
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK
 from attrscore.errors import AttrscoreError, ConfigError, StoreError
 from attrscore.store import Comparison, JobFolder
-from attrscore.store.places import Found
+from attrscore.store.folders import Found
 
 __all__ = ["collect", "reproduce", "status", "verify"]
 
@@ -44,7 +44,7 @@ def collect(arguments: Sequence[str]) -> int:
     from attrscore.cli import output
     from attrscore.report import figures as plots
     from attrscore.store.folders import no_results
-    from attrscore.store.merge import FORMATS, rows_and_bytes
+    from attrscore.store.scores import FORMATS, rows_and_bytes
 
     path = options.output or options.results / "results.h5"
     if path.suffix not in FORMATS:
@@ -100,7 +100,7 @@ def status(arguments: Sequence[str]) -> int:
         return OK
     jobs = states.status_of(options.path)
     if options.json:
-        sys.stdout.write(json.dumps([job.told() for job in jobs], indent=1) + "\n")
+        sys.stdout.write(json.dumps([job.as_dict() for job in jobs], indent=1) + "\n")
     else:
         output.say_status(jobs)
     return OK if all(job.done == job.conditions and not job.stopped for job in jobs) else INCOMPLETE
@@ -123,7 +123,7 @@ def verify(arguments: Sequence[str]) -> int:
 
     report = store.verify(options.path, seconds=options.seconds, memory=int(options.memory * 2**30))
     if options.json:
-        sys.stdout.write(json.dumps(report.told(), indent=1) + "\n")
+        sys.stdout.write(json.dumps(report.as_dict(), indent=1) + "\n")
     else:
         output.say_report(report)
     return FAILED if report.problems else OK
@@ -147,7 +147,7 @@ def reproduce(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     path = options.path
     from attrscore.cli import output
-    from attrscore.store.places import find
+    from attrscore.store.folders import find
 
     jobs = [found for found in find([path])[0] if found.parts]
     if not jobs:
@@ -173,7 +173,7 @@ def reproduce(arguments: Sequence[str]) -> int:
 
 def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:
     from attrscore.store.compare import compare, moved
-    from attrscore.store.tables import read_part_table
+    from attrscore.store.part import read_table
 
     folder = found.folder
     try:
@@ -192,7 +192,7 @@ def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:
         return replace(comparison, differences=changed)
     import pandas as pd
 
-    stored = pd.concat(map(read_part_table, found.parts.values()), ignore_index=True)
+    stored = pd.concat(map(read_table, found.parts.values()), ignore_index=True)
     again = _again(folder, parts, list(found.parts))
     comparison = compare(stored, again)
     if comparison.verdict == "differs" and "scored_from" in folder.provenance:
@@ -209,7 +209,7 @@ def _again(folder: JobFolder, parts: Any, names: Sequence[str]) -> Any:
     from attrscore import store
     from attrscore.jobs.computing import compute
     from attrscore.jobs.run import refused_by_preflight
-    from attrscore.store.parts import part_ranges
+    from attrscore.store.part import part_ranges
 
     wanted = {condition.triple for condition in folder.job.conditions}
     refused = refused_by_preflight(parts, {method for method, _, _ in wanted})

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from attrscore.errors import ConfigError, UnsupportedError
-from attrscore.report.export.destination import new_file
 from attrscore.report.export.wide import PREFIX, Wide
+from attrscore.store.commit import new_file
 
 __all__ = ["to_anndata", "write_anndata"]
 

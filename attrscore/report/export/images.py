@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 
 from attrscore.errors import UnsupportedError
-from attrscore.report.export.destination import new_file, new_folder
+from attrscore.store.commit import new_file, new_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from attrscore.store import provenance_of
-from attrscore.store.places import find
+from attrscore.store.folders import find
 
 __all__ = ["origin"]
 

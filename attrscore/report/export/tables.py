@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attrscore.errors import ConfigError, DataError
-from attrscore.report.export.destination import new_file
+from attrscore.store.commit import new_file
 
 __all__ = ["for_pycytominer", "write_table"]
 

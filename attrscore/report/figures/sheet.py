@@ -67,8 +67,7 @@ class Sheet(Figure):
 def save(figure: Figure, path: str | os.PathLike[str], /, *, dpi: float = 150) -> Path:
     """Write the figure as PNG, SVG or PDF, as the suffix says, and close it; returns the path.
 
-    The folder is made where it is missing. The file appears whole or not at all: it is written
-    beside its place and renamed.
+    The folder is made where it is missing. The file appears whole or not at all.
 
     :raises ConfigError: another suffix.
     """
@@ -78,12 +77,11 @@ def save(figure: Figure, path: str | os.PathLike[str], /, *, dpi: float = 150) -
         raise ConfigError(
             f"A figure is written as {', '.join(_SUFFIXES)}, as its name ends; given: '{path}'."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}-{os.getpid()}{suffix}")
+    from attrscore.store.commit import new_file  # here, so that drawing alone loads no h5py
+
     try:
-        figure.savefig(draft, format=suffix[1:], dpi=dpi)
-        draft.replace(path)
+        with new_file(path) as aside:
+            figure.savefig(aside, format=suffix[1:], dpi=dpi)
     finally:
-        draft.unlink(missing_ok=True)
         plt.close(figure)
     return path

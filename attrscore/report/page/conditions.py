@@ -13,7 +13,7 @@ import pandas as pd
 from attrscore.report.figures.summaries import named
 from attrscore.stats.conditions import by_condition, columns_of, is_null
 from attrscore.stats.resampling import numbers
-from attrscore.store.crops import order_of
+from attrscore.store.maps import order_of
 
 if TYPE_CHECKING:
     from attrscore.stats import Report

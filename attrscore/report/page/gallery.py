@@ -16,11 +16,9 @@ from attrscore import store
 from attrscore.errors import StoreError
 from attrscore.report.page import pictures
 from attrscore.report.page.conditions import Condition, anchor
-from attrscore.store.crops import order_of
-from attrscore.store.folders import without_keep
+from attrscore.store.folders import Found, find, without_keep
 from attrscore.store.identity import flatten
-from attrscore.store.places import Found, find
-from attrscore.store.tables import read_part_table
+from attrscore.store.maps import order_of
 
 __all__ = ["Cell", "Gallery", "gallery"]
 
@@ -153,7 +151,7 @@ def _places(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator[
         folder = job.folder
         if not job.parts or folder.job.base.get("keep", "none") == "none":
             continue
-        table = read_part_table(next(iter(job.parts.values())))
+        table = store.read_table(next(iter(job.parts.values())))
         targets = list(table["target"].astype(str).unique()) if "target" in table else [""]
         base = flatten(without_keep(folder.job.base))
         base |= {"model": folder.model, "dataset": folder.dataset}

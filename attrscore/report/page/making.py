@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from attrscore import store
+from attrscore.store.folders import find
 from attrscore.store.identity import flatten
-from attrscore.store.places import find
 
 __all__ = ["jobs_of"]
 

@@ -13,7 +13,7 @@ from attrscore.report.page.conditions import Condition
 from attrscore.stats import threshold_curve
 from attrscore.stats.conditions import is_null, label
 from attrscore.stats.resampling import numbers
-from attrscore.store.crops import order_of
+from attrscore.store.maps import order_of
 
 if TYPE_CHECKING:
     from attrscore.stats import Report

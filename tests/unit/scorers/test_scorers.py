@@ -7,8 +7,8 @@ import pytest
 import torch
 from nets import batch, net
 
-from attrscore.core import regions as places
 from attrscore.core.contracts import INPUT, Batch
+from attrscore.core.contracts import regions as places
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.passes import Pass
 from attrscore.core.regions import dilated, every_region, find_region

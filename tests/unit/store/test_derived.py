@@ -22,16 +22,15 @@ from attrscore.store import (
     Writer,
     child,
     collect,
-    merge,
     provenance_of,
     read_scores,
+    scores,
     status_of,
-    stream,
     verify,
 )
 from attrscore.store.child import ChildError, run_in_child
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 SCHEMA_1 = [
     0.099854314,
     0.086036657,
@@ -58,14 +57,12 @@ def sweep(folder):
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".parquet"])
-def test_the_merge_streams_the_same_table(suffix, tmp_path, monkeypatch):
+def test_the_merge_streams_the_same_table(suffix, tmp_path):
     sweep(tmp_path)
     whole = read_scores(tmp_path)
     collect(tmp_path, tmp_path / f"all{suffix}")
     pd.testing.assert_frame_equal(read_scores(tmp_path / f"all{suffix}"), whole)
-    monkeypatch.setattr(stream, "HELD_BYTES", 1)  # nothing is held
-    monkeypatch.setattr(stream, "BLOCK_BYTES", 1)  # a row at a time
-    merge.merge(lambda _: None, folder=str(tmp_path), output=str(tmp_path / f"few{suffix}"))
+    collect(tmp_path, tmp_path / f"few{suffix}", memory=1)  # nothing is held, a row at a time
     pd.testing.assert_frame_equal(read_scores(tmp_path / f"few{suffix}"), whole)
 
 
@@ -126,9 +123,9 @@ def test_xarray_opens_the_maps_of_a_part():
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     fill(tmp_path, job())
-    monkeypatch.setattr(merge.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10))
-    with pytest.raises(StoreError, match="may need 64 MiB, and 0 MiB are free"):
-        merge.merge(lambda _: None, folder=str(tmp_path), output=str(tmp_path / "all.h5"))
+    monkeypatch.setattr(scores.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10))
+    with pytest.raises(StoreError, match=r"may need 0.06 MiB, and 0.00 MiB are free"):
+        collect(tmp_path, tmp_path / "all.h5")
     assert not list(tmp_path.glob("all*"))
 
 
@@ -196,7 +193,9 @@ def test_status_counts_without_reading_parts(tmp_path, monkeypatch):
     assert (broken.parts_done, broken.parts, broken.done, broken.failed) == (1, 3, 0, 1)
     assert (broken.stopped, broken.leftovers, broken.rows) == ("interrupted", 1, {"error": 2})
     assert broken.failures[0].reason == "why"
-    monkeypatch.setattr("attrscore.store.status.opened", lambda _: pytest.fail("a part was read"))
+    monkeypatch.setattr(
+        "attrscore.store.status.read_table", lambda *_: pytest.fail("a part was read")
+    )
     assert status_of(done.folder)[0].rows == {"ok": 5}
     assert status_of(open_one.folder)[0].rows == {"error": 2}
 
@@ -334,7 +333,7 @@ child.main()
 def test_a_child_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setattr(child, "_START", "import nowhere")
     with pytest.raises(ChildError, match="No module named 'nowhere'"):
-        list(run_in_child("verify", {}))
+        list(run_in_child({}))
 
 
 # Untrusted files

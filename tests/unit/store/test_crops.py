@@ -7,8 +7,7 @@ import pytest
 from results import BASE, fill, job, table
 
 from attrscore import store
-from attrscore.store import Writer, chosen_cells, read_crops, stored_crops
-from attrscore.store.again import overlaid, read_part
+from attrscore.store import Writer, chosen_cells, overlaid, read_crops, read_part, stored_crops
 
 TRIPLES = [("grad_cam", "features.3", "grad_camo")]
 

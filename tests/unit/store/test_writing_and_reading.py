@@ -27,6 +27,7 @@ from attrscore.store import (
     collect,
     folders_of,
     identify,
+    jobs_like,
     maps,
     missing_conditions,
     read_maps,
@@ -34,6 +35,11 @@ from attrscore.store import (
 )
 from attrscore.store import commit as committing
 from attrscore.store.columns import escape, unescape
+
+
+def missing(folder, of):
+    return missing_conditions(jobs_like(folder, of), of)
+
 
 # What names a result
 
@@ -109,10 +115,10 @@ def test_adding_to_a_finished_sweep_computes_that_alone(tmp_path):
     done = job(first)
     fill(tmp_path, done)
     asked = job(method, first, layer, scorer)
-    assert missing_conditions(tmp_path, asked) == (method, layer, scorer)
+    assert missing(tmp_path, asked) == (method, layer, scorer)
     fill(tmp_path, job(method, layer, scorer))
-    assert missing_conditions(tmp_path, asked) == ()
-    assert len(folders_of(tmp_path, asked)) == 2
+    assert missing(tmp_path, asked) == ()
+    assert len(folders_of(jobs_like(tmp_path, asked), asked)) == 2
     scores = read_scores(tmp_path)
     assert len(scores) == 3 * 5
     assert not scores.duplicated(["id", "method", "layer"]).any()
@@ -122,13 +128,13 @@ def test_adding_to_a_finished_sweep_computes_that_alone(tmp_path):
 
 def test_only_complete_work_on_the_same_base_counts(tmp_path):
     condition = job().conditions
-    assert missing_conditions(tmp_path / "nowhere", job()) == condition
+    assert missing(tmp_path / "nowhere", job()) == condition
     fill(tmp_path, job(base={**BASE, "seed": 1}))
     Writer(tmp_path, job(), labels=LABELS).write(0, 2, table(job(), 0, 2))
-    assert missing_conditions(tmp_path, job()) == condition
+    assert missing(tmp_path, job()) == condition
     fill(tmp_path, job(base={**BASE, "keep": "native"}))
-    assert missing_conditions(tmp_path, job()) == ()
-    assert missing_conditions(tmp_path, job(base={**BASE, "keep": "all"})) == condition
+    assert missing(tmp_path, job()) == ()
+    assert missing(tmp_path, job(base={**BASE, "keep": "all"})) == condition
 
 
 def test_job_json_keeps_the_first_config_and_the_last_labels(tmp_path):
@@ -608,7 +614,7 @@ def test_a_damaged_job_json_is_named_and_written_anew(tmp_path):
         told.write_text(content)
         with pytest.raises(StoreError, match=r"job\.json"):
             read_scores(tmp_path)
-        assert missing_conditions(tmp_path, job()) == job().conditions
+        assert missing(tmp_path, job()) == job().conditions
         Writer(tmp_path, job(), labels=LABELS)
         assert len(read_scores(tmp_path)) == 5
 
