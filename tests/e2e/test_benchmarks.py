@@ -27,7 +27,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
             ["| a step at a time |", "peak memory"],
         ),
         ("slopes", [], ["| cells |", "| scorers |"]),
-        ("reading", [], ["| tif |", "one TIFF each / reading"]),
+        ("reading", [], ["| tif |", "both, share"]),
     ],
 )
 def test_it_prints_its_table(script, options, expected, tmp_path):

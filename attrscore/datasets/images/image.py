@@ -240,7 +240,7 @@ def open_labels(
     Its axes are the spatial ones of ``axes``, unless its format defines them. Where ``axes`` is
     None and the file's own metadata do not name them either, they are the image's.
 
-    :raises DataError: unreadable, not integers, of another shape or in another place.
+    :raises DataError: unreadable, not integers, of another shape or elsewhere.
     """
     choice = Choice(series=series, level=level, allow_pickle=allow_pickle, lone=True)
     stored = _explained(path, lambda: reader_of(path)(path, choice))

@@ -96,7 +96,7 @@ class Opened:
     """Windows of pixels through a library that keeps the file open.
 
     ``open_file`` gives what is sliced, and what closes the file. It is called once a process: after
-    a fork two processes would share one place in the file. A slice begins at ``first``.
+    a fork two processes would share one position in the file. A slice begins at ``first``.
     """
 
     def __init__(

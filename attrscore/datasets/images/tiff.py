@@ -25,11 +25,16 @@ from attrscore.errors import DataError
 
 __all__ = ["open_tiff"]
 
-_PLAIN = {"is_mmstack": False}
-"""How tifffile opens a file: not as the whole of a MicroManager set, whatever file is named."""
+_WAYS: tuple[Mapping[str, Any], ...] = (
+    {"is_mmstack": False},
+    {},
+    {"is_mmstack": False, "is_ome": False, "is_imagej": False},
+)
+"""How tifffile is asked to open a file, in turn until it gives planes that lie in this one.
 
-_WAYS: tuple[Mapping[str, Any], ...] = (_PLAIN, {**_PLAIN, "is_ome": False})
-"""Then without OME metadata: they may be wrong, or those of other files only."""
+By OME metadata, or what else names the axes; then by MicroManager's index, or what tifffile makes
+of a file whose OME metadata are wrong or those of other files; then page by page.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,20 +100,14 @@ def open_tiff(path: Path, choice: Choice, /) -> Stored:
 
     :raises DataError: several images and no choice, planes that are missing, or cut short.
     """
-    for flags in _ways(path):
+    for flags in _WAYS:
         with tifffile.TiffFile(path, **flags) as file:
             images = _images(file)
-            if images:
+            # MicroManager's ImageJ metadata do not say in which order its planes come
+            named = file.is_mmstack or any(each.kind == "ome" for _, each in images)
+            if images and (named or not file.is_micromanager or flags is _WAYS[-1]):
                 return _opened(path, file, flags, images, choice)
     raise DataError(f"'{shown(path)}' holds no image.")
-
-
-def _ways(path: Path) -> list[Mapping[str, Any]]:
-    """Flags to open a file with, the first that finds an image of this file's own to be used."""
-    with tifffile.TiffFile(path) as file:
-        # MicroManager's index is needed where nothing else names the axes of its stacks
-        stack = file.is_mmstack and not (file.is_ome or file.is_imagej)
-    return [{}, *_WAYS] if stack else list(_WAYS)
 
 
 def _images(file: tifffile.TiffFile) -> list[tuple[int, tifffile.TiffPageSeries]]:
@@ -178,11 +177,11 @@ def _own(
     if not series.is_multifile or math.prod(shape[:lead]) != len(series.pages):
         return whole
     mine = np.array([page is not None and _path_of(page) == path for page in series.pages])
-    places = np.argwhere(mine.reshape(shape[:lead]))
+    indices = np.argwhere(mine.reshape(shape[:lead]))
     window = [slice(0, extent) for extent in shape]
     for axis, letter in enumerate(axes[:lead]):
         if letter not in "CZ":
-            window[axis] = slice(int(places[:, axis].min()), int(places[:, axis].max()) + 1)
+            window[axis] = slice(int(indices[:, axis].min()), int(indices[:, axis].max()) + 1)
     numbers = np.arange(len(mine)).reshape(shape[:lead])[tuple(window[:lead])]
     return (
         tuple(each.start for each in window),
