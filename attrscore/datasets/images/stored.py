@@ -213,7 +213,9 @@ def stated(stored: Stored, axes: str, path: Path, /) -> str:
     shape = stored.pixels.shape
     long = [extent != 1 for extent in shape]
     spare = [e == 1 and a not in axes for a, e in zip(stored.axes, shape, strict=True)]
-    if len(axes) == len(shape):
+    # tifffile gives each pixel an axis of its samples, which is none where there is one sample
+    lone = stored.axes.endswith("S") and shape[-1] == 1
+    if len(axes) == len(shape) and not (lone and axes[-1] != "C"):
         order = axes
     elif len(axes) == sum(long):
         letters = iter(axes)

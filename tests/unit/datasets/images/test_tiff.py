@@ -267,6 +267,19 @@ def test_series_is_an_option_of_fields(tmp_path):
     assert Fields(**options, series=0).fingerprint() != Fields(**options, series=1).fingerprint()
 
 
+def test_the_one_sample_of_a_pixel_is_no_axis_that_can_be_stated(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", pixels((6, 23, 31)), photometric="minisblack", metadata={})
+    with tifffile.TiffWriter(tmp_path / "b.tif") as file:
+        for plane in pixels((6, 23, 31)):
+            file.write(plane, metadata=None)
+    for name in ("a.tif", "b.tif"):
+        with pytest.raises(DataError, match=r"axes=CZYX names 4 axes but '..tif' has the shape"):
+            open_image(tmp_path / name, axes="CZYX")
+        assert np.array_equal(
+            open_image(tmp_path / name, axes="ZYX").read()[0], pixels((6, 23, 31))
+        )
+
+
 # how large a voxel is
 
 
