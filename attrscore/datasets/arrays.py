@@ -1,22 +1,4 @@
-"""Cells from one file of named arrays, HDF5 or NPZ, and the function that writes such an HDF5.
-
-=================== ==================== =========================================================
-name                shape                holds
-=================== ==================== =========================================================
-``inputs``          (N, C, *S)           real numbers; required
-``regions/<name>``  (N, *S)              bool, or within [0, 1]; ``regions/cell`` is required
-``label``           (N,)                 integers, -1 where unknown
-``ids``             (N,)                 text, each once
-``meta/<column>``   (N,)                 numbers or text, carried to the results
-``others/<number>`` (N, ...)             further inputs of a model, as ``others`` may name them
-``@spacing``        as many as *S        attribute of the file: micrometres a voxel
-``@classes``        as many as classes   attribute of the file: their names
-``@stains``         C                    attribute of the file: names of the channels
-=================== ==================== =========================================================
-
-``classes``, ``spacing`` and ``stains`` of a NPZ are arrays beside the others, as it has no
-attributes.
-"""
+"""Cells from one file of named arrays, HDF5 or NPZ, and the function that writes such an HDF5."""
 
 from __future__ import annotations
 
@@ -251,7 +233,21 @@ class NamedArrays(NothingLeftOut):
 @DATASETS.register("hdf5")
 @dataclass(frozen=True, kw_only=True)
 class HDF5(NamedArrays):
-    """Cells from one HDF5 file, with the names that :mod:`attrscore.datasets.arrays` lists.
+    """Cells from one HDF5 file whose arrays and attributes have these names.
+
+    =================== ==================== ======================================================
+    name                shape                holds
+    =================== ==================== ======================================================
+    ``inputs``          (N, C, *S)           real numbers; required
+    ``regions/<name>``  (N, *S)              bool, or within [0, 1]; ``regions/cell`` is required
+    ``label``           (N,)                 integers, -1 where unknown
+    ``ids``             (N,)                 text, each once
+    ``meta/<column>``   (N,)                 numbers or text, carried to the results
+    ``others/<number>`` (N, ...)             further inputs of a model, as ``others`` may name them
+    ``@spacing``        as many as *S        attribute of the file: micrometres a voxel
+    ``@classes``        as many as classes   attribute of the file: their names
+    ``@stains``         C                    attribute of the file: names of the channels
+    =================== ==================== ======================================================
 
     Only the rows asked for are read. Object types and links to other files are refused: a file
     from elsewhere must not make Python objects or open other paths.
@@ -283,6 +279,8 @@ class HDF5(NamedArrays):
 @dataclass(frozen=True, kw_only=True)
 class NPZ(NamedArrays):
     """Cells from one file of ``numpy.savez``, with the names of ``dataset=hdf5``.
+
+    ``classes``, ``spacing`` and ``stains`` are arrays beside the others, as it has no attributes.
 
     ``numpy.savez(path, inputs=x, **{"regions/cell": masks})`` makes the least that is needed. Its
     arrays are in memory as a whole: what is larger belongs into HDF5. Pickled objects are refused,

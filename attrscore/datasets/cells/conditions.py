@@ -24,6 +24,8 @@ __all__ = ["Condition"]
 
 _PREFIX = "Metadata_"
 
+Compiled = Callable[[pd.DataFrame], Any]
+
 _COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -59,7 +61,7 @@ class Condition:
 
     def __post_init__(self) -> None:
         try:
-            self._check(self._parsed[0])
+            self._compiled(self._parsed[0])
         except RecursionError as error:
             raise ConfigError(f"{self.option} is nested too deeply to be read.") from error
 
@@ -70,7 +72,7 @@ class Condition:
         """
         # numbers may overflow or divide by 0 without that being an error
         with np.errstate(all="ignore"):
-            found = self._truth(self._parsed[0], table)
+            found = self._truth(self._parsed[0])(table)
         return np.broadcast_to(found, len(table)).copy()
 
     @cached_property
@@ -92,96 +94,101 @@ class Condition:
                 "'area > 200 and not touches_border'."
             ) from error
 
-    def _check(self, node: ast.expr) -> None:
-        """Whether all of an expression is of the kind that is known here."""
-        inner: list[ast.expr] = []
+    def _compiled(self, node: ast.expr) -> Compiled:
+        """What gives the value of an expression for a table: a column, or one for all rows."""
         match node:
-            case ast.Name() | ast.Constant(value=bool() | int() | float() | str()):
-                pass
-            case ast.BoolOp(values=inner):
-                pass
-            case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
-                inner = [operand]
-            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
-                inner = [left, right]
-            case ast.Compare(left=left, ops=[ast.In() | ast.NotIn()], comparators=[items]):
-                _listed(items, self)
-                inner = [left]
-            case ast.Compare(left=left, ops=ops, comparators=right) if all(
-                type(op) in _COMPARE for op in ops
-            ):
-                inner = [left, *right]
-            case _:
-                what = {
-                    ast.Call: "calls something",
-                    ast.Attribute: "looks an attribute up",
-                    ast.Subscript: "takes an item of something",
-                }.get(type(node), "holds what is not known here")
-                raise ConfigError(
-                    f"{self.option}={self.text!r} {what}: {ast.unparse(node)}. Only names of "
-                    "columns, numbers, quoted text and comparisons, + - * / %, and, or, not, in "
-                    "can stand in it."
-                )
-        for each in inner:
-            self._check(each)
-
-    def _value(self, node: ast.expr, table: pd.DataFrame) -> Any:
-        match node:
+            case ast.Constant(value=bool() | int() | float() | str() as value):
+                return lambda _table: value
+            case ast.Name(id=name):
+                column = self._parsed[1].get(name, name)
+                return lambda table: self._column(column, table)
             case ast.BoolOp(op=op, values=values):
                 both = np.logical_and if isinstance(op, ast.And) else np.logical_or
-                return reduce(both, [self._truth(each, table) for each in values])
+                return _joined(both, [self._truth(each) for each in values])
             case ast.UnaryOp(op=ast.Not(), operand=inner):
-                return ~self._truth(inner, table)
-            case ast.UnaryOp(operand=inner):
-                return self._pair(operator.sub, ast.Constant(0), inner, table)
-            case ast.BinOp(left=left, op=op, right=right):
-                return self._pair(_ARITHMETIC[type(op)], left, right, table)
+                held = self._truth(inner)
+                return lambda table: ~held(table)
+            case ast.UnaryOp(op=ast.USub(), operand=inner):
+                return self._pair(operator.sub, ast.Constant(0), inner)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+                return self._pair(_ARITHMETIC[type(op)], left, right)
             case ast.Compare(left=left, ops=[ast.In() | ast.NotIn() as op], comparators=[items]):
-                values, listed = self._value(left, table), _listed(items, self)
-                if listed and not any(isinstance(each, str) for each in listed):
-                    values = _as_numbers(values)
-                found = pd.Series(values, table.index).isin(listed).to_numpy()
-                return found if isinstance(op, ast.In) else ~found
-            case ast.Compare(left=left, ops=ops, comparators=right):
+                return self._among(left, items, wanted=isinstance(op, ast.In))
+            case ast.Compare(left=left, ops=ops, comparators=right) if {
+                type(op) for op in ops
+            } <= _COMPARE.keys():
                 chain = zip([left, *right], ops, right, strict=False)
-                each = [self._pair(_COMPARE[type(op)], a, b, table) for a, op, b in chain]
-                return reduce(np.logical_and, each)
-            case ast.Name(id=name):
-                return self._column(self._parsed[1].get(name, name), table)
-        return node.value  # type: ignore[attr-defined]  # a constant: all else was refused
+                pairs = [self._pair(_COMPARE[type(op)], a, b) for a, op, b in chain]
+                return _joined(np.logical_and, pairs)
+        what = {
+            ast.Call: "calls something",
+            ast.Attribute: "looks an attribute up",
+            ast.Subscript: "takes an item of something",
+        }.get(type(node), "holds what is not known here")
+        raise ConfigError(
+            f"{self.option}={self.text!r} {what}: {ast.unparse(node)}. Only names of columns, "
+            "numbers, quoted text and comparisons, + - * / %, and, or, not, in can stand in it."
+        )
+
+    def _among(self, left: ast.expr, items: ast.expr, *, wanted: bool) -> Compiled:
+        value = self._compiled(left)
+        try:
+            listed = [*ast.literal_eval(items)] if isinstance(items, ast.List | ast.Tuple) else None
+        except ValueError:
+            listed = None
+        if listed is None or not all(isinstance(e, bool | int | float | str) for e in listed):
+            raise ConfigError(
+                f"{self.option}={self.text!r}: what follows 'in' must be a list of values, such as "
+                "Well in ['A01', 'A02']."
+            )
+        numbers = bool(listed) and not any(isinstance(each, str) for each in listed)
+
+        def found(table: pd.DataFrame) -> NDArray[np.bool_]:
+            values = _as_numbers(value(table)) if numbers else value(table)
+            return pd.Series(values, table.index).isin(listed).to_numpy() == wanted
+
+        return found
 
     def _pair(
-        self,
-        function: Callable[[Any, Any], Any],
-        left: ast.expr,
-        right: ast.expr,
-        table: pd.DataFrame,
-    ) -> Any:
-        values = [self._value(side, table) for side in (left, right)]
+        self, function: Callable[[Any, Any], Any], left: ast.expr, right: ast.expr
+    ) -> Compiled:
+        sides = self._compiled(left), self._compiled(right)
         counting = function in _ARITHMETIC.values()
-        if "a number" in map(_kind, values):
-            values = [_as_numbers(value) for value in values]
-        kinds = [_kind(value) for value in values]
-        if {"text", "a number"} <= {*kinds} or ("text" in kinds and counting):
-            raise ConfigError(
-                f"{self.option}={self.text!r} puts {self._source(left)}, which is {kinds[0]}, "
-                f"beside {self._source(right)}, which is {kinds[1]}; text stands in quotes, and "
-                "numbers do not."
-            )
-        if "text" in kinds:
-            return _compare_texts(function, *values)
-        return function(*(np.asarray(v, float) if counting or _is_mixed(v) else v for v in values))
 
-    def _truth(self, node: ast.expr, table: pd.DataFrame) -> NDArray[np.bool_]:
-        value = self._value(node, table)
-        if _is_mixed(value) and all(each is None or isinstance(each, bool) for each in value):
-            value = np.array([each is True for each in value])  # what is missing does not hold
-        if np.asarray(value).dtype.kind != "b":
-            raise ConfigError(
-                f"{self.option}={self.text!r} takes {self._source(node)} for a condition, but it "
-                f"is {_kind(value)}; compare it with something."
+        def applied(table: pd.DataFrame) -> Any:
+            values = [side(table) for side in sides]
+            if "a number" in map(_kind, values):
+                values = [_as_numbers(value) for value in values]
+            kinds = [_kind(value) for value in values]
+            if {"text", "a number"} <= {*kinds} or ("text" in kinds and counting):
+                raise ConfigError(
+                    f"{self.option}={self.text!r} puts {self._source(left)}, which is {kinds[0]}, "
+                    f"beside {self._source(right)}, which is {kinds[1]}; text stands in quotes, "
+                    "and numbers do not."
+                )
+            if "text" in kinds:
+                return _compare_texts(function, *values)
+            return function(
+                *(np.asarray(v, float) if counting or _is_mixed(v) else v for v in values)
             )
-        return np.asarray(value)
+
+        return applied
+
+    def _truth(self, node: ast.expr) -> Compiled:
+        inner = self._compiled(node)
+
+        def held(table: pd.DataFrame) -> NDArray[np.bool_]:
+            value = inner(table)
+            if _is_mixed(value) and all(each is None or isinstance(each, bool) for each in value):
+                value = np.array([each is True for each in value])  # a missing one does not hold
+            if np.asarray(value).dtype.kind != "b":
+                raise ConfigError(
+                    f"{self.option}={self.text!r} takes {self._source(node)} for a condition, but "
+                    f"it is {_kind(value)}; compare it with something."
+                )
+            return np.asarray(value)
+
+        return held
 
     def _column(self, name: str, table: pd.DataFrame) -> NDArray[Any]:
         """As numbers, or else as objects of which None is missing."""
@@ -204,19 +211,8 @@ class Condition:
         return text
 
 
-def _listed(node: ast.expr, condition: Condition) -> list[Any]:
-    """The values of a list, which is what may follow ``in``."""
-    if isinstance(node, ast.List | ast.Tuple):
-        try:
-            values = [*ast.literal_eval(node)]
-        except ValueError:
-            values = [None]
-        if all(isinstance(each, bool | int | float | str) for each in values):
-            return values
-    raise ConfigError(
-        f"{condition.option}={condition.text!r}: what follows 'in' must be a list of values, such "
-        "as Well in ['A01', 'A02']."
-    )
+def _joined(function: Callable[[Any, Any], Any], each: list[Compiled]) -> Compiled:
+    return lambda table: reduce(function, [one(table) for one in each])
 
 
 def _is_mixed(value: Any) -> bool:
