@@ -145,7 +145,8 @@ class Condition:
 
         def found(table: pd.DataFrame) -> NDArray[np.bool_]:
             values = _as_numbers(value(table)) if numbers else value(table)
-            return pd.Series(values, table.index).isin(listed).to_numpy() == wanted
+            among = pd.Series(values, table.index).isin(listed).to_numpy()
+            return among if wanted else ~among
 
         return found
 
