@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from attrscore.core.contracts import KEY_COLUMNS
+from attrscore.core.columns import column_of
 from attrscore.core.readings import reading_of
 from attrscore.core.statuses import reasons_told
 from attrscore.errors import preview
@@ -57,10 +57,6 @@ __all__ = [
 MOST_JOBS = 20
 WIDE = 10_000
 """Characters of a line that is never folded."""
-
-_DIAGNOSTICS = ("completeness_error", "conservation_error", "output_change")
-_SETTINGS = ("dataset", "heat", "method", "model", "scorer", "target")
-"""How the names of columns begin that hold settings."""
 
 
 class Advance(Protocol):
@@ -121,8 +117,7 @@ def scorer_columns(scores: pd.DataFrame) -> list[str]:
     known: dict[str, list[str]] = {}
     for column in map(str, scores.columns):
         owner = column.partition(".")[0]
-        about = column in (*KEY_COLUMNS, *_DIAGNOSTICS) or owner in _SETTINGS
-        if not about and not column.startswith("Metadata_") and scores[column].dtype.kind == "f":
+        if column_of(column).kind == "score" and scores[column].dtype.kind == "f":
             known.setdefault(owner, []).append(column)
     return [
         next((column for column in own if scores[column].notna().any()), own[0])

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import DataError, preview
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BETWEEN_REASONS",
     "INPUT",
-    "KEY_COLUMNS",
     "SCORER_FAILED",
     "SCORER_UNSUPPORTED",
     "SMALLER_BATCHES",
@@ -55,23 +55,6 @@ __all__ = [
 
 INPUT = "input"
 """The layer name of maps that live on the input grid."""
-
-KEY_COLUMNS = (
-    "id",
-    "model",
-    "dataset",
-    "method",
-    "layer",
-    "depth",
-    "target",
-    "label",
-    "predicted",
-    "status",
-    "reason",
-    "explained",
-    "confidence",
-)
-"""The first columns of every results table: what a row is about, and whether it counts."""
 
 Maps = Mapping[str, "Tensor"]
 """Layer name (or INPUT) -> signed map (N, C, *s), raw: nothing normalised, no sign taken."""

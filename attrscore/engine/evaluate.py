@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from attrscore.core.contracts import KEY_COLUMNS, Batch, Dataset, Result
+from attrscore.core.columns import KEY_COLUMNS
+from attrscore.core.contracts import Batch, Dataset, Result
 from attrscore.core.readings import attach, readings_of
 from attrscore.core.registry import METHODS, SCORERS
 from attrscore.core.statuses import reasons_told

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 
 from attrscore import store
-from attrscore.core.contracts import KEY_COLUMNS, Batch, Result, single_targets
+from attrscore.core.columns import KEY_COLUMNS
+from attrscore.core.contracts import Batch, Result, single_targets
 from attrscore.core.grids import grids_of
 from attrscore.core.heat import Heat
 from attrscore.core.wrappers import device_of

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.markup import escape
 from rich.table import Table
 
+from attrscore.core.columns import title_of
 from attrscore.stats.agreement import map_matrix
 from attrscore.stats.conditions import distinguishing, label
 from attrscore.stats.reporting import SHOWN
@@ -55,12 +56,12 @@ def parts(found: Report, /) -> Iterator[Table | str]:
 def _head(found: Report) -> str:
     notes = dict.fromkeys(note for note in found.summary["note"] if note)
     units = sorted({f"{_count(n, 'unit')} of {at}" for n, at in _units(found.summary) if at})
-    told = (
+    first = (
         f"{_count(found.cells, 'cell')}, {_count(len(found.summary), 'condition')}, "
         f"score [bold]{found.score}[/] ({escape(found.reading.sentence)}); "
         f"{found.confidence:.0%} intervals over {', '.join(units) or 'no units'}"
     )
-    return "\n".join([told, *(f"note: {escape(note)}" for note in notes)])
+    return "\n".join([first, *(f"note: {escape(note)}" for note in notes)])
 
 
 def _count(number: int, what: str) -> str:
@@ -87,7 +88,7 @@ def _scores(found: Report, rows: pd.DataFrame, title: str) -> Table:
 
 def _corrected(found: Report, rows: pd.DataFrame, title: str) -> Table:
     names = [name for name in CORRECTED if rows[name].notna().any()]
-    heads = [name.replace("_", " ") for name in names]
+    heads = [title_of(f".{name}") for name in names]
     keys = _keys(found, rows)
     table = _table(
         f"{title}; p that above chance is 0, q: p among all rows (Benjamini-Hochberg)",
@@ -104,10 +105,10 @@ def _corrected(found: Report, rows: pd.DataFrame, title: str) -> Table:
 
 
 def _keys(found: Report, rows: pd.DataFrame) -> list[str]:
-    """What tells these rows apart: conditions, and the groups within them."""
+    """The columns in which these rows differ: of conditions, and of groups within them."""
     own = [name for name in map(str, rows) if name not in found.summary]
-    told = [name for name in found.shown if name in rows]
-    return [*distinguishing(rows, told, SHOWN), *own]
+    shown = [name for name in found.shown if name in rows]
+    return [*distinguishing(rows, shown, SHOWN), *own]
 
 
 def _shared(found: Report, rows: pd.DataFrame) -> list[str]:
@@ -138,17 +139,17 @@ def _undefined(found: Report) -> Iterator[Table]:
 def _verdicts(found: Report) -> Table:
     heads = {
         "evidence": "enough cells\nand units",
-        "resolvable": "grid tells it\nfrom chance",
+        "resolvable": "grid resolves\nchance",
         "null": "less randomised\nweights",
         "neighbours": "against\nneighbours",
         "swap": "swap: inside\nless outside",
     }
-    title = "verdicts: does the network look at the cell?"
+    title = "verdicts: does the model look at the cell?"
     keys = _judged(found)
     table = _table(title, [*keys, "verdict"], list(heads.values()))
     for verdict in found.verdicts:
-        told = [_evidence(verdict, name) for name in heads]
-        table.add_row(*_names(verdict.about, keys), verdict.kind, *told)
+        cells = [_evidence(verdict, name) for name in heads]
+        table.add_row(*_names(verdict.about, keys), verdict.kind, *cells)
     return table
 
 
@@ -205,8 +206,8 @@ def _maps(rows: pd.DataFrame) -> Iterator[Table]:
         table = _table(title, ["", "method"], numbers)
         pairs_of = zip(ranks.to_numpy(), overlaps.to_numpy(), strict=True)
         for number, name, both in zip(numbers, ranks, pairs_of, strict=True):
-            told = [f"{_number(rank)} {_number(top)}" for rank, top in zip(*both, strict=True)]
-            table.add_row(number, escape(str(name)), *told)
+            cells = [f"{_number(rank)} {_number(top)}" for rank, top in zip(*both, strict=True)]
+            table.add_row(number, escape(str(name)), *cells)
         yield table
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from attrscore.core.columns import column_of
 from attrscore.errors import DataError, did_you_mean
 from attrscore.stats.resampling import numbers
 
@@ -19,7 +21,10 @@ __all__ = [
     "distinguishing",
     "is_null",
     "label",
+    "named",
     "null_of",
+    "records",
+    "short",
     "swap_of",
     "varying",
 ]
@@ -27,9 +32,9 @@ __all__ = [
 RANDOMIZE = "model.randomize"
 """The option of a model whose rows with another value than ``none`` are the null."""
 
-_NAMES = ("model", "dataset", "method", "layer", "target")
-_PREFIXES = ("model.", "dataset.", "method.", "target.", "output.", "heat.", "scorer.")
-_BARE = ("seed", "output", "attrscore")
+_OF_MAPS = ("method", "layer", "target", "heat", "scorer")
+"""First words of the columns that say what was computed; the others say of which model."""
+_FINGERPRINT = re.compile(r"(fingerprint=[0-9a-f]{8})[0-9a-f]+")
 
 
 def columns_of(table: pd.DataFrame, /, *, without: Sequence[str] = ()) -> list[str]:
@@ -48,11 +53,7 @@ def columns_of(table: pd.DataFrame, /, *, without: Sequence[str] = ()) -> list[s
                 f"A table of results has a column '{name}'. {did_you_mean(name, table)} "
                 "Read it with attrscore.read_scores('results')."
             )
-    known = [
-        str(name)
-        for name in table
-        if name in _NAMES or name in _BARE or str(name).startswith(_PREFIXES)
-    ]
+    known = [str(n) for n in table if column_of(str(n)).kind in ("condition", "option")]
     return [name for name in known if name.partition(".")[0] not in without]
 
 
@@ -108,10 +109,45 @@ def label(condition: dict[str, Any], shown: Sequence[str], /) -> str:
     'grad_cam sign=absolute'
     """
     return " ".join(
-        f"{'' if name in _NAMES else name.rpartition('.')[2] + '='}{condition[name]}"
+        f"{'' if column_of(name).kind == 'condition' else name.rpartition('.')[2] + '='}"
+        f"{condition[name]}"
         for name in shown
         if pd.notna(condition.get(name))
     )
+
+
+def named(rows: pd.DataFrame, shown: Sequence[str], /) -> pd.DataFrame:
+    """Add two columns of names for people: ``series``, the model, and ``method_layer``.
+
+    ``shown`` are the columns that distinguish the conditions, as a report has them.
+    """
+    method_layer = [name for name in shown if name.partition(".")[0] in _OF_MAPS]
+    series = [name for name in shown if name not in method_layer and name != RANDOMIZE]
+    return rows.assign(
+        series=_labels(rows, series or ["model"]),
+        method_layer=_labels(rows, method_layer or ["method", "layer"]),
+    )
+
+
+def _labels(rows: pd.DataFrame, names: Sequence[str]) -> Any:
+    """The label of each row, made once for rows that share it."""
+    groups = rows.groupby(list(names), sort=False, dropna=False, observed=True)
+    words = [short(label(each, names)) for each in records(rows[list(names)].drop_duplicates())]
+    return np.array(words, dtype=object)[groups.ngroup().to_numpy()]
+
+
+def short(name: str, /) -> str:
+    """A name of a condition in which fingerprints are cut to 8 digits.
+
+    >>> short("net fingerprint=b82121bebe30ac6f91fb618ce0ae6a79")
+    'net fingerprint=b82121be'
+    """
+    return _FINGERPRINT.sub(r"\1", name)
+
+
+def records(rows: pd.DataFrame, /) -> list[dict[str, Any]]:
+    """A mapping a row, its columns as text."""
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
 def is_null(table: pd.DataFrame, /, *, null: str | None = None) -> np.ndarray[Any, Any]:

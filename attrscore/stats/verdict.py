@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,16 +18,32 @@ from attrscore.stats.conditions import (
     columns_of,
     is_null,
     label,
+    named,
     null_of,
     swap_of,
 )
 from attrscore.stats.resampling import FEWEST, Clusters, bootstrap, numbers
 from attrscore.stats.summary import resolvable
 
-__all__ = ["Evidence", "Kind", "Verdict", "verdict", "verdicts"]
+__all__ = [
+    "MODEL_RULE",
+    "Evidence",
+    "Kind",
+    "ModelVerdict",
+    "Verdict",
+    "model_verdicts",
+    "verdict",
+    "verdicts",
+]
 
 Kind = Literal["cell-focused", "looks elsewhere", "inconclusive", "unresolvable"]
 Answer = Literal["yes", "no", "unclear", "missing", "not asked"]
+
+MODEL_RULE = (
+    "A model is called cell-focused, or said to look elsewhere, where more than half of its "
+    "methods and layers say so and none says the opposite; those whose grid cannot tell a score "
+    "from chance do not count. Else it is inconclusive."
+)
 
 RESOLVABLE = 0.5
 """The least share of cells whose grid must be able to tell a score from chance."""
@@ -59,6 +76,17 @@ class Verdict:
 
     def __getitem__(self, name: str) -> Evidence:
         return next(found for found in self.conditions if found.name == name)
+
+
+@dataclass(frozen=True)
+class ModelVerdict:
+    """What can be said of one model over all its methods and layers."""
+
+    name: str
+    kind: str
+    sentence: str
+    verdicts: Sequence[tuple[str, Verdict]]
+    """Method and layer in words, and its verdict."""
 
 
 def verdict(table: pd.DataFrame, /, **options: Any) -> Verdict:
@@ -261,3 +289,92 @@ def _answered(
     ends = "no interval" if np.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
     made_of = f"{of[0]:.3f} less {of[1]:.3f}" if of else ""
     return Evidence(name, answer, f"{what}: {value:+.3f} {ends}", value, low, high, made_of)
+
+
+def model_verdicts(verdicts: Sequence[Verdict], shown: Sequence[str], /) -> list[ModelVerdict]:
+    """A verdict a model, by :data:`MODEL_RULE`; ``shown`` are the columns that name a condition."""
+    if not verdicts:
+        return []
+    names = named(pd.DataFrame([each.about for each in verdicts]), shown)
+    groups: dict[str, list[tuple[str, Verdict]]] = {}
+    for one, other, each in zip(names["series"], names["method_layer"], verdicts, strict=True):
+        groups.setdefault(one, []).append((other, each))
+    return [_of_model(name, each) for name, each in groups.items()]
+
+
+def _of_model(name: str, verdicts: Sequence[tuple[str, Verdict]]) -> ModelVerdict:
+    counts = Counter(str(each.kind) for _, each in verdicts)
+    kind = _kind_of_model(counts)
+    rest = [(k, n) for k, n in counts.items() if k != kind]
+    others = [f"{n} {_IS.get(k, 'is' if n == 1 else 'are')} {k}" for k, n in rest]
+    noun = "method and layer" if len(verdicts) == 1 else "methods and layers"
+    count = f"{counts[kind]} of {len(verdicts)} {noun}"
+    sentence = {
+        "cell-focused": f"looks at the cell: {count} say so",
+        "looks elsewhere": f"looks elsewhere than at the cell: {count} say so",
+        "unresolvable": f"cannot be judged: at {count} the grid cannot tell a score from chance",
+        "inconclusive": f"cannot be judged yet: {count} are inconclusive",
+    }[kind]
+    if kind in ("inconclusive", "unresolvable") and len(verdicts) == 1:
+        sentence = {"inconclusive": "cannot be judged yet", "unresolvable": sentence}[kind]
+    if others:
+        sentence += f", {' and '.join(others)}"
+    sentence = f"{sentence[0].upper()}{sentence[1:]}. {_numbers(verdicts)}".strip()
+    return ModelVerdict(name, kind, sentence.replace("[-", "[−").replace(", -", ", −"), verdicts)
+
+
+_IS = {"looks elsewhere": "say that it"}
+
+
+def _kind_of_model(counts: Mapping[str, int]) -> str:
+    judged = sum(n for kind, n in counts.items() if kind != "unresolvable")
+    if not judged:
+        return "unresolvable"
+    for kind, opposite in (
+        ("cell-focused", "looks elsewhere"),
+        ("looks elsewhere", "cell-focused"),
+    ):
+        if not counts.get(opposite) and counts.get(kind, 0) > judged / 2:
+            return kind
+    return "inconclusive"
+
+
+def _numbers(verdicts: Sequence[tuple[str, Verdict]]) -> str:
+    """What decides: the swap, and the distance to randomised weights; or what is missing."""
+    sentences = []
+    swap = verdicts[0][1]["swap"]
+    if np.isfinite(swap.value):
+        way, flip = ("more", 1) if swap.value > 0 else ("less", -1)
+        ends = sorted((flip * swap.low, flip * swap.high))
+        sentences.append(
+            f"Exchanging the cell changes the prediction {way} than exchanging its surroundings, "
+            f"by {flip * swap.value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]."
+        )
+    values = [v for _, each in verdicts if np.isfinite(v := each["null"].value)]
+    if values:
+        span = _span(min(values), max(values))
+        sentences.append(f"Above chance its score lies {span} that of its randomised weights.")
+    lacks = dict.fromkeys(
+        each[name].text
+        for _, each in verdicts
+        for name in ("evidence", "null", "swap")
+        if (each[name].answer in ("missing", "no") and not np.isfinite(each[name].value))
+        or (name == "evidence" and each[name].answer == "no")
+    )
+    if lacks:
+        sentences.append(f"Lacking: {'; '.join(list(lacks)[:3])}.")
+    return " ".join(sentences)
+
+
+def _span(least: float, most: float) -> str:
+    """Differences in words.
+
+    >>> _span(-0.19, -0.07), _span(0.5, 0.5), _span(-0.1, 0.2)
+    ('0.07 to 0.19 below', '0.50 above', 'from 0.10 below to 0.20 above')
+    """
+    if least < 0 < most:
+        return f"from {-least:.2f} below to {most:.2f} above"
+    way = "above" if most > 0 else "below"
+    ends = sorted((abs(least), abs(most)))
+    span = f"{ends[0]:.2f}" + (f" to {ends[1]:.2f}" if ends[1] - ends[0] >= 0.005 else "")
+    return f"{span} {way}"

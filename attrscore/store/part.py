@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
-from attrscore.core.contracts import KEY_COLUMNS
+from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import AttrscoreError, StoreError, preview
 from attrscore.store.columns import (
     CHUNK_BYTES,

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core.contracts import BETWEEN_REASONS, KEY_COLUMNS, SCORER_FAILED
+from attrscore.core.columns import KEY_COLUMNS
+from attrscore.core.contracts import BETWEEN_REASONS, SCORER_FAILED
 from attrscore.errors import StoreError
 from attrscore.store.columns import Array, stack
 from attrscore.store.folders import JobFolder, without_keep

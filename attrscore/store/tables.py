@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core.contracts import KEY_COLUMNS
+from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import StoreError, preview
 from attrscore.store.columns import TEXT, missing_word, read_stored, stack
 from attrscore.store.folders import Found

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core.contracts import KEY_COLUMNS, Batch, InputSpec
+from attrscore.core.columns import KEY_COLUMNS
+from attrscore.core.contracts import Batch, InputSpec
 from attrscore.engine.run import run
 from attrscore.testing.contract import (
     Check,

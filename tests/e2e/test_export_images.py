@@ -11,7 +11,7 @@ import attrscore
 from attrscore.cli.main import main
 from attrscore.core.heat import Heat
 from attrscore.core.registry import DATASETS
-from attrscore.report.export.stitching import laid_back, stacks_of
+from attrscore.report.export.fields import laid_back, stacks_of
 from attrscore.report.export.viewing import layers_of
 from attrscore.store import kept
 

@@ -95,17 +95,28 @@ def test_many_layers_and_unknown_units_are_drawn(scores):
     bare = many.drop(columns=["Metadata_Well", "grad_camo.chance", "grad_camo.highest"])
     ax = plots.threshold_curves(bare, resamples=199)
     assert len(by_gid(ax, "above")) == 12
-    assert set(plots.evidence(bare, stats.report(bare, resamples=199))) == {
-        "threshold-curves",
-        "agreement",
-    }
+    assert set(dict(plots.figures_of(bare, stats.report(bare, resamples=199)))) == {
+        *("scores", "table", "distributions", "thresholds", "agreement")
+    }  # too many pairs for one figure of differences
 
 
 def test_a_report_has_its_figures_and_a_blank_one_none(scores, tmp_path):
     found = stats.report(scores, resamples=199)
-    sheets = plots.evidence(scores, found)
-    assert set(sheets) == {"threshold-curves", "score-against-area", "agreement"}
+    sheets = dict(plots.figures_of(scores, found))
+    assert set(sheets) == set(plots.FIGURES) - {"plates"}
     for name, sheet in sheets.items():
         assert plots.save(sheet, tmp_path / f"{name}.png").stat().st_size > 1000
     blank = scores.assign(grad_camo=np.nan)[scores["layer"] == "l3"]
-    assert plots.evidence(blank, stats.report(blank, resamples=199)) == {}
+    assert not list(plots.figures_of(blank, stats.report(blank, resamples=199)))
+
+
+def test_a_dollar_in_a_name_is_a_dollar(scores, tmp_path):
+    priced = scores.assign(model=r"a$\frac$b", layer=[f"$x_{n}$" for n in scores["layer"]])
+    found = stats.report(priced, resamples=199)
+    for name, sheet in plots.figures_of(priced, found):
+        text = plots.save(sheet, tmp_path / f"{name}.svg").read_text("utf-8")
+        assert text.count("$x") or name == "area", name
+    ax = plots.distribution(priced)
+    shown = [label.get_text() for label in ax.get_xticklabels()]
+    assert shown == ["$x_l3$", "$x_l7$"]
+    assert not any(label.get_parse_math() for label in ax.get_xticklabels())

@@ -18,7 +18,7 @@ from attrscore.report.figures import (
     overlays,
     save,
 )
-from attrscore.report.figures.table import thinned
+from attrscore.report.figures.scores import thinned
 from attrscore.scorers import GradCAMO
 
 HONEST, CHEAT = "tiny_cnn:honest", "tiny_cnn:background"

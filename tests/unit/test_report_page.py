@@ -13,10 +13,15 @@ import pytest
 from hostile import IMAGE, MARKUP, hostile
 
 from attrscore import stats, store
-from attrscore.report.page.comparing import changed, changed_between, ranks, run_differences
-from attrscore.report.page.conditions import conditions_of
-from attrscore.report.page.judging import network_verdicts
-from attrscore.report.page.page import page
+from attrscore.report.page import page
+from attrscore.report.page._conditions import (
+    changed,
+    changed_between,
+    conditions_of,
+    ranks,
+    run_differences,
+)
+from attrscore.stats.verdict import model_verdicts
 
 VOID = {"meta", "input", "br", "wbr", "img", "link", "path", "use", "image"}
 
@@ -76,7 +81,7 @@ def test_names_from_files_cannot_become_markup(enemy):
 def test_a_page_of_nothing_defined_says_so_and_why(enemy):
     words = " ".join("".join(Elements(made(enemy)).words).split())
     for sentence in (
-        "1 cell, 2 networks, 1 method and layer.",
+        "1 cell, 2 models, 1 method and layer.",
         "No cell has a score, so there is nothing to compare.",
         "nothing is positive",
         "blank: no attribution",
@@ -168,6 +173,6 @@ def test_the_verdict_of_a_network_follows_from_those_of_its_methods(kinds, kind)
     table = pd.concat([scores("n", 0.1).assign(layer=f"l{i}") for i in range(len(kinds))])
     found = stats.report(table, resamples=199)
     object.__setattr__(found, "verdicts", verdicts)
-    (told,) = network_verdicts(found)
+    (told,) = model_verdicts(found.verdicts, found.shown)
     assert told.kind == kind
     assert "Lacking: no evidence; no null; no swap." in told.sentence

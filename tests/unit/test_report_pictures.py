@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from attrscore.core.heat import Heat, HeatOptions
-from attrscore.report.page import pictures
+from attrscore.report._heat import heat_of
+from attrscore.report.page import _pictures as pictures
 
 
 def pixels(uri, kind):
@@ -23,13 +24,14 @@ def pixels(uri, kind):
 @pytest.mark.parametrize("channels", ["sum", "absolute", "max"])
 @pytest.mark.parametrize("sign", ["positive", "absolute", "negative"])
 @pytest.mark.parametrize("resize", ["linear", "nearest"])
+@pytest.mark.parametrize("minmax", ["never", "each_map"])
 @pytest.mark.parametrize(("grid", "space"), [((5, 3), (16, 9)), ((2, 3, 4), (5, 9, 3))])
-def test_heat_is_that_of_the_scores(channels, sign, resize, grid, space):
-    signed = torch.randn(1, 2, *grid, generator=torch.Generator().manual_seed(0)).double()
-    options = HeatOptions(channels=channels, sign=sign, resize=resize)
-    expected = Heat(signed, space, options).full()[0].numpy()
-    native = pictures.heat_of(signed[0].numpy(), options.as_dict())
-    assert pictures.resized(native, space, resize) == pytest.approx(expected, abs=1e-12)
+def test_heat_is_that_of_the_scores(channels, sign, resize, minmax, grid, space):
+    signed = torch.randn(3, 2, *grid, generator=torch.Generator().manual_seed(0)).double()
+    signed[1] = 0
+    options = HeatOptions(channels=channels, sign=sign, resize=resize, minmax=minmax)
+    expected = Heat(signed, space, options).full().numpy()
+    assert heat_of(signed.numpy(), space, options.as_dict()) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_picture_of_heat_is_clear_at_0_and_keeps_256_steps():

@@ -9,10 +9,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from attrscore import stats
-from attrscore.cli.commands.report import KINDS
+from attrscore.cli.main import main
 from attrscore.errors import ConfigError, DataError
 from attrscore.report import figures as plots
-from attrscore.report.figures.summaries import named, short
+from attrscore.stats.conditions import named, short
 
 
 @pytest.fixture(autouse=True)
@@ -50,14 +50,23 @@ def by_gid(ax, gid):
 
 
 def test_every_kind_is_drawn_without_a_warning(table, found, tmp_path):
-    for kind in plots.KINDS:
+    for kind in plots.FIGURES:
         for suffix in ("png", "svg", "pdf") if kind == "scores" else ("svg",):
             path = plots.save(plots.figure(kind, table, found), tmp_path / f"{kind}.{suffix}")
             assert path.stat().st_size > 2000
 
 
-def test_the_command_line_names_the_kinds_that_there_are():
-    assert set(KINDS) == set(plots.KINDS)
+def test_the_command_line_names_the_figures_that_there_are(capsys):
+    with pytest.raises(SystemExit):
+        main(["report", "--help"])
+    told = "".join(capsys.readouterr().out.split())
+    assert f"onefigurealone:{','.join(plots.FIGURES)}" in told
+
+
+def test_every_figure_says_what_it_shows_and_needs():
+    for name, each in plots.FIGURES.items():
+        assert each.title, name
+        assert each.needs, name
 
 
 def test_a_kind_that_is_not_there_or_has_nothing_to_show_says_so(table, found):
@@ -66,7 +75,7 @@ def test_a_kind_that_is_not_there_or_has_nothing_to_show_says_so(table, found):
     alone = table[(table["model"] == "one") & (table["layer"] == "l3")]
     alone = alone[alone["model.randomize"] == "none"].drop(columns="Metadata_Well")
     told = stats.report(alone, resamples=199)
-    for kind, why in (("differences", "two networks"), ("plates", "B02"), ("agreement", "two")):
+    for kind, why in (("differences", "two models"), ("plates", "B02"), ("agreement", "two")):
         with pytest.raises(DataError, match=why):
             plots.figure(kind, alone, told)
 
@@ -128,5 +137,5 @@ def test_names_tell_networks_from_what_was_asked_of_them():
     rows["heat.sign"] = ["positive", "absolute"]
     made = named(rows, ["model", "method", "layer", "model.fingerprint", "heat.sign"])
     assert made["series"].tolist() == ["n fingerprint=01234567", "n fingerprint=fedcba98"]
-    assert made["place"].tolist() == ["m l sign=positive", "m l sign=absolute"]
+    assert made["method_layer"].tolist() == ["m l sign=positive", "m l sign=absolute"]
     assert short("no print") == "no print"

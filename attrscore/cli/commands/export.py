@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from attrscore.cli.hydra_app import changes_among, kept_settings
 from attrscore.cli.outcomes import INCOMPLETE, OK
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
-from attrscore.report.export.destination import check_free
-from attrscore.report.export.images import ImageFormat, paths_of, write_images
+from attrscore.report.export import ImageFormat, check_free
 from attrscore.store.identity import canonical
 
 if TYPE_CHECKING:
@@ -78,11 +77,15 @@ def export(arguments: Sequence[str]) -> int:
 
 def _table(options: argparse.Namespace) -> int:
     from attrscore.cli.output import stderr, stdout
-    from attrscore.report.export.annotated import to_anndata, write_anndata
-    from attrscore.report.export.origin import origin
     from attrscore.report.export.profiles import join, keys_of, read_profiles
-    from attrscore.report.export.tables import for_pycytominer, write_table
-    from attrscore.report.export.wide import widened
+    from attrscore.report.export.tables import (
+        for_pycytominer,
+        to_anndata,
+        widened,
+        write_anndata,
+        write_table,
+    )
+    from attrscore.report.provenance import origin
     from attrscore.store import table_and_kinds
 
     if options.to == "pycytominer" and options.profiles is None:
@@ -119,7 +122,7 @@ def _table(options: argparse.Namespace) -> int:
 
 def _images(options: argparse.Namespace, changes: Sequence[str]) -> int:
     from attrscore.cli.output import stderr, stdout
-    from attrscore.report.export.stitching import laid_back, stacks_of
+    from attrscore.report.export.fields import laid_back, paths_of, stacks_of, write_images
     from attrscore.store import kept
 
     folder = options.output or _beside(options.results) / options.to
@@ -176,7 +179,7 @@ def view(arguments: Sequence[str]) -> int:
     )
     arguments, changes = changes_among(arguments)
     options = parser.parse_args(arguments)
-    from attrscore.report.export.stitching import stacks_of
+    from attrscore.report.export.fields import stacks_of
     from attrscore.report.export.viewing import layers_of, show
     from attrscore.store import kept, read_scores
 

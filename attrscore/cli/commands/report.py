@@ -70,14 +70,15 @@ def report(arguments: Sequence[str]) -> int:
     if options.figures:
         from attrscore.report import figures as plots
 
-        drawn = plots.evidence(table, found)
-        for name, sheet in drawn.items():
-            path = plots.save(sheet, options.figures / f"{name}.png")
+        for name, drawn in plots.figures_of(table, found):
+            path = plots.save(drawn, options.figures / f"{name}.png")
             output.stderr().print(f"figure: {path}", soft_wrap=True)
     return OK
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    from attrscore.report.figures import FIGURES
+
     parser = argparse.ArgumentParser(
         prog="attrscore report",
         description=(report.__doc__ or "").partition("\n")[0],
@@ -87,7 +88,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("results", nargs="*", default=["results"], help=tables)
     output = f"folder for one page ({PAGE}), or its file; with --figure: a .png, .svg or .pdf"
     parser.add_argument("-o", "--output", type=Path, metavar="PATH", help=output)
-    parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(KINDS)}")
+    parser.add_argument("--figure", metavar="KIND", help=f"one figure alone: {', '.join(FIGURES)}")
     parser.add_argument("--score", help="column (default: grad_camo, or the first there is)")
     parser.add_argument("--threshold", type=float, default=0.5, help="of P(S > t) (default: 0.5)")
     parser.add_argument(
@@ -103,13 +104,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if options.json and (options.output or options.figure):
         raise ConfigError("--json prints on the terminal: leave out -o and --figure.")
     return options
-
-
-KINDS = (
-    *("scores", "table", "distributions", "area", "thresholds", "plates", "agreement"),
-    "differences",
-)
-"""As :data:`attrscore.report.figures.KINDS`, known without loading matplotlib."""
 
 
 def _write_page(

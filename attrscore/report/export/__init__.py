@@ -1,5 +1,31 @@
-"""Scores and maps taken back to where a lab works: profile tables, AnnData, images.
+"""Scores and maps taken back to where a lab works.
 
-``wide``, ``profiles``, ``tables`` and ``annotated`` need no torch; ``stitching`` lays maps into the
-fields that crops were cut from, ``images`` writes them, and ``viewing`` shows crops in napari.
+``tables``: CSV, Parquet, AnnData; ``profiles``: scores joined onto profile tables; ``fields``: maps
+laid into the images that crops were cut from (this needs torch); ``viewing``: crops in napari.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from attrscore.errors import ConfigError, preview
+
+__all__ = ["ImageFormat", "check_free"]
+
+ImageFormat = Literal["tiff", "omezarr", "nifti"]
+"""How :mod:`attrscore.report.export.fields` writes images."""
+
+
+def check_free(paths: Sequence[Path], /, *, force: bool) -> None:
+    """Check before anything is written that nothing would be overwritten.
+
+    :raises ConfigError: something is there, without ``force``.
+    """
+    there = [path for path in paths if path.exists()]
+    if there and not force:
+        raise ConfigError(
+            f"{preview(there, most=3)} {'exists' if len(there) == 1 else 'exist'}; say --force to "
+            "overwrite, or another path with --output."
+        )

@@ -12,7 +12,7 @@ import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
-from attrscore.report.export.wide import Wide
+from attrscore.report.export.tables import Wide
 
 __all__ = ["Joined", "join", "keys_of", "read_profiles"]
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attrscore.core.contracts import Batch
 from attrscore.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from attrscore.core.contracts import Batch
 
 __all__ = ["LayerData", "layers_of", "show"]
 
@@ -23,7 +24,7 @@ _COLOURS = ("cyan", "green", "red", "yellow", "magenta", "blue")
 
 
 def layers_of(batch: Batch, heats: Mapping[str, NDArray[np.float32]], /) -> list[LayerData]:
-    """A layer a channel, one of labels for each region, one of heat for each name.
+    """Make a layer a channel, one of labels for each region, one of heat for each name.
 
     Their first axis is the cell. In the labels of cells 1 is the cell and 2 its neighbours. Heat
     (N, *S) is divided map by map by its maximum, for display only; NaN is shown as 0.
@@ -83,12 +84,12 @@ def show(
     viewer.text_overlay.visible = True
     viewer.text_overlay.position = "top_left"
 
-    def say(_event: object = None) -> None:
+    def show_caption(_event: object = None) -> None:
         viewer.text_overlay.text = captions[viewer.dims.current_step[0]]
 
-    viewer.dims.events.current_step.connect(say)
+    viewer.dims.events.current_step.connect(show_caption)
     viewer.dims.set_point(0, 0)
-    say()
+    show_caption()
     if screenshot is None:
         napari.run()
         return

@@ -1,4 +1,4 @@
-"""Heat and outlines laid over the images of single cells."""
+"""Single cells: heat and outlines laid over their images, and crops side by side."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, to_rgb
 
 from attrscore.errors import DataError
-from attrscore.report.figures.sheet import Sheet
+from attrscore.report.figures._sheet import Sheet, axes_of, plain_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Example", "draw_plane", "overlay", "overlays", "stretched"]
+__all__ = ["HEAT", "Example", "colours_of", "contact_sheet", "overlay", "overlays"]
 
 _CHANNELS = {
     1: ("#ffffff",),
@@ -31,10 +31,15 @@ _CHANNELS = {
 }
 """Additive colours by number of channels."""
 _OUTLINES = {"cell": "solid", "neighbours": (0, (3.0, 2.0))}
+_NUCLEUS = {"nucleus": (0, (1.0, 1.0))}
+"""Drawn in contact sheets alone."""
+_ACROSS = 6
+"""Panels of a contact sheet side by side."""
+_CONTACT_INCHES = 1.6
 _SLICES = 5
 _PROJECTION = "max projection"
 _PANEL_INCHES = 1.75
-# Colour tells apart, opacity hides: nothing at 0, so that the image shows where the map is silent.
+# Opacity hides: nothing at 0, so that the image shows where the map is silent.
 HEAT = ListedColormap(
     [
         (*colour, 0.9 * share**0.6)
@@ -81,10 +86,11 @@ class Example:
         for name, heat in self.heats.items():
             if (heat < 0).any():
                 raise DataError(
-                    f"heat '{name}' is negative in places: settle the sign of a map before drawing."
+                    f"heat '{name}' has negative values: settle the sign of a map before drawing."
                 )
 
 
+@plain_text
 def overlay(
     image: _Array,
     heat: _Array | None,
@@ -94,7 +100,7 @@ def overlay(
     ax: Axes | None = None,
     title: str = "",
 ) -> Axes:
-    """One cell in 2D with its heat: image (C, Y, X), heat and regions (Y, X).
+    """Draw one cell in 2D under its heat: image (C, Y, X), heat and regions (Y, X).
 
     Without heat the channels are added up in colours; under heat the image is grey, so that colour
     means heat alone. Heat is scaled by its own maximum, for display only, and transparent at 0; a
@@ -109,16 +115,16 @@ def overlay(
             f"overlay() draws one plane, an image (C, Y, X); given: {image.shape}. "
             "Slices and projections of a volume: overlays([Example(...)])."
         )
-    if ax is None:
-        ax = Sheet(inches=(3.2, 3.4)).subplots()
+    ax = axes_of(ax, 3.2, 3.4)
     (_, view), *_ = _views(example)
-    draw_plane(ax, stretched(image), heat, regions, view)
+    _draw_plane(ax, _stretched(image), heat, regions, view)
     ax.set_title(title, fontsize=9)
     return ax
 
 
+@plain_text
 def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
-    """A grid: a row a cell, first the image, then a column for each heat with its score.
+    """Draw a row a cell: first its image, then a column for each heat with its score.
 
     A volume takes several rows: its maximum projection, then up to 5 slices evenly spaced through
     the cell. Contrast and heat are scaled over the whole volume, so its slices can be compared.
@@ -137,18 +143,18 @@ def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
     sheet = Sheet(inches=((1 + len(names)) * _PANEL_INCHES + 0.6, sum(heights) + 0.8))
     axes = sheet.subplots(len(rows), 1 + len(names), squeeze=False)
     for i, (example, plane, view) in enumerate(rows):
-        image = stretched(example.image)
+        image = _stretched(example.image)
         first = plane in ("", _PROJECTION)
         label = [textwrap.fill(example.caption or example.id, 22)] if first else []
         axes[i, 0].set_ylabel("\n".join([*label, *([plane] if plane else [])]), fontsize=8)
-        draw_plane(axes[i, 0], image, None, example.regions, view)
+        _draw_plane(axes[i, 0], image, None, example.regions, view)
         for ax, name in zip(axes[i, 1:], names, strict=True):
             if name in example.heats:
-                draw_plane(ax, image, example.heats[name], example.regions, view)
+                _draw_plane(ax, image, example.heats[name], example.regions, view)
             else:
                 _draw_nothing(ax)
             score = example.scores.get(name) if first else None
-            ax.set_title("" if score is None else _said(score), fontsize=9)
+            ax.set_title("" if score is None else _number(score), fontsize=9)
         if i == 0:
             for ax, name in zip(axes[0], ["image", *names], strict=True):
                 heading = textwrap.fill(name, 20)
@@ -181,7 +187,7 @@ def _views(example: Example) -> Iterator[tuple[str, _View]]:
         yield f"z = {z}", partial(np.take, indices=z, axis=-3)
 
 
-def stretched(image: _Array) -> _Array:
+def _stretched(image: _Array) -> _Array:
     """(C, *S) to [0, 1], each channel between two of its percentiles; 0 where not finite."""
     out = np.zeros(image.shape)
     for c, channel in enumerate(image.astype(float)):
@@ -201,7 +207,7 @@ def colours_of(image: _Array) -> _Array:
     return colours / max(1.0, float(brightest))
 
 
-def draw_plane(
+def _draw_plane(
     ax: Axes,
     image: _Array,
     heat: _Array | None,
@@ -210,7 +216,7 @@ def draw_plane(
     *,
     outlines: Mapping[str, Any] = _OUTLINES,
 ) -> None:
-    """One plane; ``image`` is stretched, and heat is scaled by the whole map's maximum."""
+    """Draw one plane; ``image`` is stretched, and heat is scaled by the whole map's maximum."""
     channels = view(image)
     if heat is None:
         coloured = np.tensordot(channels, colours_of(image), axes=(0, 0)).clip(0, 1)
@@ -263,5 +269,68 @@ def _write(ax: Axes, words: str) -> None:
     )
 
 
-def _said(score: float) -> str:
+def _number(score: float) -> str:
     return f"{score:.2f}" if np.isfinite(score) else "undefined"
+
+
+@plain_text
+def contact_sheet(
+    examples: Sequence[Example],
+    /,
+    *,
+    spacing: tuple[float, ...] | None = None,
+    title: str = "",
+    notes: Sequence[str] = (),
+) -> Sheet:
+    """Draw a panel a cell; a volume takes two: where the cell is largest, and from the side.
+
+    Captions stand above. ``spacing`` (micrometres a voxel) gives the side view its true height.
+
+    :raises DataError: no examples.
+    """
+    if not examples:
+        raise DataError("There is no example to draw: choose at least one cell.")
+    volumes = examples[0].image.ndim == 4
+    panels = 2 if volumes else 1
+    across = min(_ACROSS, len(examples) * panels)
+    rows = -(-len(examples) * panels // across)
+    sheet = Sheet(inches=(across * _CONTACT_INCHES, rows * (_CONTACT_INCHES + 0.35)))
+    axes = sheet.subplots(rows, across, squeeze=False).ravel()
+    for ax in axes:
+        ax.set_axis_off()
+    for number, example in enumerate(examples):
+        first = axes[number * panels]
+        image = _stretched(example.image)
+        if not volumes:
+            _panel(first, image, example)
+        else:
+            z = _widest(example.regions["cell"])
+            _panel(first, image, example, partial(np.take, indices=z, axis=-3))
+            side = axes[number * panels + 1]
+            y = _middle(example.regions["cell"])
+            _panel(side, image, example, partial(np.take, indices=y, axis=-2))
+            side.set_aspect(spacing[-3] / spacing[-1] if spacing else 1.0)
+            side.set_title(f"z down, x across, at y = {y}", fontsize=6, color="0.3")
+        first.set_title(
+            textwrap.fill(example.caption or example.id, 26) + (f"\nz = {z}" if volumes else ""),
+            fontsize=6,
+        )
+    outlines = "Solid outline: the cell. Dashed: its neighbours. Dotted: its nucleus, if known."
+    sheet.head(title, [outlines, *notes])
+    return sheet
+
+
+def _panel(ax: Axes, image: _Array, example: Example, view: _View = np.asarray) -> None:
+    ax.set_axis_on()
+    _draw_plane(ax, image, None, example.regions, view, outlines={**_OUTLINES, **_NUCLEUS})
+
+
+def _widest(cell: _Array) -> int:
+    """The plane with most of the cell; the middle one where there is none of it."""
+    planes = cell.sum(axis=(-2, -1))
+    return int(planes.argmax()) if planes.any() else cell.shape[0] // 2
+
+
+def _middle(cell: _Array) -> int:
+    rows = cell.sum(axis=(0, 2))
+    return int(rows.argmax()) if rows.any() else cell.shape[1] // 2

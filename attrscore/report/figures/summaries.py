@@ -1,11 +1,11 @@
-"""Figures of a report's tables: scores beside chance and null, heat tables, plates, differences."""
+"""Figures of what a report says of its conditions; a sheet each, and what it is made of."""
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -13,69 +13,60 @@ import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from attrscore.core.readings import reading_of
 from attrscore.errors import DataError
-from attrscore.report.figures.evidence import colours_for
-from attrscore.report.figures.sheet import Sheet
-from attrscore.stats.conditions import RANDOMIZE, is_null, label
-from attrscore.stats.resampling import numbers
+from attrscore.report.figures._sheet import Sheet, axes_of, colours_for, grid, plain_text
+from attrscore.report.figures.scores import distributions
+from attrscore.stats.conditions import (
+    RANDOMIZE,
+    by_condition,
+    is_null,
+    label,
+    named,
+    records,
+    short,
+    varying,
+)
+from attrscore.stats.resampling import CLUSTERS, numbers
+from attrscore.stats.summary import threshold_curve
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
+    from attrscore.stats import Report
+
 __all__ = [
+    "agreement_matrix",
+    "agreement_sheet",
+    "area_sheet",
     "bands",
+    "bands_sheet",
     "differences",
-    "named",
+    "differences_sheet",
+    "distributions_sheet",
     "plate_map",
-    "records",
+    "plates_of",
+    "plates_sheet",
+    "score_against_area",
     "score_table",
-    "short",
-    "well_place",
+    "table_sheet",
+    "threshold_curves",
+    "threshold_sheet",
+    "well_position",
 ]
 
-_PLACE = ("method", "layer", "target", "heat", "scorer")
-"""First words of the columns that say what was computed; the others say of which network."""
-_FINGERPRINT = re.compile(r"(fingerprint=[0-9a-f]{8})[0-9a-f]+")
 _LETTER_INCHES = 0.075
 _WELL = re.compile(r"([A-Za-z]{1,2})0*([1-9]\d?)$")
 _NULL, _CHANCE = "0.82", "0.25"
+_KEYS = ("model", "method", "layer")
+_PLATES = 6
+"""Most plates in one figure."""
 
 
-def named(rows: pd.DataFrame, shown: Sequence[str], /) -> pd.DataFrame:
-    """Rows of conditions with two columns in words: ``series``, the network, and ``place``.
-
-    ``shown`` are the columns that tell conditions apart, as a report has them.
-    """
-    place = [name for name in shown if name.partition(".")[0] in _PLACE]
-    series = [name for name in shown if name not in place and name != RANDOMIZE]
-    return rows.assign(
-        series=_labels(rows, series or ["model"]),
-        place=_labels(rows, place or ["method", "layer"]),
-    )
-
-
-def _labels(rows: pd.DataFrame, names: Sequence[str]) -> Any:
-    """The words of each row, made once for rows that have the same."""
-    groups = rows.groupby(list(names), sort=False, dropna=False, observed=True)
-    words = [short(label(each, names)) for each in records(rows[list(names)].drop_duplicates())]
-    return np.array(words, dtype=object)[groups.ngroup().to_numpy()]
-
-
-def short(name: str, /) -> str:
-    """A name of a condition in which fingerprints are cut to what tells them apart.
-
-    >>> short("net fingerprint=b82121bebe30ac6f91fb618ce0ae6a79")
-    'net fingerprint=b82121be'
-    """
-    return _FINGERPRINT.sub(r"\1", name)
-
-
-def records(rows: pd.DataFrame, /) -> list[dict[str, Any]]:
-    """A mapping a row, its columns as text."""
-    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
-
-
+@plain_text
 def bands(
     summary: pd.DataFrame,
     /,
@@ -85,7 +76,7 @@ def bands(
     words: str = "score",
     ax: Axes | None = None,
 ) -> Axes:
-    """The mean of every condition with its interval, over the interval of its randomised weights.
+    """Draw the mean of every condition with its interval, over that of its randomised weights.
 
     A row a condition of :func:`attrscore.stats.summarise`, in its order. A tick marks chance: the
     mean score of a map that ignores the mask. Conditions without a score have no dot.
@@ -97,13 +88,12 @@ def bands(
     tested, nulls = rows[~hidden], rows[hidden]
     if tested.empty:
         raise DataError("There is no condition to draw.")
-    if ax is None:
-        beside = _LETTER_INCHES * max(map(len, tested["place"]))
-        ax = Sheet(inches=(5.6 + beside, 1.3 + 0.25 * len(tested))).subplots()
+    beside = _LETTER_INCHES * max(map(len, tested["method_layer"]))
+    ax = axes_of(ax, 5.6 + beside, 1.3 + 0.25 * len(tested))
     series = list(dict.fromkeys(tested["series"]))
     colours = dict(zip(series, colours_for(len(series)), strict=True))
     for y, (_, row) in enumerate(tested.iterrows()):
-        alike = nulls[nulls["place"] == row["place"]]
+        alike = nulls[nulls["method_layer"] == row["method_layer"]]
         own = alike[(alike["model"] == row["model"]) | (alike["model"].astype(str) == null)]
         for _, of in own.iterrows():
             ends = [of[name] if np.isfinite(of[name]) else of["mean"] for name in ("low", "high")]
@@ -112,7 +102,7 @@ def bands(
         colour = colours[row["series"]]
         ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2, gid="interval")
         ax.plot([row["mean"]], [y], "o", color=colour, ms=5, gid="mean")
-    ax.set_yticks(range(len(tested)), list(tested["place"]))
+    ax.set_yticks(range(len(tested)), list(tested["method_layer"]))
     ax.set_ylim(len(tested) - 0.4, -0.6)
     if tested["mean"].dropna().between(0, 1).all():
         ax.set_xlim(0, 1)
@@ -133,6 +123,7 @@ def bands(
     return ax
 
 
+@plain_text
 def score_table(
     summary: pd.DataFrame,
     /,
@@ -142,7 +133,7 @@ def score_table(
     words: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """A heat table: networks down, methods and layers across, one number of the summary in each.
+    """Draw a heat table: models down, methods and layers across, one number of the summary in each.
 
     A share is coloured from 0 to 1; what has chance at 0 in two colours around it. Undefined is
     blank.
@@ -152,10 +143,12 @@ def score_table(
     rows = named(summary, shown)
     if rows.empty:
         raise DataError("There is no condition to draw.")
-    order = [list(dict.fromkeys(rows[name])) for name in ("series", "place")]
-    first = rows.drop_duplicates(["series", "place"]).set_index(["series", "place"])[value]
+    order = [list(dict.fromkeys(rows[name])) for name in ("series", "method_layer")]
+    first = rows.drop_duplicates(["series", "method_layer"]).set_index(["series", "method_layer"])[
+        value
+    ]
     wide = pd.DataFrame(
-        [[first.get((one, place), np.nan) for place in order[1]] for one in order[0]],
+        [[first.get((one, each), np.nan) for each in order[1]] for one in order[0]],
         index=order[0],
         columns=order[1],
         dtype=float,
@@ -163,9 +156,7 @@ def score_table(
     finite = wide.to_numpy()[np.isfinite(wide.to_numpy())]
     share = not len(finite) or bool((finite >= 0).all() and (finite <= 1).all())
     ends = (0.0, 1.0) if share else (-float(np.abs(finite).max()), float(np.abs(finite).max()))
-    if ax is None:
-        inches = (2.6 + 0.7 * wide.shape[1], 1.9 + 0.4 * wide.shape[0])
-        ax = Sheet(inches=inches).subplots()
+    ax = axes_of(ax, 2.6 + 0.7 * wide.shape[1], 1.9 + 0.4 * wide.shape[0])
     sns.heatmap(
         wide,
         ax=ax,
@@ -186,21 +177,7 @@ def score_table(
     return ax
 
 
-def well_place(name: str, /) -> tuple[int, int] | None:
-    """Row and column of a well, both from 0; None where its name is no well's.
-
-    >>> well_place("B02"), well_place("AA1"), well_place("well 7")
-    ((1, 1), (26, 0), None)
-    """
-    found = _WELL.fullmatch(str(name).strip())
-    if found is None:
-        return None
-    row = 0
-    for letter in found[1].upper():
-        row = row * 26 + ord(letter) - ord("A") + 1
-    return row - 1, int(found[2]) - 1
-
-
+@plain_text
 def plate_map(
     scores: pd.DataFrame,
     /,
@@ -211,34 +188,37 @@ def plate_map(
     words: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """The mean score of each well of one plate where the well lies, for rows of one condition.
+    """Draw the mean score of each well where it lies on its plate, for rows of one condition.
 
-    Wells without a defined score are crossed out, places without a well are empty. The plate is as
-    large as its wells need, of 6, 24, 96, 384 or 1536.
+    Wells without a defined score are crossed out, positions without one are empty. The plate is
+    as large as its wells need, of 6, 24, 96, 384 or 1536.
 
     :raises DataError: no row, or no name of a well such as B02.
     """
     values = pd.Series(numbers(scores, score), index=scores.index)
     means = values.where(np.isfinite(values)).groupby(scores[well].astype(str)).mean()
-    places = {name: place for name in means.index if (place := well_place(name)) is not None}
-    if not places:
+    wells = {name: at for name in means.index if (at := well_position(name)) is not None}
+    if not wells:
         raise DataError(f"There is no well named as B02 in {well} to draw a plate of.")
-    far = [max(place[axis] for place in places.values()) for axis in (0, 1)]
+    far = [max(at[axis] for at in wells.values()) for axis in (0, 1)]
     sizes = ((2, 3), (4, 6), (8, 12), (16, 24), (32, 48))
     wide = (far[0] + 1, far[1] + 1)
     down, across = next((s for s in sizes if far[0] < s[0] and far[1] < s[1]), wide)
-    grid = np.full((down, across), np.nan)
-    if ax is None:
-        ax = Sheet(inches=(1.6 + 0.32 * across, 1.0 + 0.3 * down)).subplots()
-    for name, (row, column) in places.items():
-        grid[row, column] = means[name]
+    plate = np.full((down, across), np.nan)
+    ax = axes_of(ax, 1.6 + 0.32 * across, 1.0 + 0.3 * down)
+    for name, (row, column) in wells.items():
+        plate[row, column] = means[name]
         if not np.isfinite(means[name]):
             ax.plot(column, row, "x", color="0.5", ms=5, gid="undefined")
-    low, high = limits or (0.0, float(np.nanmax(grid)) if np.isfinite(grid).any() else 1.0)
-    drawn = ax.imshow(grid, cmap="cividis", vmin=low, vmax=high, aspect="equal")
+    low, high = limits or (0.0, float(np.nanmax(plate)) if np.isfinite(plate).any() else 1.0)
+    drawn = ax.imshow(plate, cmap="cividis", vmin=low, vmax=high, aspect="equal")
     letters = [_letters(row) for row in range(down)]
-    ax.set_xticks(range(across), [str(c + 1) if _told(c, across) else "" for c in range(across)])
-    ax.set_yticks(range(down), [each if _told(r, down) else "" for r, each in enumerate(letters)])
+    ax.set_xticks(
+        range(across), [str(c + 1) if _numbered(c, across) else "" for c in range(across)]
+    )
+    ax.set_yticks(
+        range(down), [each if _numbered(r, down) else "" for r, each in enumerate(letters)]
+    )
     ax.set_xticks(np.arange(across + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(down + 1) - 0.5, minor=True)
     ax.grid(which="minor", color="0.85", linewidth=0.6)
@@ -253,6 +233,31 @@ def plate_map(
     return ax
 
 
+def well_position(name: str, /) -> tuple[int, int] | None:
+    """Row and column of a well, both from 0; None where its name is no well's.
+
+    >>> well_position("B02"), well_position("AA1"), well_position("well 7")
+    ((1, 1), (26, 0), None)
+    """
+    found = _WELL.fullmatch(str(name).strip())
+    if found is None:
+        return None
+    row = 0
+    for letter in found[1].upper():
+        row = row * 26 + ord(letter) - ord("A") + 1
+    return row - 1, int(found[2]) - 1
+
+
+def _letters(row: int) -> str:
+    return (chr(ord("A") + row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
+
+
+def _numbered(position: int, of: int) -> bool:
+    """Whether a row or column is numbered: all of them up to 12, then every other one."""
+    return of <= 12 or position % 2 == 0
+
+
+@plain_text
 def differences(
     comparison: pd.DataFrame,
     /,
@@ -261,7 +266,7 @@ def differences(
     words: str = "score",
     ax: Axes | None = None,
 ) -> Axes:
-    """Paired differences with their intervals, a row a pair of a comparison; 0 is no difference.
+    """Draw paired differences with their intervals, a row a pair of a comparison.
 
     :raises DataError: an empty comparison.
     """
@@ -270,12 +275,11 @@ def differences(
     held = [name for name in shown if name in comparison]
     names = [
         short(f"{row['first']} − {row['second']}")
-        + (f"  ({told})" if (told := label(row, held)) else "")
+        + (f"  ({shared})" if (shared := label(row, held)) else "")
         for row in records(comparison)
     ]
-    if ax is None:
-        beside = _LETTER_INCHES * max(map(len, names))
-        ax = Sheet(inches=(4.6 + beside, 1.1 + 0.25 * len(comparison))).subplots()
+    beside = _LETTER_INCHES * max(map(len, names))
+    ax = axes_of(ax, 4.6 + beside, 1.1 + 0.25 * len(comparison))
     ax.axvline(0, color="0.4", lw=1, gid="zero")
     for y, (_, row) in enumerate(comparison.iterrows()):
         ax.plot([row["low"], row["high"]], [y, y], color="#0173b2", lw=2, gid="interval")
@@ -290,10 +294,270 @@ def differences(
     return ax
 
 
-def _letters(row: int) -> str:
-    return (chr(ord("A") + row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
+@plain_text
+def threshold_curves(
+    scores: pd.DataFrame,
+    /,
+    *,
+    score: str = "grad_camo",
+    over: Sequence[str] = _KEYS,
+    ax: Axes | None = None,
+    **options: Any,
+) -> Axes:
+    """Draw the share of cells above every threshold, a line a condition, with its band over wells.
+
+    Dashed: the share of cells whose grid allows such a score at all. Dotted: a map that ignores the
+    mask. Both are grey where they are the same for all conditions, else in the same colour. No band
+    where no cell or every cell is above; the table of the curve has one there too. ``over`` are the
+    columns that name a condition; the options are those of
+    :func:`attrscore.stats.threshold_curve`.
+
+    :raises DataError: no cell has a score.
+    """
+    rows = scores[np.isfinite(numbers(scores, score))]
+    if rows.empty:
+        raise DataError(f"There is no cell with a {score} to draw.")
+    parts = list(by_condition(rows, over))
+    ax = axes_of(ax, 5.2, 3.8)
+    differing = varying(rows, over) or list(over)[-1:]
+    colours = colours_for(len(parts))
+    curves = [threshold_curve(part, score=score, **options) for _, part in parts]
+    for (condition, _), curve, colour in zip(parts, curves, colours, strict=True):
+        at, above = curve["threshold"], curve["above"]
+        ax.plot(at, above, color=colour, label=label(condition, differing), gid="above")
+        some = (above > 0) & (above < 1)
+        band = curve["low"], curve["high"]
+        ax.fill_between(at, *band, where=some, color=colour, alpha=0.2, lw=0, gid="band")
+    for name, dashes in (("attainable", "--"), ("chance", ":")):
+        same = all(curve[name].equals(curves[0][name]) for curve in curves)
+        drawn: Any = [(curves[0], "0.4")] if same else zip(curves, colours, strict=True)
+        for curve, colour in drawn:
+            ax.plot(curve["threshold"], curve[name], color=colour, ls=dashes, lw=1, gid=name)
+    ends = (min(c["threshold"].min() for c in curves), max(c["threshold"].max() for c in curves))
+    words = reading_of(scores, score).axis or score
+    ax.set(xlabel=f"threshold t of {words}", ylabel="share of cells above t", xlim=ends)
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_title("dashed: attainable on the grid; dotted: chance", loc="left", fontsize=9)
+    ax.legend(frameon=False, fontsize=8)
+    sns.despine(ax=ax)
+    return ax
 
 
-def _told(place: int, of: int) -> bool:
-    """Whether a row or column is numbered: all of them up to 12, then every other one."""
-    return of <= 12 or place % 2 == 0
+@plain_text
+def agreement_matrix(matrix: pd.DataFrame, /, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """Draw a matrix of :func:`attrscore.stats.agreement`; what is undefined stays blank.
+
+    :raises DataError: an empty matrix.
+    """
+    if matrix.empty:
+        raise DataError("There is no condition whose agreement could be drawn.")
+    side = 1.6 + 0.55 * len(matrix)
+    ax = axes_of(ax, side + 1.2, side)
+    sns.heatmap(
+        matrix,
+        ax=ax,
+        vmin=-1,
+        vmax=1,
+        cmap="vlag",
+        annot=len(matrix) <= 12,
+        fmt=".2f",
+        annot_kws={"fontsize": 8},
+        square=True,
+        cbar_kws={"label": "rank correlation over cells", "shrink": 0.7},
+    )
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(labelsize=8)
+    ax.tick_params(axis="x", rotation=90)
+    ax.tick_params(axis="y", rotation=0)
+    ax.set_title(textwrap.fill(title, 50), loc="left", fontsize=9)
+    return ax
+
+
+@plain_text
+def score_against_area(
+    scores: pd.DataFrame,
+    /,
+    *,
+    score: str = "grad_camo",
+    over: Sequence[str] = _KEYS,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw each cell's score against its area fraction, and a map that ignores the mask as a line.
+
+    :raises DataError: no cell has a score.
+    :raises ConfigError: the table has no ``<score>.chance``.
+    """
+    values, area = numbers(scores, score), numbers(scores, f"{score}.chance")
+    finite = np.isfinite(values) & np.isfinite(area)
+    if not finite.any():
+        raise DataError(f"There is no cell with a {score} and an area to draw.")
+    parts = list(by_condition(scores[finite], over))
+    ax = axes_of(ax, 4.6, 4.0)
+    differing = varying(scores[finite], over) or list(over)[-1:]
+    for (condition, part), colour in zip(parts, colours_for(len(parts)), strict=True):
+        x, y = part[f"{score}.chance"], part[score]
+        ax.scatter(x, y, s=9, alpha=0.6, lw=0, color=colour, label=label(condition, differing))
+    ends = [float(area[finite].min()), float(area[finite].max())]
+    ax.plot(ends, ends, color="black", ls="--", lw=1, gid="chance", label="ignores the mask")
+    ax.set(xlabel="area fraction of the cell", ylabel=reading_of(scores, score).axis or score)
+    ax.legend(frameon=False, fontsize=8)
+    sns.despine(ax=ax)
+    return ax
+
+
+def bands_sheet(_scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Means of all conditions beside chance and randomised weights."""
+    words = found.reading.axis or found.score
+    return _sheet_of(bands(found.summary, shown=found.shown, words=words))
+
+
+def table_sheet(_scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Means as a heat table of models and conditions; None where there are only random ones."""
+    tested = _tested(found.summary)
+    return None if tested.empty else _sheet_of(score_table(tested, shown=found.shown))
+
+
+def differences_sheet(_scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Paired differences of what was compared first; None where nothing was."""
+    tables = [each for each in found.comparisons.values() if len(each)]
+    if not tables:
+        return None
+    words = found.compared.replace("_", " ")
+    return _sheet_of(differences(tables[0], shown=found.shown, words=words))
+
+
+def distributions_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Distributions over cells; None where there are only randomised weights."""
+    tested = _tested(scores)
+    if tested.empty:
+        return None
+    words = named(tested, found.shown)["series"]
+    several = [name for name in ("dataset", "target") if name in tested]  # named in the words
+    return distributions(tested.drop(columns=several).assign(model=words), score=found.score)
+
+
+@plain_text
+def threshold_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Threshold curves, a panel a model and method; None where no cell has a score."""
+    panels = _panels(scores, found)
+    if not panels:
+        return None
+    sheet, axes = grid(len(panels), (4.6, 3.6))
+    for ax, (title, part) in zip(axes, panels, strict=True):
+        threshold_curves(part, score=found.score, over=["layer"], ax=ax, clusters=found.clusters)
+        ax.set_title(textwrap.fill(title, 48), loc="left", fontsize=9)
+    sheet.head(
+        "Share of cells above every threshold",
+        [
+            "Dashed: attainable on the layer's grid. Dotted: a map that ignores the mask.",
+            "Bands: 95 % at each threshold, over units of replication.",
+        ],
+    )
+    return sheet
+
+
+@plain_text
+def area_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Score against area, a panel a model and method; None where no cell has both."""
+    chance = f"{found.score}.chance"
+    panels = [
+        panel
+        for panel in _panels(scores, found)
+        if chance in panel[1] and panel[1][chance].notna().any()
+    ]
+    if not panels:
+        return None
+    sheet, axes = grid(len(panels), (4.0, 3.4))
+    for ax, (title, part) in zip(axes, panels, strict=True):
+        score_against_area(part, score=found.score, over=["layer"], ax=ax)
+        ax.set_title(textwrap.fill(title, 42), loc="left", fontsize=9)
+    ends = np.array([ax.get_ylim() for ax in axes])
+    for ax in axes:  # one scale, so that panels can be compared
+        ax.set_ylim(ends.min(), ends.max())
+    return sheet
+
+
+@plain_text
+def agreement_sheet(_scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Agreement of scores over cells, a matrix a model; None where there is one condition."""
+    if not found.agreement:
+        return None
+    side = 2.4 + 0.55 * max(map(len, found.agreement.values()))
+    sheet, axes = grid(len(found.agreement), (side + 1, side))
+    for ax, (model, matrix) in zip(axes, found.agreement.items(), strict=True):
+        agreement_matrix(matrix, title=model, ax=ax)
+    return sheet
+
+
+def _panels(scores: pd.DataFrame, found: Report) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of trained weights with a score, by model and method, under their names."""
+    rows = _tested(scores)
+    rows = rows[np.isfinite(numbers(rows, found.score))]
+    by = [n for n in found.shown if n not in ("method", "layer", RANDOMIZE)] + ["method"]
+    return [(label(condition, by), part) for condition, part in by_condition(rows, by)]
+
+
+def plates_of(scores: pd.DataFrame, found: Report, /) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each model on each plate, at one method and layer, under their names.
+
+    The method and layer with the most defined scores, the first of equals. At most 6 plates.
+    """
+    well = _well_of(scores, found)
+    if well is None or scores.empty:
+        return []
+    rows = named(_tested(scores), found.shown)
+    rows = rows[[well_position(name) is not None for name in rows[well].astype(str)]]
+    if rows.empty:
+        return []
+    defined = pd.Series(np.isfinite(numbers(rows, found.score)), index=rows.index)
+    most = defined.groupby(rows["method_layer"], sort=False).sum().idxmax()
+    rows = rows[rows["method_layer"] == most]
+    above = [name for name in found.clusters if name in scores and name != well]
+    plate = above[0] if above else None
+    plates = list(rows[plate].astype(str).unique()) if plate else [""]
+    series = list(rows["series"].unique())
+    panels = []
+    for one, name in product(series, plates):
+        part = rows[rows["series"] == one]
+        part = part[part[plate].astype(str) == name] if plate else part
+        if len(part):
+            head = f"{one}, plate {name}" if plate else one
+            panels.append((f"{head}: {most}", part))
+    return panels[:_PLATES]
+
+
+def _well_of(scores: pd.DataFrame, found: Report) -> str | None:
+    """The column of wells: the innermost unit of replication that is no plate."""
+    names = [name for name in found.clusters if name in scores and name != CLUSTERS[0]]
+    return names[-1] if names else None
+
+
+@plain_text
+def plates_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Mean scores of wells on their plates; None where no well is named as B02."""
+    panels = plates_of(scores, found)
+    if not panels:
+        return None
+    well = str(_well_of(scores, found))
+    means = pd.concat(
+        [
+            part.assign(value=numbers(part, found.score)).groupby(well)["value"].mean()
+            for _, part in panels
+        ]
+    ).dropna()
+    ends = (float(means.min()), float(means.max())) if len(means) else (0.0, 1.0)
+    sheet, axes = grid(len(panels), (5.2, 3.4))
+    words = found.reading.axis or found.score
+    for ax, (title, part) in zip(axes, panels, strict=True):
+        plate_map(part, score=found.score, well=well, limits=ends, words=words, ax=ax)
+        ax.set_title(textwrap.fill(title, 50), loc="left", fontsize=9)
+    return sheet
+
+
+def _tested(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without randomised weights."""
+    return rows[~is_null(rows)]
+
+
+def _sheet_of(ax: Axes) -> Sheet:
+    return cast(Sheet, ax.figure)  # drawn without ax, as all of these are

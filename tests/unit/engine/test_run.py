@@ -12,7 +12,8 @@ from nets import batch, net
 from rich.console import Console
 
 import attrscore
-from attrscore.core.contracts import KEY_COLUMNS, Batch, Reasoned
+from attrscore.core.columns import KEY_COLUMNS
+from attrscore.core.contracts import Batch, Reasoned
 from attrscore.core.statuses import reasons_told
 from attrscore.engine.evaluate import evaluate
 from attrscore.engine.run import run

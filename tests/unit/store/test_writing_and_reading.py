@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from results import BASE, GRAD_CAM, GRAD_CAMO, IG, LABELS, OTHER, fill, job, table
 
-from attrscore.core.contracts import KEY_COLUMNS
+from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import ConfigError, StoreError
 from attrscore.store import (
     Condition,

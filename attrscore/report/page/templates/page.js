@@ -16,18 +16,18 @@
     slider.setAttribute("aria-valuetext", `t = ${digits(t)}`);
     for (const each of document.querySelectorAll("[data-t]")) each.textContent = digits(t);
     for (const row of document.querySelectorAll("tr[data-share]")) {
-      const told = data.threshold.rows[row.dataset.share];
+      const curve = data.threshold.rows[row.dataset.share];
       const bar = row.querySelector(".bar");
-      const places = { share: told.above, low: told.low, high: told.high, reach: told.attainable, luck: told.chance };
-      for (const [name, values] of Object.entries(places)) {
+      const positions = { share: curve.above, low: curve.low, high: curve.high, reach: curve.attainable, luck: curve.chance };
+      for (const [name, values] of Object.entries(positions)) {
         bar.style.setProperty(`--${name}`, known(values[i]) ? values[i] : 0);
         bar.classList.toggle(`no-${name}`, !known(values[i]));
       }
-      row.querySelector(".above").textContent = percent(told.above[i]);
-      row.querySelector(".ends-told").textContent = known(told.low[i])
-        ? `${(100 * told.low[i]).toFixed(0)} to ${(100 * told.high[i]).toFixed(0)}` : "";
-      row.querySelector(".attainable").textContent = percent(told.attainable[i]);
-      row.querySelector(".lucky").textContent = percent(told.chance[i]);
+      row.querySelector(".above").textContent = percent(curve.above[i]);
+      row.querySelector(".ends-shown").textContent = known(curve.low[i])
+        ? `${(100 * curve.low[i]).toFixed(0)} to ${(100 * curve.high[i]).toFixed(0)}` : "";
+      row.querySelector(".attainable").textContent = percent(curve.attainable[i]);
+      row.querySelector(".lucky").textContent = percent(curve.chance[i]);
     }
   }
   if (slider) { slider.addEventListener("input", threshold); threshold(); }
@@ -35,16 +35,16 @@
   // Heat table: which number
   const metric = byId("metric");
   function heatTable() {
-    const told = data.metrics[metric.value];
-    const values = Object.values(told.values).filter(known);
-    const top = told.share ? 1 : Math.max(1e-9, ...values.map(Math.abs));
+    const shown = data.metrics[metric.value];
+    const values = Object.values(shown.values).filter(known);
+    const top = shown.share ? 1 : Math.max(1e-9, ...values.map(Math.abs));
     for (const cell of document.querySelectorAll("td[data-heat]")) {
-      const value = told.values[cell.dataset.heat];
+      const value = shown.values[cell.dataset.heat];
       cell.textContent = digits(value);
       cell.style.setProperty("--v", known(value) ? Math.abs(value) / top : 0);
-      cell.style.setProperty("--tint", told.share ? "var(--fill)" : value < 0 ? "var(--low)" : "var(--high)");
+      cell.style.setProperty("--tint", shown.share ? "var(--fill)" : value < 0 ? "var(--low)" : "var(--high)");
     }
-    byId("metric-says").textContent = told.says;
+    byId("metric-says").textContent = shown.says;
   }
   if (metric) { metric.addEventListener("change", heatTable); heatTable(); }
 
@@ -156,12 +156,12 @@
     const arrange = () => {
       const groups = [...bins.querySelectorAll(".bin")];
       const wanted = find.value.toLowerCase();
-      const told = cards.map((card) => {
+      const placed = cards.map((card) => {
         const at = data.gallery[card.id][by.value];
         return { card, at, bin: known(at) ? Math.min(4, Math.floor(at / 20)) : 5 };
       });
-      told.sort((a, b) => ordered(a.at, b.at));
-      for (const { card, bin } of told) {
+      placed.sort((a, b) => ordered(a.at, b.at));
+      for (const { card, bin } of placed) {
         card.hidden = !card.dataset.text.toLowerCase().includes(wanted);
         groups[bin].querySelector(".cards").append(card);
       }

@@ -1,4 +1,4 @@
-"""A figure that needs no pyplot, and how it becomes a file."""
+"""A figure that needs no pyplot, how it becomes a file, and what all figures share."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import io
 import os
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
+import seaborn as sns
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from attrscore.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["Sheet", "save"]
+    from matplotlib.axes import Axes
+
+__all__ = ["Sheet", "axes_of", "colours_for", "grid", "plain_text", "save"]
+
+plain_text = mpl.rc_context({"text.parse_math": False})
+"""Decorates what draws names that users gave: ``$`` in them is a dollar and no formula."""
 
 _SUFFIXES = (".png", ".svg", ".pdf")
 _TITLE_INCHES, _NOTE_INCHES = 0.27, 0.19
@@ -27,6 +34,11 @@ class Sheet(Figure):
 
     def __init__(self, *, inches: tuple[float, float]) -> None:
         super().__init__(figsize=inches, layout="constrained", facecolor="white")
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it; the labels of ticks are made only now."""
+        with mpl.rc_context({"text.parse_math": False}):
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         written = io.BytesIO()
@@ -77,7 +89,7 @@ def save(figure: Figure, path: str | os.PathLike[str], /, *, dpi: float = 150) -
         raise ConfigError(
             f"A figure is written as {', '.join(_SUFFIXES)}, as its name ends; given: '{path}'."
         )
-    from attrscore.store.commit import new_file  # here, so that drawing alone loads no h5py
+    from attrscore.store.commit import new_file  # loads h5py, which drawing does not need
 
     try:
         with new_file(path) as aside:
@@ -85,3 +97,25 @@ def save(figure: Figure, path: str | os.PathLike[str], /, *, dpi: float = 150) -
     finally:
         plt.close(figure)
     return path
+
+
+def axes_of(ax: Axes | None, width: float, height: float) -> Axes:
+    """The axes that were given, or those of a new sheet of so many inches."""
+    return Sheet(inches=(width, height)).subplots() if ax is None else ax
+
+
+def grid(panels: int, inches: tuple[float, float]) -> tuple[Sheet, list[Axes]]:
+    """A sheet with at most three panels side by side, of so many inches each."""
+    across = min(3, panels)
+    down = -(-panels // across)
+    sheet = Sheet(inches=(across * inches[0], down * inches[1]))
+    axes = list(sheet.subplots(down, across, squeeze=False).flat)
+    for ax in axes[panels:]:
+        ax.remove()
+    return sheet, axes[:panels]
+
+
+def colours_for(count: int) -> Sequence[tuple[float, float, float]]:
+    """Colours that colour-blind readers can tell apart, up to ten of them."""
+    colours: Sequence[Any] = sns.color_palette("colorblind" if count <= 10 else "husl", count)
+    return colours

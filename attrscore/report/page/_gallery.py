@@ -1,4 +1,7 @@
-"""A gallery of cells from what a results folder keeps: crops, outlines, and maps as heat."""
+"""The gallery: cells with their outlines and heat, and the card of each for the template.
+
+It draws what a results folder keeps (crops and maps), and needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,16 @@ import numpy as np
 import pandas as pd
 
 from attrscore import store
+from attrscore.core.columns import title_of
 from attrscore.errors import StoreError
-from attrscore.report.page import pictures
-from attrscore.report.page.conditions import Condition, anchor
+from attrscore.report._heat import heat_of
+from attrscore.report.page import _pictures as pictures
+from attrscore.report.page._conditions import Condition, anchor
 from attrscore.store.folders import Found, find, without_keep
 from attrscore.store.identity import flatten
 from attrscore.store.maps import order_of
 
-__all__ = ["Cell", "Gallery", "gallery"]
+__all__ = ["BINS", "NUMBERS", "Cell", "Gallery", "cards_of", "gallery", "percentiles_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -33,11 +38,22 @@ HEATS = 40
 """Most heats of one cell."""
 SIDES = {2: (160, 160), 3: (24, 96, 96)}
 """What a picture is averaged down to, by dimensions."""
+BINS = (
+    "0 to 20th percentile",
+    "20th to 40th percentile",
+    "40th to 60th percentile",
+    "60th to 80th percentile",
+    "80th to 100th percentile",
+    "No score here",
+)
+NUMBERS = ("", ".chance", ".above_chance", ".lowest", ".highest", ".cell_vs_neighbours", ".auc")
+"""Ends of the names of columns in a cell's own table."""
+_FACTS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """A method at a layer in a job: which condition it is, and where its maps are."""
+class _Maps:
+    """The maps that a job keeps of one method at one layer, and the condition that they are of."""
 
     folder: store.JobFolder
     method: str
@@ -73,10 +89,10 @@ class Cell:
     @property
     def bytes(self) -> int:
         """What its pictures take."""
-        told = [picture for heat in self.heats.values() for picture in heat.values()]
-        told += [picture for _, picture in self.channels]
-        told += [str(v) for view in self.views for v in view.values()]
-        return sum(map(len, told))
+        texts = [picture for heat in self.heats.values() for picture in heat.values()]
+        texts += [picture for _, picture in self.channels]
+        texts += [str(v) for view in self.views for v in view.values()]
+        return sum(map(len, texts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +119,7 @@ def gallery(
     say in it. Maps of randomised weights are not.
     """
     jobs = [job for path in results if Path(path).is_dir() for job in find([path])[0]]
-    places = list(_places(jobs, conditions))
+    maps = list(_maps_of(jobs, conditions))
     drawn: dict[tuple[str, str], tuple[str, store.Crops, int]] = {}
     seen: set[tuple[str, str]] = set()
     for job in {each.folder.job.id: each for each in jobs}.values():
@@ -116,10 +132,10 @@ def gallery(
                 seen.add((data, part.name))
                 drawn.setdefault((data, name), (job.folder.dataset, crops, row))  # type: ignore[arg-type]  # not None, as it has ids
     chosen = sorted(drawn, key=lambda each: (order_of(each[1]), each[0]))[:cells]
-    there = {place.condition.key for place in places}
+    there = {each.condition.key for each in maps}
     shown = [condition for condition in conditions if condition.key in there]
     left_out, shown = len(shown[HEATS:]), shown[:HEATS]
-    heats = _Heats([place for place in places if place.condition in shown], chosen)
+    heats = _Heats([each for each in maps if each.condition in shown], chosen)
     made: list[Cell] = []
     size = 0
     for data, name in chosen:
@@ -140,13 +156,12 @@ def gallery(
 
 
 def _data_of(folder: store.JobFolder) -> str:
-    """What tells the cells of one dataset from those of another with the same ids."""
+    """What distinguishes a dataset from another that has cells of the same ids."""
     dataset = folder.job.base.get("dataset")
-    told = dataset.get("fingerprint") if isinstance(dataset, Mapping) else dataset
-    return str(told)
+    return str(dataset.get("fingerprint") if isinstance(dataset, Mapping) else dataset)
 
 
-def _places(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator[_Place]:
+def _maps_of(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator[_Maps]:
     for job in jobs:
         folder = job.folder
         if not job.parts or folder.job.base.get("keep", "none") == "none":
@@ -159,17 +174,17 @@ def _places(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator[
         for (method, layer), of in pairs.items():
             own = {f"method.{name}": value for name, value in of.method.settings.items()}
             for target in targets:
-                told = {**base, **own, "method": method, "layer": layer, "target": target}
+                settings = {**base, **own, "method": method, "layer": layer, "target": target}
                 for condition in conditions:
-                    if _same(condition.about, told):
+                    if _same(condition.about, settings):
                         several = target if len(targets) > 1 else None
-                        yield _Place(folder, method, layer, several, condition)
+                        yield _Maps(folder, method, layer, several, condition)
 
 
-def _same(about: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+def _same(about: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether a job's settings are those of a condition; settings of scorers change no map."""
     return all(
-        _text(value) == _text(told.get(name))
+        _text(value) == _text(settings.get(name))
         for name, value in about.items()
         if not name.startswith("scorer.")
     )
@@ -182,30 +197,30 @@ def _text(value: Any) -> str:
 
 
 class _Heats:
-    """Maps of the chosen cells, read once a place."""
+    """Maps of the chosen cells, read once."""
 
-    def __init__(self, places: Sequence[_Place], chosen: Sequence[tuple[str, str]], /) -> None:
-        self._places = places
+    def __init__(self, sources: Sequence[_Maps], chosen: Sequence[tuple[str, str]], /) -> None:
+        self._sources = sources
         self._maps: list[dict[str, Array]] = []
-        for place in places:
-            ids = [name for data, name in chosen if data == place.data]
+        for source in sources:
+            ids = [name for data, name in chosen if data == source.data]
             found: dict[str, Array] = {}
             with suppress(StoreError):  # not every method keeps maps, nor of every cell
                 names, maps = store.read_maps(
-                    place.folder.path, place.method, place.layer, ids=ids, target=place.target
+                    source.folder.path, source.method, source.layer, ids=ids, target=source.target
                 )
                 found = dict(zip(names, maps, strict=True))
             self._maps.append(found)
 
-    def of(self, data: str, name: str, /) -> Iterator[tuple[_Place, Array | None]]:
-        """Each place of a cell with its map, the first job that has it."""
+    def of(self, data: str, name: str, /) -> Iterator[tuple[_Maps, Array | None]]:
+        """Each condition of a cell with its map, of the first job that keeps it."""
         done = set()
-        order = sorted(range(len(self._places)), key=lambda i: name not in self._maps[i])
+        order = sorted(range(len(self._sources)), key=lambda i: name not in self._maps[i])
         for i in order:
-            place = self._places[i]
-            if place.data == data and place.condition.key not in done:
-                done.add(place.condition.key)
-                yield place, self._maps[i].get(name)
+            source = self._sources[i]
+            if source.data == data and source.condition.key not in done:
+                done.add(source.condition.key)
+                yield source, self._maps[i].get(name)
 
 
 def _cell(
@@ -214,7 +229,7 @@ def _cell(
     dataset: str,
     crops: store.Crops,
     row: int,
-    heats: Iterable[tuple[_Place, Array | None]],
+    heats: Iterable[tuple[_Maps, Array | None]],
 ) -> Cell:
     full = crops.image[row] / 255
     sides = SIDES[full.ndim - 1]
@@ -232,11 +247,11 @@ def _cell(
     stains = crops.stains or [f"channel {i}" for i in range(len(image))]
     front = views[0][1]
     drawn, notes, rows = {}, {}, {}
-    for place, signed in heats:
-        key = place.condition.key
-        if name in place.condition.by_id:
-            rows[key] = place.condition.by_id[name]
-            share, notes[key] = _share(signed, place, full.shape[1:], shown)
+    for source, signed in heats:
+        key = source.condition.key
+        if name in source.condition.by_id:
+            rows[key] = source.condition.by_id[name]
+            share, notes[key] = _share(signed, source, full.shape[1:], shown)
             drawn[key] = {
                 view["name"]: pictures.heat_picture(pictures.strip(cut(share)))
                 for view, cut in (views if share is not None else ())
@@ -266,16 +281,15 @@ def _cell(
 
 
 def _share(
-    signed: Array | None, place: _Place, space: Sequence[int], shown: Sequence[int]
+    signed: Array | None, source: _Maps, space: Sequence[int], shown: Sequence[int]
 ) -> tuple[Array | None, str]:
     """A map as its share of its own maximum, at the size that is shown; or why there is none."""
     if signed is None:
         return None, "no map kept"
     if not np.isfinite(signed).all():
         return None, "undefined"
-    options = place.folder.job.base.get("heat", {})
-    native = pictures.heat_of(signed.astype(np.float64), options)
-    heat = pictures.resized(native, space, options.get("resize", "linear"))
+    options = source.folder.job.base.get("heat", {})
+    (heat,) = heat_of(signed[None], space, options)
     heat = pictures.shrunk(heat, shown)
     top = float(heat.max())
     return (heat / top, "") if top > 0 else (None, "blank: no attribution")
@@ -303,7 +317,7 @@ def _view(name: str, planes: int, start: int, high: float, wide: float) -> dict[
 def _scale(
     space: Sequence[int], shown: Sequence[int], spacing: Sequence[float] | None
 ) -> tuple[float, ...]:
-    """How large a place of the picture is along each axis, relative to the last."""
+    """How large a pixel of the picture is along each axis, relative to the last."""
     sides = spacing or (1.0,) * len(space)
     sizes = [one * size / of for one, size, of in zip(sides, space, shown, strict=True)]
     return tuple(size / sizes[-1] for size in sizes)
@@ -311,7 +325,163 @@ def _scale(
 
 def _middle(cell: Array) -> tuple[int, ...]:
     """The middle of the cell, or of the crop where there is none."""
-    places = np.nonzero(cell)
-    if not len(places[0]):
+    inside = np.nonzero(cell)
+    if not len(inside[0]):
         return tuple(size // 2 for size in cell.shape)
-    return tuple(math.floor(axis.mean() + 0.5) for axis in places)
+    return tuple(math.floor(axis.mean() + 0.5) for axis in inside)
+
+
+def cards_of(shown: Gallery, score: str, /) -> list[dict[str, Any]]:
+    """A card a cell."""
+    series = list(dict.fromkeys(each.series for each in shown.conditions))
+    columns = list(dict.fromkeys(each.method_layer for each in shown.conditions))
+    return [_card(cell, shown.conditions, series, columns, score) for cell in shown.cells]
+
+
+def percentiles_of(shown: Gallery, /) -> dict[str, dict[str, float | None]]:
+    """Anchor of a cell -> key of a condition -> its percentile there, None where undefined."""
+    return {
+        cell.anchor: {
+            condition.key: _finite(condition.percentiles[cell.rows[condition.key]])
+            for condition in shown.conditions
+            if condition.key in cell.rows
+        }
+        for cell in shown.cells
+    }
+
+
+def _card(
+    cell: Cell,
+    conditions: Sequence[Condition],
+    series: Sequence[str],
+    columns: Sequence[str],
+    score: str,
+) -> dict[str, Any]:
+    by_name = {
+        (each.series, each.method_layer): each for each in conditions if each.key in cell.rows
+    }
+    front = cell.views[0]
+    facts = _facts(cell, list(by_name.values()), score)
+    mine = [each for each in columns if any((one, each) in by_name for one in series)]
+    return {
+        "id": cell.id,
+        "anchor": cell.anchor,
+        "volume": len(cell.views) > 1,
+        "planes": front["planes"],
+        "start": front["start"],
+        "style": _style(cell),
+        "text": " ".join([cell.id, *(value for _, value in facts)]),
+        "facts": facts,
+        "spoken": f"cell {cell.id}, channels {', '.join(name for name, _ in cell.channels)}",
+        "views": [
+            {
+                "name": view["name"],
+                "colour": _box(view) + f"--under:url({view['colour']});" + _lines(view),
+            }
+            for view in cell.views
+        ],
+        "channels": [(name, _box(front) + f"--under:url({uri})") for name, uri in cell.channels],
+        "columns": mine,
+        "lines": [
+            {
+                "series": one,
+                "tiles": [
+                    _tile(cell, by_name[one, each]) if (one, each) in by_name else None
+                    for each in mine
+                ],
+            }
+            for one in series
+            if any((one, each) in by_name for each in mine)
+        ],
+        "numbers": [_numbers(cell, each, score) for each in by_name.values()],
+    }
+
+
+def _style(cell: Cell) -> str:
+    """What all pictures of a card share, once: grey images, outlines, depth."""
+    front = cell.views[0]
+    style = f"--z:{front['start']};--deepest:{front['planes']};--end:{max(1, front['planes'] - 1)};"
+    if len(cell.views) > 1:
+        deep = cell.views[2]["wide"]
+        style += f"--wide:{front['wide']:.4g}fr;--deep:{deep:.4g}fr;"
+    for view in cell.views:
+        style += f"--grey-{view['name']}:url({view['grey']});"
+        if view["lines"]:
+            style += f"--lines-{view['name']}:url({view['lines']});"
+    return style
+
+
+def _box(view: Mapping[str, Any]) -> str:
+    return f"aspect-ratio:{view['wide']:.4g}/{view['high']:.4g};"
+
+
+def _lines(view: Mapping[str, Any]) -> str:
+    return f"--lines:var(--lines-{view['name']},none);"
+
+
+def _tile(cell: Cell, condition: Condition) -> dict[str, Any]:
+    row = cell.rows[condition.key]
+    score, percentile = condition.scores[row], condition.percentiles[row]
+    heat = cell.heats.get(condition.key) or {}
+    spoken = f"heat of {condition.method_layer}, {condition.series}: "
+    spoken += f"{score:.2f}, percentile {percentile:.0f}" if np.isfinite(score) else "no score"
+    return {
+        "score": score,
+        "percentile": percentile,
+        "note": cell.notes.get(condition.key) or "no map",
+        "spoken": spoken,
+        "views": [
+            {
+                "name": view["name"],
+                "style": _box(view)
+                + f"--heat:url({heat[view['name']]});--under:var(--grey-{view['name']});"
+                + _lines(view),
+            }
+            for view in cell.views
+            if view["name"] in heat
+        ],
+    }
+
+
+def _facts(cell: Cell, conditions: Sequence[Condition], score: str) -> list[tuple[str, str]]:
+    """What a reader wants to know of a cell, from its first row."""
+    if not conditions:
+        return []
+    first = conditions[0]
+    row = first.rows.iloc[cell.rows[first.key]]
+    facts = []
+    label = row.get("label")
+    if label is not None and pd.notna(label) and int(label) >= 0:
+        facts.append(("label", _class(cell, int(label))))
+    predicted = {
+        _class(cell, int(value))
+        for each in conditions
+        if pd.notna(value := each.rows.iloc[cell.rows[each.key]].get("predicted")) and value >= 0
+    }
+    if predicted:
+        facts.append(("predicted", " or ".join(sorted(predicted))))
+    area = row.get(f"{score}.chance")
+    if area is not None and np.isfinite(area):
+        facts.append(("area fraction", f"{area:.2f}"))
+    known = [name for name in _FACTS if name in row and pd.notna(row[name])]
+    return facts + [(title_of(name), str(row[name])) for name in known]
+
+
+def _class(cell: Cell, label: int) -> str:
+    return cell.classes[label] if label < len(cell.classes) else str(label)
+
+
+def _numbers(cell: Cell, condition: Condition, score: str) -> dict[str, Any]:
+    row = condition.rows.iloc[cell.rows[condition.key]]
+    return {
+        "series": condition.series,
+        "method_layer": condition.method_layer,
+        "values": [row.get(f"{score}{end}") for end in NUMBERS],
+        "status": " ".join(
+            str(row[name]) for name in ("status", "reason") if name in row and pd.notna(row[name])
+        ),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 2) if np.isfinite(value) else None

@@ -1,27 +1,103 @@
-"""Networks, methods and runs beside each other: ranks, paired differences, what changed most."""
+"""The conditions of a report under names that a page can use, and how they compare."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from attrscore.report.page.conditions import Condition
-from attrscore.stats import adjust, paired
-from attrscore.stats.conditions import by_condition, by_id, label
+from attrscore.stats.comparisons import adjust, paired
+from attrscore.stats.conditions import by_condition, by_id, columns_of, is_null, label, named
+from attrscore.stats.resampling import numbers
+from attrscore.store.maps import order_of
 
-__all__ = ["changed", "changed_between", "ranks", "run_differences"]
+if TYPE_CHECKING:
+    from attrscore.stats import Report
+
+__all__ = [
+    "Condition",
+    "anchor",
+    "changed",
+    "changed_between",
+    "conditions_of",
+    "ranks",
+    "run_differences",
+]
+
+Array = np.ndarray[Any, Any]
 
 MOST_CHANGED = 40
 _A_PAIR = 8
 """Cells of one pair among those that changed most."""
+MOST_COMPARED = 24
+"""Models, methods and layers, or runs, of which cells that changed are looked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """One model under one method at one layer, with whatever else distinguishes it."""
+
+    key: str
+    about: Mapping[str, Any]
+    series: str
+    """The model in words."""
+    method_layer: str
+    """Method and layer in words."""
+    rows: pd.DataFrame
+    score: str
+
+    @cached_property
+    def scores(self) -> Array:
+        """The score of every row, NaN where undefined."""
+        found = numbers(self.rows, self.score)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    @cached_property
+    def by_id(self) -> dict[str, int]:
+        """Cell -> number of its row."""
+        return {name: row for row, name in enumerate(self.rows["id"].astype(str))}
+
+    @cached_property
+    def percentiles(self) -> Array:
+        """The share of defined cells below each cell's score, ties counted half, in percent."""
+        values = self.scores
+        finite = np.sort(values[np.isfinite(values)])
+        if not len(finite):
+            return np.full(len(values), np.nan)
+        below = (np.searchsorted(finite, values) + np.searchsorted(finite, values, "right")) / 2
+        return np.where(np.isfinite(values), 100 * below / len(finite), np.nan)
+
+
+def conditions_of(table: pd.DataFrame, found: Report, /, *, null: str | None) -> list[Condition]:
+    """The conditions of a table without randomised weights, in its order."""
+    tested = table[~is_null(table, null=null)]
+    parts = list(by_condition(tested, columns_of(tested)))
+    words = named(pd.DataFrame([about for about, _ in parts]), found.shown) if parts else None
+    return [
+        Condition(
+            f"c{i}",
+            about,
+            str(words["series"].iloc[i]) if words is not None else "",
+            str(words["method_layer"].iloc[i]) if words is not None else "",
+            rows,
+            found.score,
+        )
+        for i, (about, rows) in enumerate(parts)
+    ]
+
+
+def anchor(dataset: str, name: str, /) -> str:
+    """The anchor of a cell in the page: letters and digits, whatever its id holds."""
+    return f"cell-{order_of(f'{dataset}/{name}')[:12]}"
 
 
 def ranks(conditions: Sequence[Condition], /, *, better: str = "higher") -> list[dict[str, Any]]:
-    """Networks by their mean score at each method and layer; a row a network, the best first.
+    """Rank models by their mean score at each method and layer; a row a model, the best first.
 
     ``rank`` is the mean over the methods and layers that all of them have, ``first`` how often it
     is the best of them, ``wins`` the mean share of cells on which it scores best of all, ties
@@ -36,37 +112,38 @@ def ranks(conditions: Sequence[Condition], /, *, better: str = "higher") -> list
             continue
         if better == "lower":
             whole = -whole
-        places = dict(whole.mean().rank(ascending=False))
+        order = dict(whole.mean().rank(ascending=False))
         best = whole.eq(whole.max(axis=1), axis=0)
         share = dict(best.div(best.sum(axis=1), axis=0).mean())
         for name in map(str, wide):
-            told = rows.setdefault(name, {"rank": [], "first": [], "wins": []})
-            told["rank"].append(float(places[name]))
-            told["first"].append(float(places[name] == min(places.values())))
-            told["wins"].append(float(share[name]))
+            row = rows.setdefault(name, {"rank": [], "first": [], "wins": []})
+            row["rank"].append(float(order[name]))
+            row["first"].append(float(order[name] == min(order.values())))
+            row["wins"].append(float(share[name]))
     made = [
         {
             "name": name,
-            "rank": float(np.mean(told["rank"])),
-            "first": int(np.sum(told["first"])),
-            "wins": float(np.mean(told["wins"])),
-            "places": len(told["rank"]),
+            "rank": float(np.mean(row["rank"])),
+            "first": int(np.sum(row["first"])),
+            "wins": float(np.mean(row["wins"])),
+            "compared": len(row["rank"]),
         }
-        for name, told in rows.items()
+        for name, row in rows.items()
     ]
     return sorted(made, key=lambda row: (row["rank"], row["name"]))
 
 
 def changed(conditions: Sequence[Condition], /) -> list[dict[str, Any]]:
-    """The cells whose score differs most between two networks at one method and layer.
+    """The cells whose score differs most between two models at one method and layer.
 
-    Where there is one network, between two methods or layers of it. At most 8 cells a pair and 40
+    Where there is one model, between two methods or layers of it. Of more than 24 the first 24 are
+    compared. At most 8 cells a pair and 40
     in all, the largest differences first.
     """
-    across = "series" if len({condition.series for condition in conditions}) > 1 else "place"
+    across = "series" if len({condition.series for condition in conditions}) > 1 else "method_layer"
     rows: list[dict[str, Any]] = []
     for held, wide in _wide(conditions, across).items():
-        for first, second in combinations(wide, 2):
+        for first, second in combinations(list(wide)[:MOST_COMPARED], 2):
             rows += _largest(wide, str(first), str(second), *held)
     return sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CHANGED]
 
@@ -94,8 +171,8 @@ def _largest(
 
 
 def _wide(conditions: Sequence[Condition], across: str) -> dict[tuple[str, str], pd.DataFrame]:
-    """(what is held equal, dataset) -> scores, a row a cell and a column a network (or place)."""
-    held = "place" if across == "series" else "series"
+    """(what is held equal, dataset) -> scores, a row a cell and a column a model or condition."""
+    held = "method_layer" if across == "series" else "series"
     columns: dict[tuple[str, str], dict[str, pd.Series[float]]] = {}
     for condition in conditions:
         dataset = str(condition.about.get("dataset", ""))
@@ -110,7 +187,7 @@ def run_differences(
 ) -> list[dict[str, Any]]:
     """Each run less each other one on the same cells, at each method and layer; a row a pair.
 
-    Networks are held equal where both runs have networks of the same names, else each must have
+    Models are held equal where both runs have models of the same names, else each must have
     one. The columns are those of :func:`attrscore.stats.paired`, and ``q`` over all pairs.
     """
     rows = []
@@ -127,7 +204,7 @@ def run_differences(
 
 
 def changed_between(runs: Mapping[str, pd.DataFrame], score: str, /) -> list[dict[str, Any]]:
-    """As :func:`changed`, between runs at each network, method and layer that both have."""
+    """As :func:`changed`, between runs at each model, method and layer that both have."""
     rows: list[dict[str, Any]] = []
     for (one, first), (other, second) in combinations(runs.items(), 2):
         for held, a, b in _alike(first, second):
@@ -146,10 +223,10 @@ def _alike(
     shared = set(first["model"].astype(str)) & set(second["model"].astype(str))
     if shared:
         names = ["model", *names]
-    told = ["model", "method", "layer"] if shared else ["method", "layer"]
+    shown = ["model", "method", "layer"] if shared else ["method", "layer"]
     others = {tuple(map(str, about.values())): rows for about, rows in by_condition(second, names)}
     for about, rows in by_condition(first, names):
         beside = others.get(tuple(map(str, about.values())))
         if beside is None or rows["id"].duplicated().any() or beside["id"].duplicated().any():
             continue  # another setting of one run that the other lacks: not one pair
-        yield label(about, told), rows, beside
+        yield label(about, shown), rows, beside

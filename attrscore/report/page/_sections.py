@@ -1,4 +1,4 @@
-"""What each section of the page tells, as plain containers."""
+"""The contents of each section of the page, as plain containers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrscore.report.figures.summaries import named, records, short
-from attrscore.report.page.conditions import Condition
-from attrscore.stats import threshold_curve
-from attrscore.stats.conditions import is_null, label
+from attrscore.core.columns import column_of, title_of
+from attrscore.report.page._conditions import Condition
+from attrscore.stats.conditions import is_null, label, named, records, short
 from attrscore.stats.resampling import numbers
+from attrscore.stats.summary import CORRECTED, threshold_curve
 from attrscore.store.maps import order_of
 
 if TYPE_CHECKING:
@@ -75,10 +75,12 @@ def groups(conditions: Sequence[Condition], curves: Mapping[str, Any], /) -> lis
     made: dict[str, dict[str, Any]] = {}
     for each in conditions:
         group = made.setdefault(each.series, {"series": each.series, "rows": [], "at": {}})
-        group["at"].setdefault(each.place, each.key)
+        group["at"].setdefault(each.method_layer, each.key)
         if each.key in curves.get("rows", {}):
             cells = int(np.isfinite(each.scores).sum())
-            group["rows"].append({"key": each.key, "place": each.place, "cells": cells})
+            group["rows"].append(
+                {"key": each.key, "method_layer": each.method_layer, "cells": cells}
+            )
     return list(made.values())
 
 
@@ -98,15 +100,10 @@ def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict
             f"attainable above {found.threshold:g}",
             f"Share of cells whose grid allows a score above {found.threshold:g}.",
         ),
-        "above_chance": (
-            "above chance",
-            "0 is chance whatever the area, 1 all on the cell; above 0 it grows with the area.",
-        ),
-        "log_odds": ("log odds", "Log odds ratio against the area of the cell: 0 is chance."),
-        "cell_vs_neighbours": (
-            "cell against neighbours",
-            "Log ratio of the density of heat on the cell to that on its neighbours: 0 is equal.",
-        ),
+        **{
+            name: (title_of(f".{name}"), _sentence(column_of(f".{name}").says))
+            for name in CORRECTED
+        },
     }
     made = {}
     for null in NULLS:
@@ -128,9 +125,13 @@ def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict
     return made
 
 
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def _way(found: Report) -> str:
     ways = {"higher": "higher is better", "lower": "lower is better"}
-    return ways.get(found.reading.better, "a row a network, a column a method and layer")
+    return ways.get(found.reading.better, "a row a model, a column a method and layer")
 
 
 def _key(about: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
@@ -155,7 +156,7 @@ def matrices(found: Report, /) -> list[dict[str, Any]]:
 
 def comparisons(found: Report, /) -> list[dict[str, Any]]:
     """Paired comparisons by what is compared; the largest differences of many."""
-    names = {"model": "Networks", "method": "Methods at the same layer", "layer": "Layers"}
+    names = {"model": "Models", "method": "Methods at the same layer", "layer": "Layers"}
     made = []
     for between, table in found.comparisons.items():
         held = [name for name in found.shown if name in table and len(set(table[name])) > 1]
@@ -191,16 +192,16 @@ def undefined(found: Report, null: str | None, /) -> list[dict[str, Any]]:
     for row, randomised in zip(records(named(rows, found.shown)), hidden, strict=True):
         counts = {k[7:]: v for k, v in row.items() if k.startswith("status.") and v}
         status = ", ".join(f"{count} {name}" for name, count in counts.items())
-        network = f"{row['series']} (randomised weights)" if randomised else row["series"]
-        made.append({**row, "series": network, "status": status})
+        series = f"{row['series']} (randomised weights)" if randomised else row["series"]
+        made.append({**row, "series": series, "status": status})
     return made
 
 
 def reasons(table: pd.DataFrame, /) -> tuple[list[dict[str, Any]], int]:
-    """Sentences of the column ``reason`` by how many rows they concern, and how many more."""
+    """The texts of the column ``reason`` by how many rows they concern, and how many more."""
     if "reason" not in table or "status" not in table:
         return [], 0
-    told = table[table["reason"].notna() & (table["reason"].astype(str) != "")]
+    rows_with = table[table["reason"].notna() & (table["reason"].astype(str) != "")]
     made: list[dict[str, Any]] = [
         {
             "status": str(status),
@@ -208,7 +209,7 @@ def reasons(table: pd.DataFrame, /) -> tuple[list[dict[str, Any]], int]:
             "rows": len(rows),
             "cells": rows["id"].nunique(),
         }
-        for (status, reason), rows in told.groupby(["status", "reason"], observed=True)
+        for (status, reason), rows in rows_with.groupby(["status", "reason"], observed=True)
     ]
     made.sort(key=lambda row: -row["rows"])
     return made[:_REASONS], len(made[_REASONS:])
@@ -219,12 +220,7 @@ def cells(
 ) -> dict[str, Any]:
     """Rows of cells for the table, at most 6000: all, or those of the smallest hashes of ids."""
     score = found.score
-    ends = {
-        "": score,
-        ".chance": "chance",
-        ".above_chance": "above chance",
-        ".highest": "attainable",
-    }
+    ends = ("", ".chance", ".above_chance", ".highest")
     present = [end for end in ends if any(f"{score}{end}" in each.rows for each in conditions)]
     extra = [
         name
@@ -234,11 +230,11 @@ def cells(
     datasets = {str(each.about.get("dataset", "")) for each in conditions}
     columns = [
         {"name": "cell", "kind": "text"},
-        {"name": "network", "kind": "text"},
+        {"name": "model", "kind": "text"},
         {"name": "method and layer", "kind": "text"},
-        *({"name": ends[end], "kind": "number"} for end in present),
+        *({"name": title_of(f"{score}{end}"), "kind": "number"} for end in present),
         {"name": "percentile", "kind": "percent"},
-        *({"name": name.removeprefix("Metadata_").lower(), "kind": "text"} for name in extra),
+        *({"name": title_of(name), "kind": "text"} for name in extra),
         {"name": "status", "kind": "text"},
     ]
     ids = {str(name) for each in conditions for name in each.by_id}
@@ -255,7 +251,7 @@ def cells(
         listed: list[list[Any]] = [
             picked["id"].astype(str).tolist(),
             [each.series] * len(picked),
-            [each.place] * len(picked),
+            [each.method_layer] * len(picked),
             *(_plain(picked, f"{score}{end}") for end in present),
             [_number(value) for value in each.percentiles[chosen]],
             *(

@@ -1,54 +1,71 @@
-"""How results were made: commands, options, versions, fingerprints, as their files tell it."""
+"""How results were made, as their files say it: for the page, and beside exported numbers."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from attrscore import store
 from attrscore.store.folders import find
 from attrscore.store.identity import flatten
 
-__all__ = ["jobs_of"]
+__all__ = ["jobs_of", "origin"]
+
+
+def origin(results: Path, /) -> dict[str, Any]:
+    """The version of attrscore, the name of the results, and each job by its id.
+
+    A job has ``model``, ``dataset``, and as text ``identity`` (JSON), ``config`` (YAML) and
+    ``provenance`` (JSON).
+
+    :raises StoreError: nothing there, or nothing of ours.
+    """
+    jobs = {
+        str(job["job"]): {
+            "model": job["model"],
+            "dataset": job["dataset"],
+            "identity": json.dumps(job["identity"]),
+            "config": str(job["config"] or ""),
+            "provenance": json.dumps(job["provenance"], default=str),
+        }
+        for job in _jobs_at(results)
+    }
+    return {"version": version("attrscore"), "results": results.resolve().name, "jobs": jobs}
 
 
 def jobs_of(paths: Sequence[str | Path], /) -> list[dict[str, Any]]:
-    """What each job at these places tells of itself, each once; folders and merged files."""
-    found: dict[str, dict[str, Any]] = {}
+    """Each job at these paths once, with its command, options, versions and fingerprints."""
+    jobs: dict[str, dict[str, Any]] = {}
     for path in paths:
-        for told in _told(Path(path)):
-            found.setdefault(str(told.get("job")), _job(told))
-    return list(found.values())
+        for job in _jobs_at(Path(path)):
+            jobs.setdefault(str(job["job"]), _described(job))
+    return list(jobs.values())
 
 
-def _told(path: Path) -> Iterable[Mapping[str, Any]]:
+def _jobs_at(path: Path) -> Iterator[dict[str, Any]]:
+    """The jobs of folders, parts and merged files."""
     jobs, merged = find([path])
     for job in jobs:
         folder = job.folder
         yield {
             "job": folder.job.id,
             "path": str(folder.path),
-            "labels": {"model": folder.model, "dataset": folder.dataset},
+            "model": folder.model,
+            "dataset": folder.dataset,
             "identity": folder.job.identity,
             "config": folder.config,
             "provenance": folder.provenance,
             "runs": folder.runs,
         }
     for file in merged:
-        if file.suffix == ".parquet":
-            metadata = pq.read_schema(file).metadata or {}
-            rows = json.loads(metadata.get(b"attrscore.jobs", b"[]"))
-        else:
-            rows = store.provenance_of(file).get("jobs", [])
-        for row in rows:
-            labels = {name: row.get(name, "") for name in ("model", "dataset")}
-            parsed = {n: _parsed(row.get(n)) for n in ("identity", "provenance", "runs")}
-            yield {**row, "labels": labels, **parsed}
+        for row in store.provenance_of(file).get("jobs", []):
+            empty = {"model": "", "dataset": "", "config": "", "path": ""}
+            texts = {name: _parsed(row.get(name)) for name in ("identity", "provenance", "runs")}
+            yield empty | dict(row) | texts
 
 
 def _parsed(text: Any) -> Any:
@@ -60,21 +77,21 @@ def _parsed(text: Any) -> Any:
         return {}
 
 
-def _job(told: Mapping[str, Any]) -> dict[str, Any]:
-    identity = told.get("identity") or {}
+def _described(job: Mapping[str, Any]) -> dict[str, Any]:
+    identity = job["identity"] or {}
     base = identity.get("base", {})
-    provenance = told.get("provenance") or {}
-    runs = [run for run in told.get("runs") or () if isinstance(run, Mapping)]
+    provenance = job["provenance"] or {}
+    runs = [run for run in job["runs"] or () if isinstance(run, Mapping)]
     conditions = identity.get("conditions", ())
     overrides = list(map(str, provenance.get("overrides", ())))
     settings = flatten(base)
     randomised = str(settings.get("model.randomize") or "none")
     return {
         "randomised": "" if randomised == "none" else randomised,
-        "job": str(told.get("job", "")),
-        "path": str(told.get("path", "")),
-        "model": str(told["labels"]["model"]),
-        "dataset": str(told["labels"]["dataset"]),
+        "job": str(job["job"]),
+        "path": str(job["path"]),
+        "model": str(job["model"]),
+        "dataset": str(job["dataset"]),
         "cells": identity.get("rows"),
         "layers": list(dict.fromkeys(str(c["layer"]) for c in conditions)),
         "methods": _plugins(c["method"] for c in conditions),
@@ -84,10 +101,10 @@ def _job(told: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in settings.items()
             if value is not None and not name.endswith(("fingerprint", "origin"))
         },
-        "network_fingerprint": _inner(base, "model"),
-        "data_fingerprint": _inner(base, "dataset"),
+        "model_fingerprint": _fingerprint(base, "model"),
+        "data_fingerprint": _fingerprint(base, "dataset"),
         "command": shlex.join(["attrscore", *overrides]),
-        "config": str(told.get("config") or ""),
+        "config": str(job["config"] or ""),
         "versions": {
             "python": str(provenance.get("python", "")),
             **{str(k): str(v) for k, v in dict(provenance.get("packages") or {}).items()},
@@ -98,7 +115,7 @@ def _job(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _inner(base: Mapping[str, Any], kind: str) -> str:
+def _fingerprint(base: Mapping[str, Any], kind: str) -> str:
     part = base.get(kind)
     return str(part.get("fingerprint", "")) if isinstance(part, Mapping) else ""
 

@@ -1,4 +1,4 @@
-"""Pictures of cells as text of a page: heat as colours, planes in strips, outlines as paths.
+"""Pictures and drawings as text of the page: crops, heat, outlines, figures.
 
 A volume is a strip: its planes below each other in one picture, of which the page shows one. An
 image is a strip of one plane.
@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import matplotlib as mpl
 import numpy as np
+from markupsafe import escape
+from matplotlib.collections import PathCollection
 from PIL import Image
 
 from attrscore.report.figures.cells import HEAT, colours_of
 
+if TYPE_CHECKING:
+    from attrscore.report.figures import Sheet
+
 __all__ = [
     "composite",
-    "heat_of",
     "heat_picture",
+    "inline",
     "outline_picture",
     "picture",
-    "resized",
     "shrunk",
     "strip",
 ]
@@ -34,41 +40,15 @@ _QUALITY = 88
 _PALETTE = np.rint(255 * HEAT(np.linspace(0, 1, 256))).astype(np.uint8)
 
 
-def heat_of(signed: Array, options: Mapping[str, str], /) -> Array:
-    """Signed (C, *s) as heat (*s), by the same steps as :class:`Heat`, no torch.
-
-    ``options`` are its ``channels`` and ``sign``. ``minmax`` moves scores, not what a picture that
-    is scaled by its own maximum shows, but for its lowest value; it is left out.
-    """
-    channels = options.get("channels", "sum")
-    joined = {"max": lambda: signed.max(0), "absolute": lambda: np.abs(signed).sum(0)}
-    heat: Array = joined.get(channels, lambda: signed.sum(0))()
-    sign = options.get("sign", "positive")
-    if sign == "absolute":
-        return np.abs(heat)
-    return np.clip(-heat if sign == "negative" else heat, 0, None)
-
-
-def resized(native: Array, space: Sequence[int], how: str = "linear", /) -> Array:
-    """A map (*s) on the grid *S, as torch's ``interpolate`` does it, corners not aligned."""
-    made = native.astype(np.float64)
-    for axis, long in enumerate(space):
-        short = made.shape[axis]
-        if short == long:
-            continue
-        if how == "nearest":
-            made = np.take(made, np.arange(long) * short // long, axis=axis)
-            continue
-        at = np.clip((np.arange(long) + 0.5) * short / long - 0.5, 0, short - 1)
-        low = np.floor(at).astype(int)
-        high = np.minimum(low + 1, short - 1)
-        share = (at - low).reshape([-1 if i == axis else 1 for i in range(made.ndim)])
-        made = np.take(made, low, axis) * (1 - share) + np.take(made, high, axis) * share
-    return made
+_DOTS = 150
+"""More dots than this become a picture inside the drawing: each would be an element."""
+_GREY = re.compile(r"#([0-9a-f]{2})\1\1\b")
+_POINTED = re.compile(r"(?<=url\(#)[^)]+(?=\))|(?<=href=\"#)[^\"]+(?=\")")
+_NAMED = re.compile(r' id="([^"]+)"')
 
 
 def shrunk(volume: Array, space: Sequence[int], /) -> Array:
-    """An array (*S, ...) averaged down to at most *space*, by whole places."""
+    """Average an array (*S, ...) down to at most *space*, by whole pixels."""
     made = volume.astype(np.float64)
     for axis, most in enumerate(space):
         size = made.shape[axis]
@@ -158,3 +138,35 @@ def _runs(line: Array) -> list[tuple[int, int]]:
 
 def _uri(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def inline(sheet: Sheet, name: str, title: str, /) -> str:
+    """A sheet as SVG that can stand in a page beside others.
+
+    Ids that nothing points to are dropped, ``name`` stands before the others.
+    A grey becomes a mixture of the page's ink and paper. Text stays text.
+    """
+    for ax in sheet.axes:
+        for each in ax.collections:
+            if isinstance(each, PathCollection) and len(each.get_offsets()) > _DOTS:  # type: ignore[arg-type]  # an array
+                each.set_rasterized(True)
+    written = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        sheet.savefig(written, format="svg", dpi=130, metadata={"Date": None, "Creator": None})
+    drawing = written.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
+    used = set(_POINTED.findall(drawing))
+    drawing = _POINTED.sub(lambda found: f"{name}-{found[0]}", drawing)
+    drawing = _NAMED.sub(
+        lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", drawing
+    )
+    drawing = _GREY.sub(_mixed, drawing)
+    return re.sub(r"<svg\b", f'<svg role="img" aria-label="{escape(title)}"', drawing, count=1)
+
+
+def _mixed(grey: re.Match[str]) -> str:
+    ink = round(100 * (1 - int(grey[1], 16) / 255))
+    return {0: "var(--paper)", 100: "var(--ink)"}.get(
+        ink, f"color-mix(in srgb, var(--ink) {ink}%, var(--paper))"
+    )
