@@ -37,9 +37,8 @@ def test_a_results_folder_is_told_on_the_terminal(results, tmp_path, capsys):
     ):
         assert words in out
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    shown = set(FIGURES) - {"plates"}
-    assert names == {f"{name}.png" for name in shown}
-    assert err.count("figure: ") == len(shown)
+    assert names == {f"{name}.png" for name in FIGURES}
+    assert err.count("figure: ") == len(FIGURES)
 
 
 def test_a_collected_table_says_the_same_as_its_folder(results, tmp_path, capsys):
