@@ -12,10 +12,10 @@ from results import BASE, GRAD_CAM, GRAD_CAMO, IG, OTHER, fill, job
 
 from attrscore.cli.main import main
 from attrscore.errors import ConfigError, DataError, StoreError
-from attrscore.store.commit import new_file, new_folder
 from attrscore.report.export.profiles import join, keys_of, read_profiles
 from attrscore.report.export.tables import widened
 from attrscore.store import Condition, read_scores, table_and_kinds
+from attrscore.store.commit import new_file, new_folder
 
 SCORE = "Metadata_attrscore_grad_cam_features.3_grad_camo"
 WELLS = {"Metadata_Well": [f"A0{n}" for n in range(5)], "Metadata_Site": [1, 2, 3, 4, 5]}
