@@ -172,18 +172,18 @@ class _Cells:
         self._dataset = dataset
         self._like = like
         self._kept: Tensor | None = None
-        self._place = np.full(len(dataset.table), -1)
+        self._row_of = np.full(len(dataset.table), -1)
         self._labels = torch.as_tensor(dataset.table["label"].to_numpy(dtype=np.int64, copy=True))
         spec = dataset.spec
         if 4 * len(rows) * spec.channels * math.prod(spec.size) <= IN_MEMORY:
-            self._place[rows] = np.arange(len(rows))
+            self._row_of[rows] = np.arange(len(rows))
             parts = [self._read(part) for part in np.array_split(rows, math.ceil(len(rows) / 64))]
             self._kept = torch.cat(parts)
 
     def take(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Inputs (N, C, *S) and labels (N,), where and as the network wants them."""
         if self._kept is not None:
-            inputs = self._kept[torch.as_tensor(self._place[rows])]
+            inputs = self._kept[torch.as_tensor(self._row_of[rows])]
         else:
             inputs = self._read(rows)
         where = self._like.device

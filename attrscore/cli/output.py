@@ -16,7 +16,7 @@ from rich.table import Table
 
 from attrscore.core.columns import column_of
 from attrscore.core.readings import reading_of
-from attrscore.core.statuses import reasons_told
+from attrscore.core.statuses import reason_table
 from attrscore.errors import preview
 
 if TYPE_CHECKING:
@@ -211,14 +211,14 @@ def say_undefined(scores: pd.DataFrame) -> bool:
     undefined = scores[scores["status"] != "ok"]
     for status, group in undefined.groupby("status", sort=False, observed=True):
         stderr().print(f"{len(group)} of {len(scores)} rows are {status}.")
-    reasons = reasons_told(scores)
-    kinds = {kind: reasons[reasons["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
+    found = reason_table(scores)
+    kinds = {kind: found[found["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
     for _, row in kinds["failure"].iterrows():
-        text = escape(str(row["sentence"]))
+        text = escape(str(row["text"]))
         stderr().print(f"{row['method']} ({row['rows']} rows): {text}", soft_wrap=True)
-    for sentence, group in kinds["unsupported"].groupby("sentence", sort=False):
+    for sentence, group in kinds["unsupported"].groupby("text", sort=False):
         stderr().print(f"{preview(group['method'])}: {escape(str(sentence))}", soft_wrap=True)
-    gaps = kinds["gap"].groupby("sentence", sort=False)["rows"].sum()
+    gaps = kinds["gap"].groupby("text", sort=False)["rows"].sum()
     if len(gaps):
         counts = preview(
             [f"{str(sentence).rstrip('.')} ({n} rows)" for sentence, n in gaps.items()]
@@ -369,7 +369,7 @@ def layer_table(found: Survey) -> Table:
     )
     for column in ("layer", "type", "grid", "channels", "lowest", "highest", "note"):
         table.add_column(column, justify="right" if column.endswith("est") else "left")
-    for layer in found.places:
+    for layer in found.layers:
         reach = [
             f"{value:.3f}" if value is not None else "" for value in (layer.lowest, layer.highest)
         ]

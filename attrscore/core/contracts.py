@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import DataError, preview
@@ -32,12 +32,7 @@ if TYPE_CHECKING:
     from attrscore.core.passes import Pass
 
 __all__ = [
-    "BETWEEN_REASONS",
     "INPUT",
-    "SCORER_FAILED",
-    "SCORER_UNSUPPORTED",
-    "SMALLER_BATCHES",
-    "STATUSES",
     "Batch",
     "Dataset",
     "Diagnosed",
@@ -48,7 +43,6 @@ __all__ = [
     "Reasoned",
     "Result",
     "Scorer",
-    "Status",
     "Target",
     "single_targets",
 ]
@@ -58,36 +52,6 @@ INPUT = "input"
 
 Maps = Mapping[str, "Tensor"]
 """Layer name (or INPUT) -> signed map (N, C, *s), raw: nothing normalised, no sign taken."""
-
-Status = Literal[
-    "ok",
-    "no_positive_mass",
-    "empty_region",
-    "full_region",
-    "unresolvable",
-    "nonfinite",
-    "unsupported",
-    "out_of_memory",
-    "error",
-    "unreadable",
-]
-"""Why a row's score is a number (``ok``, and ``unresolvable`` with a warning) or is undefined."""
-
-STATUSES: tuple[Status, ...] = Status.__args__  # type: ignore[attr-defined]  # no typed accessor
-
-
-SMALLER_BATCHES = "Computed in smaller batches, since memory ran out; the scores are the same."
-"""The reason of rows that are as good as any other, but took fewer cells at once than asked."""
-
-BETWEEN_REASONS = " | "
-"""Between the sentences of the column ``reason``, one a scorer; those of failures come first."""
-
-SCORER_FAILED = "scorer '"
-"""How a sentence begins whose scorer raised: a failure of the job, in rows that may have others."""
-
-SCORER_UNSUPPORTED = " cannot work here: "
-"""What stands behind a scorer's name where it gives nothing by design. As any other sentence in a
-row that is ok, it explains a NaN and is no failure."""
 
 
 class Diagnosed(dict[str, "Tensor"]):
@@ -209,10 +173,10 @@ class Batch:
                 f"stains must be {x.shape[1]} different names, one a channel; "
                 f"given: {preview(stains)}."
             )
-        for place, other in enumerate(self.others):
+        for number, other in enumerate(self.others):
             if not isinstance(other, torch.Tensor) or not other.ndim or len(other) != n:
                 found = getattr(other, "shape", type(other).__name__)
-                raise DataError(f"others[{place}] must be a tensor ({n}, ...); given: {found}.")
+                raise DataError(f"others[{number}] must be a tensor ({n}, ...); given: {found}.")
         object.__setattr__(self, "label", label.long())
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "stains", stains)

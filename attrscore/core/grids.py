@@ -70,7 +70,7 @@ def _axis_matrix(
 
 @functools.lru_cache(maxsize=256)
 def _whole_steps(long: int, short: int, resize: Resize) -> float:
-    """The largest sum that a place of one axis of U^T can take, in steps that divide all of them.
+    """The largest sum that a position of one axis of U^T can take, in steps that divide all sums.
 
     Steps of a power of 2, so that floating-point numbers hold them; infinite where there are none.
     """
@@ -132,14 +132,14 @@ class Grid:
         return self._pulled.get(region, self._adjoint)
 
     def weights(self, like: Tensor, /) -> Tensor:
-        """U^T 1, (1, *s): how many voxels each place of the grid stands for."""
+        """U^T 1, (1, *s): how many voxels each position of the grid stands for."""
         return _weights(self.space, self.native, self.resize, like.device)
 
     def attainable(self, region: Tensor, /) -> tuple[Tensor, Tensor]:
         """Lowest and highest score of any non-negative map on this grid, (N,) float64 each.
 
-        They are the extremes of m_k = (U^T M)_k / (U^T 1)_k; a map that is hot at one place of the
-        grid reaches them. Computed once for each region.
+        They are the extremes of m_k = (U^T M)_k / (U^T 1)_k; a map that is hot at one position
+        of the grid reaches them. Computed once for each region.
         """
         return self._attainable.get(region, self._extremes)
 
@@ -167,7 +167,7 @@ class Grid:
 
     def _extremes(self, region: Tensor) -> tuple[Tensor, Tensor]:
         weights = self.weights(region)
-        seen = weights > 0  # shrinking by nearest leaves places that no voxel reads
+        seen = weights > 0  # shrinking by nearest leaves positions that no voxel reads
         share = self.pull(region) / weights
         low = torch.where(seen, share, torch.inf).flatten(1).amin(1)
         high = torch.where(seen, share, -torch.inf).flatten(1).amax(1)

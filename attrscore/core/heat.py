@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import STATUSES, Method, Status
+from attrscore.core.contracts import Method
 from attrscore.core.grids import Grids, Known, Resize, unresolvable
+from attrscore.core.statuses import STATUSES, Status
 from attrscore.errors import DataError, choose
 
 __all__ = ["Heat", "HeatOptions", "join_channels", "take_sign"]

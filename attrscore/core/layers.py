@@ -20,7 +20,7 @@ DEPTH = "depth="
 
 
 class Layers(dict[str, nn.Module]):
-    """Layers by name, in the order in which the network runs them, with what a dry run told."""
+    """Layers by name, in the order in which the network runs them, with what a dry run showed."""
 
     def __init__(self, infos: Iterable[LayerInfo] = ()) -> None:
         self.infos = {info.name: info for info in infos}
@@ -103,7 +103,7 @@ def select_layers(
     the network's further inputs ``others``, is run once to see the order and the grids.
 
     The relative depth of a layer is the share of the network's convolutions and linear layers with
-    more than one place that have run when it is done. A depth selects, among the layers of
+    more than one position that have run when it is done. A depth selects, among the layers of
     the main path (:func:`main_path`), the one nearest to it, and of several the
     last; ``output`` is the item of the network's output to which that path leads.
 
@@ -169,7 +169,7 @@ def _by_rule(model: nn.Module, rule: str, ran: Sequence[LayerInfo], axes: int) -
         raise LayerError(
             f"layers=last_conv would be '{found[0].name}', at {found[0].depth:.2f} of the depth of "
             f"{network}: the rest has no convolution, as in a transformer. Use depth=1 for the "
-            "last layer whose places still reach the output, or layers=blocks."
+            "last layer whose positions still reach the output, or layers=blocks."
         )
     return [info.name for info in found]
 

@@ -1,4 +1,4 @@
-"""Layouts that shapes do not tell, measured: which axes follow the image, which token is where."""
+"""Layouts of outputs: which axes hold channels, which token is where; measured if need be."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ class Layout:
     """How a layer's output becomes (N, C, *s).
 
     ``channels_first`` is (N, C, *s), ``channels_last`` (N, *s, C), and ``tokens`` (N, T, C) with
-    ``prefix`` tokens (class, registers) and then one for each place of ``grid``, the last axis
+    ``prefix`` tokens (class, registers) and then one for each position of ``grid``, the last axis
     fastest.
     """
 
     axes: Literal["channels_first", "channels_last", "tokens"] = "channels_first"
     grid: tuple[int, ...] = ()
-    """*s of tokens; empty for the others, whose shape tells."""
+    """*s of tokens; empty for the others, whose shape says it."""
     prefix: int = 0
 
     def fits(self, shape: Sequence[int], axes: int, /) -> bool:
         """Whether an output of this shape can be so laid out, for inputs with ``axes`` axes."""
         if self.axes == "tokens":
-            places = 1
+            positions = 1
             for size in self.grid:
-                places *= size
-            return len(shape) == 3 and shape[1] == self.prefix + places
+                positions *= size
+            return len(shape) == 3 and shape[1] == self.prefix + positions
         return len(shape) == axes + 2
 
     def to_grid(self, values: Tensor, /) -> Tensor:
@@ -82,8 +82,8 @@ class Layout:
 class LayoutOptions:
     """What the user says of the layouts, where a dry run cannot find it.
 
-    ``axes`` concerns the layers whose layout no dry run tells; ``prefix`` and ``grid`` are those of
-    token layers: how many tokens come before the places, and how many places each axis has.
+    ``axes`` concerns the layers whose layout no dry run shows; ``prefix`` and ``grid`` are those of
+    token layers: how many tokens come before the positions, and how many positions each axis has.
     """
 
     axes: Axes = "auto"
@@ -182,9 +182,10 @@ def measure_axes(
 ) -> dict[str, Layout]:
     """Layouts of the layers (module and shape) whose channels may be first or last.
 
-    An image twice as large along each axis is run: the axes that grow about as much are the places;
-    those of an attention matrix do not grow, or grow by 4 or 8. A network for one size alone raises
-    on the way, and the layers behind that point stay unknown. One forward pass of 4 or 8 crops.
+    An image twice as large along each axis is run: the axes that grow about as much are
+    positions; those of an attention matrix do not grow, or grow by 4 or 8. A model for one size
+    alone raises on the way, and the layers behind that point stay unknown. One forward pass of 4 or
+    8 crops.
     """
     seen: dict[str, tuple[int, ...]] = {}
 
@@ -221,7 +222,7 @@ def measure_tokens(
 
     ``witness`` is the first layer with that many tokens, before attention mixes them. Tokens that
     no change of the image reaches are the prefix. Then one slice of the image at a time is changed,
-    at the lower end of each axis: the tokens that it reaches tell how the rest is laid out. The
+    at the lower end of each axis: the tokens that it reaches show how the rest is laid out. The
     grid must be the only one that explains them. Costs 2 + the number of axes forward passes of one
     crop, each only up to the witness.
     """
@@ -253,7 +254,7 @@ def measure_tokens(
     anywhere = reached(other)
     prefix = int((~anywhere).long().cumprod(0).sum()) if options.prefix is None else options.prefix
     if not anywhere[prefix:].all():
-        return "some tokens behind the first place do not depend on the image"
+        return "some tokens behind the first position do not depend on the image"
     slices = []
     for axis in range(2, inputs.ndim):
         changed = plain.clone()
@@ -269,15 +270,15 @@ def measure_tokens(
     return "tokens are mixed before they can be seen" if fitting else "they lie on no regular grid"
 
 
-def _grids(places: int, space: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Every grid of so many places that is nowhere finer than the image."""
+def _grids(positions: int, space: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Every grid of so many positions that is nowhere finer than the image."""
     if len(space) == 1:
-        if places <= space[0]:
-            yield (places,)
+        if positions <= space[0]:
+            yield (positions,)
         return
-    for size in range(1, min(places, space[0]) + 1):
-        if places % size == 0:
-            for rest in _grids(places // size, space[1:]):
+    for size in range(1, min(positions, space[0]) + 1):
+        if positions % size == 0:
+            for rest in _grids(positions // size, space[1:]):
                 yield (size, *rest)
 
 

@@ -115,7 +115,7 @@ together, and on a CPU one backward of 8 was measured to take as long as 8 of on
 Value = TypeVar("Value")
 
 OnStep = Callable[[int, int], None]
-"""Told how many steps of a method are done, and of how many."""
+"""Gets how many steps of a method are done, and of how many."""
 
 
 class Pass:
@@ -182,7 +182,7 @@ class Pass:
     def overflowed(self) -> Tensor:
         """Which samples left the range of float16 in some module, (N,); else they hold no number.
 
-        A sigmoid makes 1 of infinity, so that the output alone does not tell. No other type is
+        A sigmoid makes 1 of infinity, so that the output alone does not show it. No other type is
         watched.
         """
         self.output  # noqa: B018  # runs the network
@@ -248,7 +248,7 @@ class Pass:
         return cast("Value", self._once[key])
 
     def step(self, done: int, total: int, /) -> None:
-        """A method of many passes tells how far it is, for a progress bar."""
+        """Report how far a method of many passes is, for a progress bar."""
         if self.on_step is not None:
             self.on_step(done, total)
 
@@ -323,7 +323,7 @@ class Pass:
     def to_grid(self, layer: str, values: Tensor, /) -> Tensor:
         """What lies as the output of a layer does, as (N, C, *s): for methods with their own hooks.
 
-        :raises UnsupportedError: values of another shape than that output: tokens or places were
+        :raises UnsupportedError: values of another shape than that output: tokens or positions were
             taken for channels.
         """
         layout = self.layers.infos[layer].layout
@@ -455,9 +455,9 @@ class Pass:
         by_name = dict(zip(recorded.sources, gradients, strict=True))
         graph_alone = self._keep_graph and not recorded.sources and scalar.requires_grad
         if all(gradient is None for gradient in gradients) and not graph_alone:
-            places = [f"layer '{name}'" for name in self.layers] or ["the input"]
+            sources = [f"layer '{name}'" for name in self.layers] or ["the input"]
             raise UnsupportedError(
-                f"No gradient flows from {preview(places)} to the output of "
+                f"No gradient flows from {preview(sources)} to the output of "
                 f"{type(self.model).__name__}: a detach(), no_grad() or argmax inside the network "
                 "blocks it, or the layer is beside the way. Explain a layer further up, or use a "
                 "perturbation method: captum Occlusion."

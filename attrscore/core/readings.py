@@ -111,35 +111,39 @@ def readings_of(scorer: Any, /) -> dict[str, dict[str, Any]]:
 
     :raises ConfigError: a field that is unknown or has no such value.
     """
-    told = getattr(getattr(scorer, "function", scorer), "readings", {})
-    if not isinstance(told, Mapping) or not all(isinstance(v, Mapping) for v in told.values()):
-        raise ConfigError(f"readings must be a mapping from columns to mappings; given: {told!r}.")
-    return {str(column): _plain(str(column), fields) for column, fields in told.items()}
+    declared = getattr(getattr(scorer, "function", scorer), "readings", {})
+    if not isinstance(declared, Mapping) or not all(
+        isinstance(v, Mapping) for v in declared.values()
+    ):
+        raise ConfigError(
+            f"readings must be a mapping from columns to mappings; given: {declared!r}."
+        )
+    return {str(column): _plain(str(column), fields) for column, fields in declared.items()}
 
 
-def attach(table: pd.DataFrame, told: Mapping[str, Mapping[str, Any]], /) -> pd.DataFrame:
+def attach(table: pd.DataFrame, declared: Mapping[str, Mapping[str, Any]], /) -> pd.DataFrame:
     """The table with its readings: they follow selections of its rows, not its joins."""
-    table.attrs["readings"] = Readings({key: dict(each) for key, each in told.items()})
+    table.attrs["readings"] = Readings({key: dict(each) for key, each in declared.items()})
     return table
 
 
 def readings_in(table: pd.DataFrame, /) -> Mapping[str, Mapping[str, Any]]:
     """What :func:`attach` gave the table."""
-    told: Mapping[str, Mapping[str, Any]] = table.attrs.get("readings", {})
-    return told
+    declared: Mapping[str, Mapping[str, Any]] = table.attrs.get("readings", {})
+    return declared
 
 
 def reading_of(table: pd.DataFrame, column: str, /) -> Reading:
     """How a column of a table of results is to be read; all unknown where nobody said it."""
-    told = readings_in(table)
-    owners = [key for key in told if column == key or column.startswith(f"{key}.")]
+    declared = readings_in(table)
+    owners = [key for key in declared if column == key or column.startswith(f"{key}.")]
     if not owners:
         return Reading()
     owner = max(owners, key=len)
     own = "score" if column == owner else column[len(owner) + 1 :]
-    fields = told[owner].get(own)
+    fields = declared[owner].get(own)
     if fields is None:
-        found = (each for name, each in told[owner].items() if fnmatchcase(own, name))
+        found = (each for name, each in declared[owner].items() if fnmatchcase(own, name))
         fields = next(found, {})
     return _reading(own, fields)
 

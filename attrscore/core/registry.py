@@ -221,7 +221,7 @@ class Registry:
                 found[name] = Entry(name, points[0].package)
         return sorted(found.values(), key=lambda entry: entry.name)
 
-    def told(self) -> list[Entry]:
+    def examined(self) -> list[Entry]:
         """As :meth:`entries`, with every installed plugin imported and what is wrong with it."""
         found = [entry for entry in self.entries() if entry.name not in self._installed]
         found += [entry for entry in self.entries() if entry.name in self._built_in()]

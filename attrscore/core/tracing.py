@@ -62,7 +62,7 @@ class LayerInfo:
 
     @property
     def wide(self) -> bool:
-        """Whether the grid has more than one place."""
+        """Whether the grid has more than one position."""
         return self.grid is not None and math.prod(self.grid) > 1
 
     @property
@@ -76,7 +76,7 @@ class LayerInfo:
 
     @property
     def is_convolution(self) -> bool:
-        """A convolution whose grid has more than one place (squeeze-and-excitation has one)."""
+        """A convolution whose grid has more than one position (squeeze-and-excitation has one)."""
         return isinstance(self.module, _ConvNd) and self.wide
 
 
@@ -126,7 +126,7 @@ def _with_axes(
     anchors = {
         info.name: anchor_of(info.module, shapes[info.name]) for info in ran if info.name in shapes
     }
-    # Where linear layers work on places, an output can also be channels last, or an attention.
+    # Where linear layers work on positions, an output can also be channels last, or an attention.
     mixed = any(
         len(info.shape or ()) > 2 and anchor_of(info.module, info.shape or ()) == "channels_last"
         for info in ran
@@ -142,11 +142,11 @@ def _with_axes(
     measured = measure_axes(model, unclear, inputs, others) if mixed else {}
     found: list[LayerInfo] = []
     for info in ran:
-        told = anchors.get(info.name)
+        anchor = anchors.get(info.name)
         if info.name not in shapes:
             found.append(info)
-        elif told is not None:
-            found.append(replace(info, layout=Layout(told)))  # type: ignore[arg-type]  # one of two
+        elif anchor is not None:
+            found.append(replace(info, layout=Layout(anchor)))  # type: ignore[arg-type]  # one of two
         elif info.name in measured:
             found.append(replace(info, layout=measured[info.name]))
         elif fallback in ("channels_first", "channels_last"):
@@ -180,10 +180,11 @@ def _with_tokens(
         count = shape[1]
         if count not in known:
             known[count] = _tokens(count, info.module, model, inputs, others, options)
-        told = known[count]
-        found.append(
-            replace(info, layout=told) if isinstance(told, Layout) else replace(info, reason=told)
-        )
+        layout = known[count]
+        if isinstance(layout, Layout):
+            found.append(replace(info, layout=layout))
+        else:
+            found.append(replace(info, reason=layout))
     return found
 
 
@@ -196,16 +197,16 @@ def _tokens(
     options: LayoutOptions,
 ) -> Layout | str:
     ask = (
-        "say layout.grid=[...], the number of places along each axis, and layout.prefix=..., the "
-        "number of tokens before them (class token, registers)"
+        "say layout.grid=[...], the number of positions along each axis, and layout.prefix=..., "
+        "the number of tokens before them (class token, registers)"
     )
     if options.axes not in ("auto", "tokens"):
         return f"layout.axes={options.axes} is asked for, and it has three axes"
     if options.grid is None:
-        told = measure_tokens(model, witness, inputs, others, options)
-        if isinstance(told, Layout):
-            return told
-        return f"where its {count} tokens lie could not be measured ({told}); {ask}"
+        found = measure_tokens(model, witness, inputs, others, options)
+        if isinstance(found, Layout):
+            return found
+        return f"where its {count} tokens lie could not be measured ({found}); {ask}"
     prefix = count - math.prod(options.grid)
     fits = len(options.grid) == inputs.ndim - 2 and options.prefix in (None, prefix)
     if not fits or prefix < 0:

@@ -105,9 +105,9 @@ def unwrap(model: nn.Module, /) -> nn.Module:
     for module in parts_of(model):
         if why := _unwatchable(module):
             name = next(name for name, each in model.named_modules() if each is module)
-            place = f"its part '{name}'" if name else "it"
+            where = f"its module '{name}'" if name else "it"
             raise UnsupportedError(
-                f"{type(model).__name__} cannot be explained: {place} {why}, so its layers cannot "
+                f"{type(model).__name__} cannot be explained: {where} {why}, so its layers cannot "
                 "be watched. Give the plain nn.Module that it was made from."
             )
     return model

@@ -11,11 +11,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Status, Target
+from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Target
 from attrscore.core.layers import Layers, select_layers
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.network import as_found
 from attrscore.core.passes import Pass
+from attrscore.core.statuses import Status
 from attrscore.core.wrappers import SealedNetwork, call
 from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import (
@@ -31,7 +32,7 @@ __all__ = [
     "Chosen",
     "Failure",
     "OnError",
-    "Place",
+    "Pair",
     "attribute",
     "declared",
     "explains_layers",
@@ -42,7 +43,7 @@ __all__ = [
     "sentence",
 ]
 
-Place = tuple[str, str]
+Pair = tuple[str, str]
 """A method and a layer."""
 
 
@@ -57,8 +58,9 @@ class Failure(NamedTuple):
 OnError = Literal["record", "raise"]
 
 _NOTHING = (
-    "The explained score does not depend on this layer, or on none of its places (behind the last "
-    "attention of a vision transformer only the class token counts): no map. Choose a layer before."
+    "The explained score does not depend on this layer, or on none of its positions (behind the "
+    "last attention of a vision transformer only the class token counts): no map. Choose a layer "
+    "before."
 )
 
 
@@ -70,7 +72,7 @@ class Chosen:
     refused: Mapping[str, str]
     """Layer -> why it cannot be explained."""
 
-    def places(self, method: Method, /) -> list[str]:
+    def layers_for(self, method: Method, /) -> list[str]:
         """Where a method is asked for maps: at every layer, or at the input."""
         return [*self.layers, *self.refused] if explains_layers(method) else [INPUT]
 
@@ -108,16 +110,20 @@ def layers_of(
     model: nn.Module,
     batch: Batch,
     methods: Mapping[str, Method],
-    layers: str | Sequence[str],
+    layers: str | Sequence[str] | Chosen,
     *,
     layout: LayoutOptions | None = None,
     output: str | int | None = None,
 ) -> Chosen:
     """The layers that the methods will explain: none where all of them explain the input.
 
+    One dry run of one crop, unless they are chosen already.
+
     :raises DataError: the network cannot run on these inputs.
     :raises LayerError: a layer that the network does not have.
     """
+    if isinstance(layers, Chosen):
+        return layers
     wanted = [layers] if isinstance(layers, str) else list(layers)
     first = batch.rows(0, 1)
     refusal = model.refusal if isinstance(model, SealedNetwork) else ""
@@ -167,20 +173,20 @@ def explains_layers(method: Method, /) -> bool:
 
 
 def attribute(
-    method: Method, run: Pass, places: Sequence[str], /, on_error: OnError = "record"
+    method: Method, run: Pass, layers: Sequence[str], /, on_error: OnError = "record"
 ) -> tuple[Maps, dict[str, Failure]]:
-    """The maps of a method, and the status and reason of each place for which there is none."""
+    """The maps of a method, and the status and reason of each layer for which there is none."""
     try:
         alone = not declared(method, "needs_model", default=True)
         with contextlib.nullcontext() if alone else as_found(run.model):
             maps = method(run)
-        _check_maps(maps, places, run.batch)
+        _check_maps(maps, layers, run.batch)
     except Exception as error:
         if on_error == "raise" or is_out_of_memory(error):
             raise
-        return {}, dict.fromkeys(places, failure_of(error))
+        return {}, dict.fromkeys(layers, failure_of(error))
     nothing = Failure("unsupported", _NOTHING)
-    return maps, dict.fromkeys((place for place in places if place not in maps), nothing)
+    return maps, dict.fromkeys((layer for layer in layers if layer not in maps), nothing)
 
 
 def failure_of(error: Exception, /) -> Failure:
@@ -196,11 +202,11 @@ def failure_of(error: Exception, /) -> Failure:
     return Failure(status, sentence(error), frames_of(error))
 
 
-def _check_maps(maps: Maps, places: Sequence[str], batch: Batch) -> None:
-    unknown = [layer for layer in maps if layer not in places]
+def _check_maps(maps: Maps, layers: Sequence[str], batch: Batch) -> None:
+    unknown = [layer for layer in maps if layer not in layers]
     if unknown:
         raise UnsupportedError(
-            f"The method returned maps for {preview(unknown)}; expected {preview(places)}. "
+            f"The method returned maps for {preview(unknown)}; expected {preview(layers)}. "
             "A method whose maps live on the input declares explains = 'input'."
         )
     for layer, signed in maps.items():

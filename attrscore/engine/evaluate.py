@@ -16,14 +16,14 @@ from attrscore.core.columns import KEY_COLUMNS
 from attrscore.core.contracts import Batch, Dataset, Result
 from attrscore.core.readings import attach, readings_of
 from attrscore.core.registry import METHODS, SCORERS
-from attrscore.core.statuses import reasons_told
+from attrscore.core.statuses import reason_table
 from attrscore.core.wrappers import unwrap
 from attrscore.datasets.batches import Data, Items, batches_from, how_many
 from attrscore.engine.pool import draw_pool, needs_pool
 from attrscore.engine.run import batches_of, run
 from attrscore.errors import AttrscoreWarning, DataError
 
-__all__ = ["evaluate", "to_frame"]
+__all__ = ["evaluate", "rows_of", "to_frame"]
 
 
 def evaluate(
@@ -85,20 +85,29 @@ def evaluate(
     return attach(table, {key: readings_of(each) for key, each in scorers.items()})
 
 
-def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.DataFrame:
-    """Results as one table in the order of :data:`KEY_COLUMNS`, scores, the rest."""
-    frames = []
-    for result in results:
-        frame = pd.DataFrame(dict(result.columns))
-        keys = {"model": model, "dataset": dataset, "method": result.method}
-        frame = frame.assign(**keys, layer=result.layer, target=result.target)
-        frames.append(frame)
+def rows_of(results: Iterable[Result], /) -> pd.DataFrame:
+    """Results as one table: keys without model and dataset, then the scores, then the rest."""
+    frames = [
+        pd.DataFrame(dict(result.columns)).assign(
+            method=result.method, layer=result.layer, target=result.target
+        )
+        for result in results
+    ]
     if not frames:
         raise DataError("There is no batch to evaluate; the data are empty.")
     table = pd.concat(frames, ignore_index=True)
+    keys = [name for name in KEY_COLUMNS if name in table]
     carried = [column for column in table if str(column).startswith("Metadata_")]
-    scores = [column for column in table if column not in {*KEY_COLUMNS, *carried}]
-    return table[[*KEY_COLUMNS, *scores, *carried]]
+    scores = [column for column in table if column not in {*keys, *carried}]
+    return table[[*keys, *scores, *carried]]
+
+
+def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.DataFrame:
+    """Results as one table in the order of :data:`KEY_COLUMNS`, scores, the rest."""
+    table = rows_of(results)
+    table.insert(1, "model", model)
+    table.insert(2, "dataset", dataset)
+    return table
 
 
 def _name_of(model: nn.Module) -> str:
@@ -106,10 +115,10 @@ def _name_of(model: nn.Module) -> str:
 
 
 def _warn_of_gaps(table: pd.DataFrame) -> None:
-    told = reasons_told(table)
-    for row in told[told["kind"].isin(["failure", "unsupported"])].itertuples():
+    found = reason_table(table)
+    for row in found[found["kind"].isin(["failure", "unsupported"])].itertuples():
         warnings.warn(
-            f"{row.rows} rows of {row.method} are {row.status}: {row.sentence}",
+            f"{row.rows} rows of {row.method} are {row.status}: {row.text}",
             AttrscoreWarning,
             stacklevel=3,
         )

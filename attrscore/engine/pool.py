@@ -74,7 +74,7 @@ def those_readable(dataset: Dataset, rows: Sequence[int], /) -> Batch:
 def _can_read(dataset: Dataset, row: int) -> bool:
     try:
         dataset.read([row])
-    except Exception:  # noqa: BLE001  # told where its own row is computed
+    except Exception:  # noqa: BLE001  # recorded where its own row is computed
         return False
     return True
 

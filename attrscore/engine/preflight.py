@@ -22,8 +22,9 @@ from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS, TARGETS
 from attrscore.core.wrappers import Precision, call, device_of, in_precision, unwrap
 from attrscore.engine.attribution import (
+    Chosen,
     Failure,
-    Place,
+    Pair,
     attribute,
     declared,
     explains_layers,
@@ -67,7 +68,7 @@ def preflight(
     /,
     *,
     methods: Any = "grad_cam",
-    layers: str | Sequence[str] = "last_conv",
+    layers: str | Sequence[str] | Chosen = "last_conv",
     layout: str | Mapping[str, Any] | LayoutOptions | None = None,
     target: str | Target = "predicted",
     output: str | int | None = None,
@@ -98,7 +99,7 @@ def preflight(
     everywhere = _of_the_network(shared, batch.rows(0, 2), options)
     findings = []
     for name, method in chosen_methods.items():
-        for layer in chosen.places(method):
+        for layer in chosen.layers_for(method):
             if everywhere.refusal:
                 findings.append(Finding(name, layer, "refused", everywhere.refusal))
             elif layer in chosen.refused:
@@ -120,7 +121,7 @@ def preflight(
     return tuple(findings)
 
 
-def refusals(findings: Sequence[Finding], /) -> dict[Place, str]:
+def refusals(findings: Sequence[Finding], /) -> dict[Pair, str]:
     """Method and layer -> reason, as :func:`attrscore.engine.run` takes them."""
     return {(f.method, f.layer): f.reason for f in findings if f.verdict == "refused"}
 
@@ -220,12 +221,12 @@ def _tried(
         run = new_pass(shared.model, shared.batch, shared.target, only, {"": method}, **options)
         found, failed = attribute(method, run, [layer])
         alone |= found
-        failures = {place: why for place, why in failures.items() if place != layer} | failed
+        failures = {at: why for at, why in failures.items() if at != layer} | failed
     return alone, failures
 
 
 def _of_the_map(signed: Tensor | None, batch: Batch, heat: HeatOptions | None) -> list[str]:
-    """What a map on one crop already tells: that it is blank, or its grid too coarse."""
+    """What a map on one crop already shows: that it is blank, or its grid too coarse."""
     if signed is None:
         return []
     cautions = []

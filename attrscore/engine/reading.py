@@ -1,4 +1,4 @@
-"""Batches of a dataset in order: what cannot be read is told, and processes may read ahead."""
+"""Batches of a dataset in order: what cannot be read is recorded, and processes may read ahead."""
 
 from __future__ import annotations
 

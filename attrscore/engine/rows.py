@@ -9,20 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import (
-    BETWEEN_REASONS,
-    INPUT,
-    SCORER_FAILED,
-    SCORER_UNSUPPORTED,
-    Batch,
-    Maps,
-    Scorer,
-    Status,
-)
+from attrscore.core.contracts import INPUT, Batch, Maps, Scorer
 from attrscore.core.heat import Heat
 from attrscore.core.layers import Layers
 from attrscore.core.passes import Pass
 from attrscore.core.regions import every_region, find_region
+from attrscore.core.statuses import Reason, Status, row_failed, shown, stored
 from attrscore.engine.attribution import OnError, frames_of, sentence
 from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import DataError, UnsupportedError, preview
@@ -38,15 +30,18 @@ __all__ = [
     "known",
     "nonfinite",
     "numpy",
-    "reasons_of",
+    "reason_columns",
     "relative_depth",
-    "repeat",
     "score",
+    "status_columns",
     "unknown",
+    "without_map",
 ]
 
-Gaps = Mapping[str, np.ndarray]
-"""Sentence -> which cells it holds for, (N,) bool."""
+Columns = dict[str, np.ndarray]
+
+Gaps = Mapping[Reason, np.ndarray]
+"""Reason -> which cells it holds for, (N,) bool."""
 
 _OF_A_REGION: Mapping[str, str] = {
     "empty_region": "is empty",
@@ -71,52 +66,61 @@ def gaps_of(
     open_cells = np.logical_or.reduce(list(lost.values()))
     if not open_cells.any():
         return {}
-    told: dict[str, np.ndarray] = {}
+    known: dict[str, np.ndarray] = {}
     region = getattr(scorer, "region", None)
     if region in every_region(run):
         states = np.array(heat.status(find_region(run, region)))
         for status, words in _OF_A_REGION.items():
-            told[f"{name}: the region {region!r} {words}."] = states == status
+            known[f"the region {region!r} {words}."] = states == status
     for why, where in getattr(scored, "reasons", {}).items():
-        told[f"{name}: {why}"] = where.cpu().numpy()
+        known[why] = where.cpu().numpy()
     gaps = {}
-    for why, where in told.items():
+    for why, where in known.items():
         gaps[why] = where & open_cells
         open_cells = open_cells & ~where
     for row in np.flatnonzero(open_cells):
         missing = [column for column, where in lost.items() if where[row]]
-        why = f"{name}: {preview(missing, most=3)} undefined."
+        why = f"{preview(missing, most=3)} undefined."
         gaps.setdefault(why, np.zeros_like(open_cells))[row] = True
-    return {why: where for why, where in gaps.items() if where.any()}
+    return {Reason("gap", name, why): where for why, where in gaps.items() if where.any()}
 
 
-def reasons_of(
-    states: Sequence[Status], failures: Sequence[str], unsupported: Sequence[str], gaps: Gaps
-) -> np.ndarray:
-    """The column ``reason``, (N,): failures in every row, all else where the status is ``ok``."""
+def status_columns(
+    states: Sequence[Status], failures: Sequence[Reason], notes: Sequence[Reason], gaps: Gaps
+) -> Columns:
+    """Status and reasons of (N,) rows: failures in every row, all else where it is ``ok``."""
     rows = [list(failures) for _ in states]
     fine = np.array(states) == "ok"
-    for why, where in {**dict.fromkeys(unsupported, fine), **gaps}.items():
+    for reason, where in {**dict.fromkeys(notes, fine), **gaps}.items():
         for row in np.flatnonzero(where & fine):
-            rows[row].append(why)
-    return np.array([BETWEEN_REASONS.join(row) for row in rows], dtype=object)
+            rows[row].append(reason)
+    return {"status": np.array(states, dtype=object)} | reason_columns(rows)
 
 
-Columns = dict[str, np.ndarray]
+def reason_columns(rows: Sequence[Sequence[Reason]]) -> Columns:
+    """The reasons of each row, as text for people and as values."""
+    return {
+        "reason": np.array([shown(row) for row in rows], dtype=object),
+        "reasons": np.array([stored(row) for row in rows], dtype=object),
+    }
 
 
 def score(
-    scorers: Mapping[str, Scorer], heat: Heat, run: Pass, on_error: OnError, note: str = ""
+    scorers: Mapping[str, Scorer],
+    heat: Heat,
+    run: Pass,
+    on_error: OnError,
+    notes: Sequence[Reason] = (),
 ) -> tuple[Columns, Columns, str]:
     """Columns of all scorers, the status and reason of each row, and where scorers failed.
 
-    ``note`` is a reason of rows that are ok.
+    ``notes`` are reasons of rows that are ok.
     """
     columns: Columns = {}
-    failures: list[str] = []
+    failures: list[Reason] = []
     traces: list[str] = []
-    notes = [note] if note else []
-    gaps: dict[str, np.ndarray] = {}
+    notes = list(notes)
+    gaps: dict[Reason, np.ndarray] = {}
     for name, scorer in scorers.items():
         own: Columns = {}
         try:
@@ -134,17 +138,15 @@ def score(
                 raise
             own = {name: np.full(len(heat), np.nan)}
             if isinstance(error, UnsupportedError):
-                notes.append(f"{name}{SCORER_UNSUPPORTED}{sentence(error)}")
+                notes.append(Reason("unsupported", name, sentence(error)))
             else:
                 traces.append(frames_of(error))
-                failures.append(f"{SCORER_FAILED}{name}': {sentence(error)}")
+                failures.append(Reason("failure", name, sentence(error)))
         columns |= own
     states = heat.status(run.batch.regions["cell"])
     if failures and all(np.isnan(values).all() for values in columns.values()):
         states = ["error" if state == "ok" else state for state in states]
-    reasons = reasons_of(states, failures, notes, gaps)
-    states_told = {"status": np.array(states, dtype=object), "reason": reasons}
-    return columns, states_told, "\n".join(traces)
+    return columns, status_columns(states, failures, notes, gaps), "\n".join(traces)
 
 
 def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
@@ -159,7 +161,7 @@ def known(run: Pass) -> Columns:
     output = run.output.double()
     classes = getattr(run.target, "of_classes", True)
     scores = scores_of(run.target, output)
-    unsure = torch.full((len(output),), torch.nan)
+    unsure = torch.full((len(output),), torch.nan, dtype=torch.float64)
     return unknown(run.batch) | {
         "predicted": numpy(scores.argmax(1) if classes else torch.full_like(run.batch.label, -1)),
         "explained": numpy(run.value.double()),
@@ -215,6 +217,6 @@ def numpy(values: Tensor) -> np.ndarray:
     return values.detach().cpu().numpy()
 
 
-def repeat(value: str, n: int) -> np.ndarray:
-    """One text for every cell."""
-    return np.full(n, value, dtype=object)
+def without_map(status: Status, why: str, n: int) -> Columns:
+    """Status and reason of n rows for which there is no map."""
+    return {"status": np.full(n, status, dtype=object)} | reason_columns([row_failed(why)] * n)

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import Tensor, nn
 
 from attrscore.core.contracts import (
     INPUT,
-    SMALLER_BATCHES,
     Batch,
     Dataset,
     Maps,
@@ -32,6 +31,7 @@ from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS, SCORERS, TARGETS
+from attrscore.core.statuses import SMALLER_BATCHES, Reason
 from attrscore.core.wrappers import Precision, device_of, in_precision, unwrap
 from attrscore.datasets.batches import Data, Items, batches_from
 from attrscore.engine import rows
@@ -39,7 +39,7 @@ from attrscore.engine.attribution import (
     Chosen,
     Failure,
     OnError,
-    Place,
+    Pair,
     attribute,
     failure_of,
     layers_of,
@@ -50,7 +50,7 @@ from attrscore.engine.pool import check_pool
 from attrscore.errors import UnsupportedError, choose
 from attrscore.targets import target_of
 
-__all__ = ["Triple", "batches_of", "run"]
+__all__ = ["Keep", "RunOptions", "Triple", "batches_of", "run"]
 
 Triple = tuple[str, str, str]
 """A method, a layer and a scorer: what is computed or skipped as one."""
@@ -67,73 +67,94 @@ def batches_of(
         yield dataset.read(range(first, min(first + batch_size, stop)))
 
 
-def run(
-    model: nn.Module,
-    batches: Data,
-    *,
-    items: Items = None,
-    methods: Any = "grad_cam",
-    scorers: Any = "grad_camo",
-    layers: str | Sequence[str] = "last_conv",
-    layout: str | Mapping[str, Any] | LayoutOptions | None = None,
-    target: str | Target = "predicted",
-    output: str | int | None = None,
-    precision: Precision | None = None,
-    heat: HeatOptions | Mapping[str, Any] | None = None,
-    keep: Keep = "none",
-    on_error: OnError = "record",
-    skip: Iterable[Triple] = (),
-    refused: Mapping[Place, str] | None = None,
-    pool: Batch | None = None,
-    room: Room | None = None,
-    gauge: Gauge | None = None,
-    on_step: Callable[[str, int, int], None] | None = None,
-) -> Iterator[Result]:
-    """Attribute and score, one :class:`Result` a batch, target, method and layer.
-
-    ``batches`` are batches, tuples (inputs, masks, labels), dictionaries, or a torch Dataset, and
-    ``items`` says how else they are made: see :func:`attrscore.datasets.batches.batches_from`.
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What is computed on each batch, and how.
 
     ``methods`` and ``scorers`` are registered names, plugin values, sequences of them, or mappings
     from the names they get in the results. ``layers`` are names, globs, rules (``last_conv``,
     ``all_conv``, ``stages``, ``blocks``) or relative depths (``depth=0.25,0.5,1``), see
-    :func:`select_layers`. ``layout`` says where they keep their channels, if a dry
-    run cannot find it: ``channels_last``, or ``{"prefix": 5, "grid": (14, 14)}`` for tokens.
-    ``output`` is the item that holds the scores, where the network returns a tuple or a dictionary.
-    ``precision`` runs a copy of the network in ``float32``, ``bfloat16`` or ``float16``, or the
-    network itself under bfloat16 ``autocast``; None leaves it as it is. ``keep="native"`` keeps the
-    signed maps on their own grids. A target that stands for several (``embedding`` with several
-    dimensions) gives rows for each, from one forward pass.
+    :func:`attrscore.core.layers.select_layers`; or those that an earlier run has chosen.
+    ``layout`` says where they keep their channels, if a dry run cannot find it: ``channels_last``,
+    or ``{"prefix": 5, "grid": (14, 14)}`` for tokens. ``output`` is the item that holds the scores,
+    where the model returns a tuple or a dictionary. ``precision`` runs a copy of the model in
+    ``float32``, ``bfloat16`` or ``float16``, or the model itself under bfloat16 ``autocast``; None
+    leaves it as it is. ``keep="native"`` keeps the signed maps on their own grids. A target that
+    stands for several (``embedding`` with several dimensions) gives rows for each, from one forward
+    pass.
 
     ``skip`` names triples (method, layer, scorer) that are known already. ``refused`` are methods
-    at layers that are not tried, with the reason (:func:`preflight` finds
-    them); their rows have the status ``unsupported``. ``pool`` holds other cells, for the plugins
-    that take some (:func:`draw_pool`). ``on_step`` is told, by methods of many
-    passes, their name and how many steps of the batch are done, of how many. ``gauge`` is read for
-    each result (:attr:`attrscore.core.contracts.Result.peaks`).
+    at layers that are not tried, with the reason (:func:`attrscore.engine.preflight.preflight`
+    finds them); their rows have the status ``unsupported``. ``pool`` holds other cells, for the
+    plugins that take some (:func:`attrscore.engine.pool.draw_pool`). ``on_error="raise"`` stops
+    where a method or scorer fails; else that becomes rows, and the rest goes on.
+    """
+
+    methods: Any = "grad_cam"
+    scorers: Any = "grad_camo"
+    layers: str | Sequence[str] | Chosen = "last_conv"
+    layout: str | Mapping[str, Any] | LayoutOptions | None = None
+    target: str | Target = "predicted"
+    output: str | int | None = None
+    precision: Precision | None = None
+    heat: HeatOptions | Mapping[str, Any] | None = None
+    keep: Keep = "none"
+    on_error: OnError = "record"
+    skip: Collection[Triple] = ()
+    refused: Mapping[Pair, str] = field(default_factory=dict)
+    pool: Batch | None = None
+
+    def __post_init__(self) -> None:
+        choose(self.keep, ("none", "native"), option="keep")
+        choose(self.on_error, ("record", "raise"), option="on_error")
+        if not isinstance(self.heat, HeatOptions):
+            object.__setattr__(self, "heat", HeatOptions(**(self.heat or {})))
+
+
+def run(
+    model: nn.Module,
+    batches: Data,
+    options: RunOptions | None = None,
+    *,
+    items: Items = None,
+    room: Room | None = None,
+    gauge: Gauge | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
+    **changes: Any,
+) -> Iterator[Result]:
+    """Attribute and score, one :class:`Result` a batch, target, method and layer.
+
+    ``batches`` are batches, tuples (inputs, masks, labels), dictionaries, or a torch Dataset, and
+    ``items`` says how else they are made: see :func:`attrscore.datasets.batches.batches_from`. All
+    that :class:`RunOptions` holds can be given by its name: ``run(model, batches,
+    methods=["grad_cam"], layers="stages")``. ``on_step`` gets, of methods of many passes, their
+    name and how many steps of the batch are done, of how many. ``gauge`` is read for each result
+    (:attr:`attrscore.core.contracts.Result.peaks`).
 
     Where memory runs out, the batch is halved, then and for what follows, with a warning and the
-    reason :data:`SMALLER_BATCHES`; ``room`` carries what was learnt to later runs.
-    What cannot be computed becomes rows with a status and a reason, and the rest goes on;
-    ``on_error="raise"`` stops instead. The network is left as it was found, and works where its
-    parameters are.
+    reason ``SMALLER_BATCHES``; ``room`` carries what was learnt to later runs. What cannot be
+    computed becomes rows with a status and a reason. The model is left as it was found, and works
+    where its parameters are.
 
     :raises ConfigError: unknown names or options.
     :raises LayerError: a layer that does not exist.
-    :raises DataError: inputs on which the network cannot run.
+    :raises DataError: inputs on which the model cannot run.
     """
-    chosen_methods: dict[str, Method] = METHODS.resolve(methods)
-    chosen_scorers: dict[str, Scorer] = SCORERS.resolve(scorers)
-    ((_, chosen_target),) = TARGETS.resolve(target_of(target)).items()
-    options = heat if isinstance(heat, HeatOptions) else HeatOptions(**(heat or {}))
-    choose(keep, ("none", "native"), option="keep")
-    choose(on_error, ("record", "raise"), option="on_error")
-    asked_layout = LayoutOptions.of(layout)
-    model = in_precision(unwrap(model), precision)
+    options = replace(options or RunOptions(), **changes)
+    methods: dict[str, Method] = METHODS.resolve(options.methods)
+    scorers: dict[str, Scorer] = SCORERS.resolve(options.scorers)
+    ((_, whole),) = TARGETS.resolve(target_of(options.target)).items()
+    heat, layout = cast("HeatOptions", options.heat), LayoutOptions.of(options.layout)
+    model = in_precision(unwrap(model), options.precision)
     where = device_of(model)
-    pool = None if pool is None else pool.to(where)
+    pool = None if options.pool is None else options.pool.to(where)
     room = room or Room()
-    todo = [(target, name) for target in single_targets(chosen_target) for name in chosen_methods]
+    todo = [(target, name) for target in single_targets(whole) for name in methods]
+    of_a_pass = {
+        "output": options.output,
+        "pool": pool,
+        "autocast": options.precision == "autocast",
+    }
     work: _Work | None = None
 
     for given in batches_from(batches, items=items):
@@ -141,22 +162,10 @@ def run(
         if pool is not None:
             check_pool(pool, batch)
         if work is None:
-            work = _Work(
-                model=model,
-                chosen=layers_of(
-                    model, batch, chosen_methods, layers, layout=asked_layout, output=output
-                ),
-                methods=chosen_methods,
-                scorers=chosen_scorers,
-                heat=options,
-                keep=keep,
-                on_error=on_error,
-                skipped=frozenset(skip),
-                refused=dict(refused or {}),
-                on_step=on_step,
-                gauge=gauge,
-                options={"output": output, "pool": pool, "autocast": precision == "autocast"},
+            chosen = layers_of(
+                model, batch, methods, options.layers, layout=layout, output=options.output
             )
+            work = _Work(model, chosen, methods, scorers, heat, options, of_a_pass, on_step, gauge)
         yield from _in_room(work, batch, todo, room, asked=len(batch))
 
 
@@ -169,14 +178,10 @@ class _Work:
     methods: Mapping[str, Method]
     scorers: Mapping[str, Scorer]
     heat: HeatOptions
-    keep: Keep
-    on_error: OnError
-    skipped: frozenset[Triple]
-    refused: Mapping[Place, str]
+    options: RunOptions
+    of_a_pass: Mapping[str, Any]
     on_step: Callable[[str, int, int], None] | None
     gauge: Gauge | None
-    options: Mapping[str, Any]
-    """Of each pass."""
 
     def peaks(self) -> dict[str, int]:
         """Of memory, since it was last asked."""
@@ -185,37 +190,42 @@ class _Work:
     def passes(self, batch: Batch, targets: Sequence[Target]) -> Iterator[Pass]:
         """A pass towards each target."""
         shared = new_pass(
-            self.model, batch, targets[0], self.chosen.layers, self.methods, **self.options
+            self.model, batch, targets[0], self.chosen.layers, self.methods, **self.of_a_pass
         )
         return iter([shared]) if len(targets) == 1 else shared.towards(targets)
 
     def wanted(self, name: str) -> dict[str, list[str]]:
         """Layer, or INPUT -> the scorers that are asked for there."""
         return {
-            layer: [s for s in self.scorers if (name, layer, s) not in self.skipped]
-            for layer in self.chosen.places(self.methods[name])
+            layer: [s for s in self.scorers if (name, layer, s) not in self.options.skip]
+            for layer in self.chosen.layers_for(self.methods[name])
         }
 
-    def maps(self, name: str, run: Pass, places: Sequence[str]) -> tuple[Maps, dict[str, Failure]]:
+    def maps(self, name: str, run: Pass, asked: Sequence[str]) -> tuple[Maps, dict[str, Failure]]:
         """The maps of a method, and why there is none where there is none."""
         failures: dict[str, Failure] = {
             layer: Failure("unsupported", why)
-            for layer in places
-            if (why := self.chosen.refused.get(layer) or self.refused.get((name, layer)))
+            for layer in asked
+            if (why := self.chosen.refused.get(layer) or self.options.refused.get((name, layer)))
         }
-        if failures and self.on_error == "raise":
+        if failures and self.options.on_error == "raise":
             raise UnsupportedError(next(iter(failures.values()))[1])
-        live = [layer for layer in places if layer not in failures]
+        live = [layer for layer in asked if layer not in failures]
         if not live:
             return {}, failures
         method, layers = self.methods[name], self.chosen.layers
         if live != [INPUT] and set(live) != set(layers):
             run = new_pass(
-                self.model, run.batch, run.target, layers.only(live), {name: method}, **self.options
+                self.model,
+                run.batch,
+                run.target,
+                layers.only(live),
+                {name: method},
+                **self.of_a_pass,
             )
         if self.on_step is not None:
             run.on_step = functools.partial(self.on_step, name)
-        maps, more = attribute(method, run, live, self.on_error)
+        maps, more = attribute(method, run, live, self.options.on_error)
         if len(live) > 1 and set(more) == set(live):
             maps, more = self._one_by_one(method, run)
         return maps, failures | more
@@ -234,7 +244,7 @@ class _Work:
                 failed.target,
                 self.chosen.layers.only([layer]),
                 {"": method},
-                **self.options,
+                **self.of_a_pass,
             )
             found, why = attribute(method, alone, [layer])
             maps |= found
@@ -253,13 +263,13 @@ def _in_room(
         for piece in room.pieces(batch):
             yield from _in_room(work, piece, todo, room, asked=asked)
         return
-    reason = SMALLER_BATCHES if len(batch) < asked else ""
+    notes = [SMALLER_BATCHES] if len(batch) < asked else []
     targets = list(dict.fromkeys(target for target, _ in todo))
     done = 0
     try:
         for run, target in zip(work.passes(batch, targets), targets, strict=True):
             for name in [name for of, name in todo if of is target]:
-                results = _of_method(work, run, name, reason)
+                results = _of_method(work, run, name, notes)
                 done += 1
                 yield from results
     except Exception as error:
@@ -272,8 +282,8 @@ def _in_room(
     yield from _in_room(work, batch, todo[done:], room, asked=asked)
 
 
-def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
-    """A result for each layer, with ``reason`` where there is no other."""
+def _of_method(work: _Work, run: Pass, name: str, notes: Sequence[Reason]) -> list[Result]:
+    """A result for each layer."""
     batch, wanted = run.batch, work.wanted(name)
     if not any(wanted.values()):
         return []
@@ -287,7 +297,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
         blank = run.once(rows.nonfinite, lambda: rows.nonfinite(run))
         maps, failures = work.maps(name, run, list(wanted))
     except Exception as error:
-        if not is_out_of_memory(error) or len(batch) > 1 or work.on_error == "raise":
+        if not is_out_of_memory(error) or len(batch) > 1 or work.options.on_error == "raise":
             raise
         failures = dict.fromkeys(wanted, failure_of(error))
     results = []
@@ -300,8 +310,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
         if signed is None:
             scores = {scorer: np.full(len(batch), np.nan) for scorer in asked}
             status, why, trace = failures[layer]
-            columns["status"] = rows.repeat(status, len(batch))
-            columns["reason"] = rows.repeat(why, len(batch))
+            columns |= rows.without_map(status, why, len(batch))
         else:
             made = Heat(
                 signed if blank is None else rows.blank_rows(signed, blank),
@@ -312,7 +321,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
                 layer=layer,
             )
             scorers = {scorer: work.scorers[scorer] for scorer in asked}
-            scores, states, trace = rows.score(scorers, made, run, work.on_error, reason)
+            scores, states, trace = rows.score(scorers, made, run, work.options.on_error, notes)
             columns |= states
         results.append(
             Result(
@@ -320,7 +329,7 @@ def _of_method(work: _Work, run: Pass, name: str, reason: str) -> list[Result]:
                 layer=layer,
                 target=str(run.target),
                 columns=columns | rows.diagnostics(maps) | scores | rows.carried(batch),
-                maps=None if work.keep == "none" or signed is None else rows.numpy(signed),
+                maps=None if work.options.keep == "none" or signed is None else rows.numpy(signed),
                 traceback=trace,
                 seconds=time.perf_counter() - began,
                 peaks=higher(shared, work.peaks()),

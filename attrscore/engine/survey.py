@@ -13,11 +13,11 @@ from attrscore.core.network import as_found
 from attrscore.core.tracing import trace
 from attrscore.core.wrappers import device_of, unwrap
 
-__all__ = ["Place", "Survey", "survey"]
+__all__ = ["LayerSurvey", "Survey", "survey"]
 
 
 @dataclass(frozen=True)
-class Place:
+class LayerSurvey:
     """One layer: its grid *s, and the attainable Grad-CAMO interval of a typical mask there."""
 
     name: str
@@ -33,7 +33,7 @@ class Place:
 class Survey:
     """The layers of a network in the order in which they run."""
 
-    places: tuple[Place, ...]
+    layers: tuple[LayerSurvey, ...]
     chance: float
     """Area fraction of the typical mask: that of the cell of median area."""
     cells: int
@@ -53,7 +53,7 @@ def survey(model: nn.Module, batch: Batch, /) -> Survey:
         first = batch.rows(0, 1).to(device_of(model))
         ran = trace(model, first.inputs, *first.others)
     rules = {name: {info.name for info in rule(ran)} for name, rule in LAYER_RULES.items()}
-    places = []
+    layers = []
     for info in ran:
         notes = [name for name, chosen in rules.items() if info.name in chosen]
         lowest = highest = None
@@ -68,8 +68,8 @@ def survey(model: nn.Module, batch: Batch, /) -> Survey:
                 notes.append(str(info.layout))
             if unresolvable(high, areas[middle]):
                 notes.append("unresolvable: every map scores chance")
-        places.append(
-            Place(
+        layers.append(
+            LayerSurvey(
                 name=info.name,
                 type=type(info.module).__name__,
                 grid=info.grid,
@@ -79,4 +79,4 @@ def survey(model: nn.Module, batch: Batch, /) -> Survey:
                 note=", ".join(notes),
             )
         )
-    return Survey(tuple(places), float(areas[middle]), len(areas))
+    return Survey(tuple(layers), float(areas[middle]), len(areas))

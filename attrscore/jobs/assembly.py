@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from attrscore import store
-from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Result, Scorer, Target
+from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Scorer, Target
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.registry import (
@@ -38,7 +38,7 @@ from attrscore.datasets.shards import shard_of
 from attrscore.engine.attribution import Chosen, layers_of
 from attrscore.engine.pool import draw_pool, needs_pool, one_readable
 from attrscore.engine.reading import Reader
-from attrscore.engine.run import run
+from attrscore.engine.run import RunOptions, run
 from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
@@ -89,24 +89,19 @@ class Parts:
         """Reads the dataset, ahead where ``readers`` says so."""
         return Reader(self.dataset, self.settings["readers"])
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What :func:`attrscore.engine.run` is told of these parts."""
-        return {
-            "methods": self.methods,
-            "scorers": self.scorers,
-            "layers": [*self.chosen.layers, *self.chosen.refused],
-            "layout": self.settings["layout"],
-            "target": self.target,
-            "heat": self.heat,
-            "output": self.settings["output"],
-            "precision": self.settings["precision"],
-            "pool": self.pool,
-        }
-
-    def results(self, batches: Iterable[Batch], **options: Any) -> Iterator[Result]:
-        """What :func:`attrscore.engine.run` yields for these parts."""
-        return run(self.model, batches, **self.options, **options)
+    @cached_property
+    def options(self) -> RunOptions:
+        """How :func:`attrscore.engine.run.run` computes these parts."""
+        return RunOptions(
+            methods=self.methods,
+            scorers=self.scorers,
+            layers=self.chosen,
+            target=self.target,
+            heat=self.heat,
+            output=self.settings["output"],
+            precision=self.settings["precision"],
+            pool=self.pool,
+        )
 
 
 def build_plugin(
@@ -236,7 +231,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
     target = plugin_of(TARGETS, settings)
     heat = HeatOptions(**settings["heat"])
     dataset = dataset_of(settings)
-    Reader(dataset, settings["readers"])  # a wrong number is told before anything is written
+    Reader(dataset, settings["readers"])  # a wrong number is an error before anything is written
     unlabelled = int((dataset.table["label"] < 0).sum())
     if settings["target"]["name"] == "label" and unlabelled:
         raise DataError(
@@ -272,7 +267,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
     conditions = tuple(
         store.Condition(method, layer, scorer)
         for plugin, method in methods.values()
-        for layer in chosen.places(plugin)
+        for layer in chosen.layers_for(plugin)
         for _, scorer in scorers.values()
     )
     base = {
@@ -296,6 +291,9 @@ def build(settings: Mapping[str, Any]) -> Parts:
         "heat": heat.as_dict(),
         "seed": settings["seed"],
         "keep": settings["keep"],
+        # Other batches and devices run other kernels, which round otherwise.
+        "batch_size": settings["batch_size"],
+        "device": device_of(model).type,
         "attrscore": version("attrscore"),
     }
     parts = Parts(
@@ -353,7 +351,7 @@ def _identity(
 
 
 def _wanted(settings: Mapping[str, Any]) -> str | list[str]:
-    """The layers asked for; relative depths stand in their place."""
+    """The layers asked for; relative depths instead of them."""
     depths = settings["depth"]
     if depths is None:
         layers = settings["layers"]
@@ -365,7 +363,7 @@ def _wanted(settings: Mapping[str, Any]) -> str | list[str]:
 
 
 def _shard(node: Mapping[str, Any]) -> dict[str, str]:
-    """What tells the shards of one dataset from those of another: its options, without folders."""
+    """Options, without folders, by which the shards of one dataset differ from another's."""
     if node.get("shard") is None:
         return {}
     options = {
@@ -402,6 +400,6 @@ def _part_rows(parts: Parts, first: Batch) -> int:
     """Rows of a part: fixed by the configuration and the shapes alone, so a resume finds them."""
     if parts.settings["keep"] == "none":
         return PART_ROWS
-    results = parts.results([first], keep="native")
+    results = run(parts.model, [first], replace(parts.options, keep="native"))
     stored = sum(result.maps.size * 2 for result in results if result.maps is not None)  # float16
     return max(1, min(PART_ROWS, PART_BYTES // max(1, stored)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -11,16 +11,17 @@ import torch
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result, single_targets
-from attrscore.engine.attribution import Place
-from attrscore.engine.evaluate import to_frame
+from attrscore.core.statuses import row_failed, stored
+from attrscore.engine.attribution import Pair
+from attrscore.engine.evaluate import rows_of
 from attrscore.engine.memory import Gauge, Room
 from attrscore.engine.reading import Lost, readable
+from attrscore.engine.run import Keep, run
 from attrscore.jobs.assembly import Parts
 from attrscore.store.maps import MapKey
 
 __all__ = [
-    "Costs",
-    "add_costs",
+    "Watch",
     "compute",
     "joined_maps",
     "traces_of",
@@ -28,9 +29,28 @@ __all__ = [
 
 Triple = tuple[str, str, str]
 
-Costs = dict[Place, dict[str, float]]
-"""Method and layer -> seconds, and the most memory in MiB, the pass of the method included: where
-layers share one, its time is told at the first of them, its memory at each."""
+
+@dataclass
+class Watch:
+    """What is reported while parts are computed, and what is remembered from one to the next."""
+
+    advance: Callable[[int], None] = lambda _cells: None
+    """Gets how many cells each batch had."""
+    on_step: Callable[[str, int, int], None] | None = None
+    """Gets what a slow method is at."""
+    gauge: Gauge | None = None
+    room: Room = field(default_factory=Room)
+    costs: dict[Pair, dict[str, float]] = field(default_factory=dict)
+    """Method and layer -> seconds, and the most memory in MiB, the pass of the method included:
+    where layers share one, its time counts at the first of them, its memory at each."""
+
+    def add(self, results: Iterable[Result], /) -> None:
+        """Add what these results took."""
+        for result in results:
+            cost = self.costs.setdefault((result.method, result.layer), {"seconds": 0.0})
+            cost["seconds"] = round(cost["seconds"] + result.seconds, 6)
+            for name, value in result.peaks.items():
+                cost[name] = max(cost.get(name, 0), value)
 
 
 def compute(
@@ -38,33 +58,36 @@ def compute(
     rows: Sequence[int],
     *,
     wanted: Collection[Triple],
-    refused: Mapping[Place, str],
-    keep: str = "none",
-    advance: Callable[[int], None] = lambda _cells: None,
-    on_step: Callable[[str, int, int], None] | None = None,
-    costs: Costs | None = None,
-    room: Room | None = None,
-    gauge: Gauge | None = None,
+    refused: Mapping[Pair, str],
+    keep: Keep = "none",
+    watch: Watch | None = None,
 ) -> store.Part:
     """The results of these rows of the dataset, for the triples ``wanted``.
 
-    A cell that cannot be read gets rows with the status ``unreadable``. ``advance`` is told how
-    many cells each batch had, ``on_step`` what a slow method is at; ``costs`` gains what each
-    method took at each layer, as ``gauge`` tells, and ``room`` how many cells memory holds.
+    A cell that cannot be read gets rows with the status ``unreadable``.
     """
+    watch = watch or Watch()
     torch.manual_seed(parts.settings["seed"] + rows[0])  # the same numbers after a resume
     lost: Lost = {}
 
     def counted() -> Iterator[Batch]:
         for batch in parts.reader.batches(rows, parts.settings["batch_size"], lost):
             yield batch
-            advance(len(batch))
+            watch.advance(len(batch))
 
     skip = {condition.triple for condition in parts.job.conditions} - set(wanted)
-    options = {"keep": keep, "skip": skip, "refused": refused, "on_step": on_step, "room": room}
-    results = list(parts.results(counted(), gauge=gauge, **options))
-    if costs is not None:
-        add_costs(costs, results)
+    options = replace(parts.options, keep=keep, skip=frozenset(skip), refused=refused)
+    results = list(
+        run(
+            parts.model,
+            counted(),
+            options,
+            room=watch.room,
+            gauge=watch.gauge,
+            on_step=watch.on_step,
+        )
+    )
+    watch.add(results)
     part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
     return part if keep == "none" else replace(part, crops=_kept_crops(parts, rows))
 
@@ -91,28 +114,19 @@ def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
     )
 
 
-def add_costs(costs: Costs, results: Iterable[Result], /) -> None:
-    """Add what these results took."""
-    for result in results:
-        cost = costs.setdefault((result.method, result.layer), {"seconds": 0.0})
-        cost["seconds"] = round(cost["seconds"] + result.seconds, 6)
-        for name, value in result.peaks.items():
-            cost[name] = max(cost.get(name, 0), value)
-
-
 def part_of(
     parts: Parts,
     rows: Sequence[int],
     results: Sequence[Result],
     lost: Lost,
-    places: Collection[Place],
+    pairs: Collection[Pair],
 ) -> store.Part:
     """Results as they are stored, with rows for the cells that could not be read."""
     tables, traces = [], [traces_of(results)]
     if results:
-        tables.append(to_frame(results, **parts.labels).drop(columns=["model", "dataset"]))
+        tables.append(rows_of(results))
     if lost:
-        table, trace = _of_lost(parts, lost, places)
+        table, trace = _of_lost(parts, lost, pairs)
         tables.append(table)
         traces.append(trace)
     table = pd.concat(tables, ignore_index=True)
@@ -121,25 +135,27 @@ def part_of(
         table = table.iloc[np.argsort(table["id"].map(order), kind="stable")]
     first = next(((r.method, r.layer, r.target) for r in results), None)
     ids = [i for r in results if (r.method, r.layer, r.target) == first for i in r.columns["id"]]
-    told = pd.concat(traces, ignore_index=True)
-    return store.Part(table.reset_index(drop=True), joined_maps(results), ids, told)
+    traced = pd.concat(traces, ignore_index=True)
+    return store.Part(table.reset_index(drop=True), joined_maps(results), ids, traced)
 
 
 def _of_lost(
-    parts: Parts, lost: Lost, places: Collection[Place]
+    parts: Parts, lost: Lost, pairs: Collection[Pair]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     cells = parts.dataset.table.iloc[sorted(lost)]
-    told = pd.DataFrame([lost[row] for row in sorted(lost)], columns=["reason", "traceback"])
-    cells = cells.reset_index(drop=True).assign(reason=told["reason"], status="unreadable")
+    failures = pd.DataFrame([lost[row] for row in sorted(lost)], columns=["reason", "traceback"])
+    reasons = [stored(row_failed(why)) for why in failures["reason"]]
+    cells = cells.reset_index(drop=True)
+    cells = cells.assign(reason=failures["reason"], reasons=reasons, status="unreadable")
     cells = cells.assign(predicted=-1, explained=np.nan, confidence=np.nan)
     tables = [
         cells.assign(method=method, layer=layer, target=str(target))
-        for method, layer in sorted(places)
+        for method, layer in sorted(pairs)
         for target in single_targets(parts.target)
     ]
     traces = [
-        told.assign(method=method, layer=layer, status="unreadable")
-        for method, layer in sorted(places)
+        failures.assign(method=method, layer=layer, status="unreadable")
+        for method, layer in sorted(pairs)
     ]
     return pd.concat(tables, ignore_index=True), _distinct(pd.concat(traces, ignore_index=True))
 
@@ -169,18 +185,18 @@ def _distinct(traces: pd.DataFrame) -> pd.DataFrame:
 
 def joined_maps(results: Sequence[Result]) -> dict[MapKey, np.ndarray]:
     """Kept maps over batches; NaN for a batch in which the method failed."""
-    by_place: dict[MapKey, list[Result]] = {}
+    by_key: dict[MapKey, list[Result]] = {}
     several = len({result.target for result in results}) > 1
     for result in results:
-        place: MapKey = (result.method, result.layer)
+        key: MapKey = (result.method, result.layer)
         if several:
-            place = (result.method, result.layer, result.target)
-        by_place.setdefault(place, []).append(result)
+            key = (result.method, result.layer, result.target)
+        by_key.setdefault(key, []).append(result)
     joined: dict[MapKey, np.ndarray] = {}
-    for place, some in by_place.items():
+    for key, some in by_key.items():
         shape = next((result.maps.shape[1:] for result in some if result.maps is not None), None)
         if shape is not None:
-            joined[place] = np.concatenate(
+            joined[key] = np.concatenate(
                 [
                     np.full((len(result), *shape), np.nan, np.float32)
                     if result.maps is None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from attrscore.core.contracts import Batch, Dataset
 
-__all__ = ["Contents", "about", "contents", "tell_made_masks"]
+__all__ = ["Contents", "about", "contents", "notify_of_masks"]
 
 MOST_GROUPS = 48
 """Rows of a table of wells; where there are more, a row a plate."""
@@ -59,15 +59,15 @@ def contents(dataset: Dataset, batch: Batch, /) -> Contents:
 
 def about(dataset: Dataset, /) -> dict[str, dict[str, str]]:
     """What the dataset says about itself, for provenance: under ``data``, if it says anything."""
-    told = dict(getattr(dataset, "about", {}))
-    return {"data": told} if told else {}
+    known = dict(getattr(dataset, "about", {}))
+    return {"data": known} if known else {}
 
 
-def tell_made_masks(dataset: Dataset, tell: Callable[[str], None], /) -> None:
-    """Tell where no person drew or checked the masks."""
+def notify_of_masks(dataset: Dataset, notify: Callable[[str], None], /) -> None:
+    """Say where no person drew or checked the masks."""
     made = getattr(dataset, "about", {}).get("masks")
     if made:
-        tell(f"masks: {made}")
+        notify(f"masks: {made}")
 
 
 def _groups(table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:

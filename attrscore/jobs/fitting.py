@@ -9,7 +9,7 @@ from typing import Any
 from attrscore.core.contracts import Dataset
 from attrscore.errors import ConfigError, choose
 from attrscore.jobs.assembly import dataset_of, network
-from attrscore.jobs.contents import tell_made_masks
+from attrscore.jobs.contents import notify_of_masks
 from attrscore.models.weights import save_weights
 from attrscore.training import Trained, train
 
@@ -17,27 +17,27 @@ __all__ = ["fit", "train_if_asked"]
 
 
 def fit(
-    settings: Mapping[str, Any], *, progress: Callable[[str], None] = lambda _line: None
+    settings: Mapping[str, Any], *, notify: Callable[[str], None] = lambda _line: None
 ) -> tuple[Trained, Dataset]:
     """Train the network of the settings on their dataset and save its weights.
 
     What ``train.dataset`` holds replaces settings of the dataset, so that a network can be trained
-    on other cells than it is audited on. ``progress`` receives a line an epoch.
+    on other cells than it is audited on. ``notify`` receives a line an epoch.
     """
     options = dict(settings["train"])
     output, _ = Path(options.pop("output")), options.pop("when")
     cells = {**settings["dataset"], **(options.pop("dataset") or {})}
     settings = {**settings, "dataset": cells}
     dataset = dataset_of(settings)
-    tell_made_masks(dataset, progress)
+    notify_of_masks(dataset, notify)
     trained = train(
-        network(settings, dataset), dataset, seed=settings["seed"], progress=progress, **options
+        network(settings, dataset), dataset, seed=settings["seed"], progress=notify, **options
     )
     save_weights(trained.model, output, classes=dataset.classes)
     return trained, dataset
 
 
-def train_if_asked(settings: Mapping[str, Any], progress: Callable[[str], None]) -> None:
+def train_if_asked(settings: Mapping[str, Any], notify: Callable[[str], None]) -> None:
     """Train first, where ``train.when=missing`` and the weights are not there."""
     when, weights = settings["train"]["when"], settings["model"].get("weights")
     if choose(when, ("never", "missing"), option="train.when") == "never":
@@ -45,8 +45,8 @@ def train_if_asked(settings: Mapping[str, Any], progress: Callable[[str], None])
     if not weights:
         raise ConfigError("train.when=missing needs model.weights, the file to train into.")
     if not Path(weights).expanduser().exists():
-        progress(f"{weights} is not there: training first.")
+        notify(f"{weights} is not there: training first.")
         model = {**settings["model"], "weights": None}
         cells = {**settings["dataset"], "shard": None}  # all: other shards take the same weights
         options = {**settings["train"], "output": weights}
-        fit({**settings, "model": model, "dataset": cells, "train": options}, progress=progress)
+        fit({**settings, "model": model, "dataset": cells, "train": options}, notify=notify)

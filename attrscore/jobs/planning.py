@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from attrscore import store
 from attrscore.core.contracts import Batch, Result
 from attrscore.core.wrappers import unwrap
-from attrscore.engine.evaluate import to_frame
-from attrscore.engine.run import batches_of
+from attrscore.engine.evaluate import rows_of
+from attrscore.engine.run import batches_of, run
 from attrscore.errors import StoreError
 from attrscore.jobs.assembly import Parts, build
 from attrscore.jobs.computing import joined_maps
@@ -111,15 +111,16 @@ def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, floa
             )
 
     with _counted(parts.model) as counts:
-        results = list(parts.results(watched(), keep=parts.settings["keep"], skip=skip))
+        options = replace(parts.options, keep=parts.settings["keep"], skip=frozenset(skip))
+        results = list(run(parts.model, watched(), options))
         ended = time.perf_counter()
     began, before = marks[-1]
     counts.subtract(before)
     job = replace(parts.job, conditions=left)
     newest = [each for each in results if each.columns["id"][-1] == results[-1].columns["id"][-1]]
-    size_of_all = _bytes(job, parts, results)
+    size_of_all = _bytes(job, results)
     earlier = [each for each in results if each not in newest]
-    growth = size_of_all - _bytes(job, parts, earlier)
+    growth = size_of_all - _bytes(job, earlier)
     return (
         counts["forwards"] / last,
         counts["backwards"] / last,
@@ -128,10 +129,10 @@ def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, floa
     )
 
 
-def _bytes(job: store.Job, parts: Parts, results: Sequence[Result]) -> int:
+def _bytes(job: store.Job, results: Sequence[Result]) -> int:
     if not results:
         return 0
-    table = to_frame(results, **parts.labels).drop(columns=["model", "dataset"])
+    table = rows_of(results)
     ids = list(dict.fromkeys(table["id"]))
     part = store.Part(table, joined_maps(results), ids, None)
     return len(encode(job, part, rows=(0, len(ids)), config=""))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,10 +25,44 @@ __all__ = [
     "facts",
     "hardware",
     "machine",
+    "of_numbers",
+    "overrides_of_numbers",
     "repository",
 ]
 
 MIB = 2**20
+
+NO_NUMBERS = (
+    *("figures", "hydra", "label", "readers", "rerun", "results", "show", "threads", "train"),
+    "trust",
+)
+"""Settings that no number depends on: parts do not hold them, so that changing one of them changes
+no byte of a part."""
+
+
+def of_numbers(config: str, besides: Collection[str] = (), /) -> str:
+    r"""The text of a configuration without the settings that no number depends on.
+
+    One that another setting refers to stays.
+
+    >>> of_numbers("seed: 0\nshow:\n- a\nresults: here\n")
+    'seed: 0\n'
+    """
+    blocks = re.split(r"(?m)^(?=[^\s\-#])", config)
+    left_out = {*NO_NUMBERS, *besides}
+    kept = "".join(block for block in blocks if block.partition(":")[0] not in left_out)
+    referred = {name for name in left_out if f"${{{name}" in kept}
+    return "".join(
+        block
+        for block in blocks
+        if (name := block.partition(":")[0]) not in left_out or name in referred
+    )
+
+
+def overrides_of_numbers(overrides: Sequence[str], besides: Collection[str] = (), /) -> list[str]:
+    """Overrides without those of settings that no number depends on."""
+    left_out = {*NO_NUMBERS, *besides}
+    return [each for each in overrides if re.split(r"[./=@]", each.lstrip("+~"))[0] not in left_out]
 
 
 def hardware() -> dict[str, Any]:
@@ -111,11 +146,11 @@ def facts(overrides: Sequence[str], /) -> dict[str, Any]:
 def machine(parts: Parts, /) -> dict[str, Any]:
     """Where a run happened, and what it could not use."""
     device = device_of(parts.model)
-    told: dict[str, Any] = {"device": str(device), **hardware()}
+    found: dict[str, Any] = {"device": str(device), **hardware()}
     if device.type == "cuda":
-        told["gpu"] = torch.cuda.get_device_name(device)
+        found["gpu"] = torch.cuda.get_device_name(device)
     return {
-        **told,
+        **found,
         "platform": platform.platform(),
         "threads": torch.get_num_threads(),
         "folder": str(Path.cwd()),

@@ -64,6 +64,7 @@ from attrscore.methods.guided import (
     GuidedGradCAM,
     guided_backprop,
 )
+from attrscore.methods.kept import KeptMaps
 from attrscore.methods.lrp import LRP, LayerLRP
 from attrscore.methods.path import GradientShap, IntegratedGradients, LayerConductance
 from attrscore.methods.perturbation import FeatureAblation, KernelShap, Occlusion
@@ -84,6 +85,7 @@ __all__ = [
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
+    "KeptMaps",
     "KernelShap",
     "LayerCAM",
     "LayerConductance",

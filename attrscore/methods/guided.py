@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Maps
 from attrscore.core.graph import activations, calls, listed
+from attrscore.core.grids import Grid
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError, choose
@@ -140,12 +140,9 @@ class GuidedGradCAM:
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, C, *S)."""
         guided = guided_backprop(run)
-        linear = {2: "bilinear", 3: "trilinear"}[guided.ndim - 2]
-        mode = linear if self.interpolate == "linear" else "nearest"
-        return {
-            name: guided
-            * F.interpolate(
-                grad_cam(run.activations[name], gradient).relu(), size=run.batch.space, mode=mode
-            )
-            for name, gradient in run.gradients.items()
-        }
+        maps = {}
+        for name, gradient in run.gradients.items():
+            cam = grad_cam(run.activations[name], gradient)[:, 0].relu()
+            grid = Grid(run.batch.space, tuple(cam.shape[1:]), self.interpolate)
+            maps[name] = guided * grid.push(cam)[:, None]
+        return maps

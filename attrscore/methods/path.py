@@ -21,7 +21,6 @@ from attrscore.errors import ConfigError, choose
 from attrscore.methods._baselines import WithBaseline
 from attrscore.methods._copies import blocks, check_chunk, gradients_at, noisy
 from attrscore.methods._options import check_share, check_whole
-from attrscore.methods.straight import mean_gradient
 
 __all__ = [
     "GradientShap",
@@ -73,8 +72,8 @@ class IntegratedGradients(WithBaseline):
     ``rule`` (Captum's names); ``baseline`` and ``sigma`` as
     :class:`attrscore.methods._baselines.WithBaseline`. At most ``chunk`` copies of an input are in
     memory at once, however many the steps; without it, as many as have 2**17 pixels together.
-    Costs ``steps`` forward and backward passes, less what a convolution at the beginning of the
-    model takes, and two forwards. Needs gradients down to the input.
+    Costs ``steps`` forward and backward passes, and two forwards. Needs gradients down to the
+    input.
 
     The results get the columns ``completeness_error``, the sum of the map less F(input) -
     F(baseline), which is 0 for an exact integral, and ``output_change``, F(input) - F(baseline), to
@@ -113,7 +112,13 @@ class IntegratedGradients(WithBaseline):
         weights, points = quadrature(self.rule, self.steps)
         run.additional  # noqa: B018  # the clean input's own pass comes first
         with run.prepared():
-            mean = mean_gradient(run, reference, weights, points, chunk=self.chunk)
+            mean = torch.zeros_like(inputs, dtype=torch.float64)
+            for rows, steps in blocks(run, self.steps, self.chunk):
+                low, way = reference[rows], inputs[rows] - reference[rows]
+                path = torch.stack([low + at * way for at in points[steps]])
+                gradients = gradients_at(run, path, rows)
+                for weight, gradient in zip(weights[steps], gradients, strict=True):
+                    mean[rows].add_(gradient, alpha=weight)
             signed = (mean * (inputs - reference)).to(inputs.dtype)
             return Diagnosed({INPUT: signed}, completeness(run, signed, reference))
 

@@ -66,12 +66,12 @@ def randomized(
         raise UnsupportedError(f"{type(copied).__name__} has no parameter to draw anew.")
     names = list(layers)
     first = {"last": len(names) - 1, "all": 0}.get(how)
-    for name in names[_place(names, to) if first is None else first :]:
+    for name in names[_position(names, to) if first is None else first :]:
         _draw(layers[name], seed, name)
     return copied
 
 
-def _place(names: list[str], to: str | int | None) -> int:
+def _position(names: list[str], to: str | int | None) -> int:
     """Where a cascade ends."""
     if isinstance(to, int):
         if not 1 <= to <= len(names):
@@ -79,9 +79,9 @@ def _place(names: list[str], to: str | int | None) -> int:
                 f"randomize_to={to}: the network has {len(names)} layers with parameters."
             )
         return len(names) - to
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         if name == to or name.startswith(f"{to}."):
-            return place
+            return position
     raise ConfigError(f"randomize_to={to!r} has no parameters. {did_you_mean(to, names)}")
 
 

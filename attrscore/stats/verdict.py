@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from attrscore.core.contracts import BETWEEN_REASONS
+from attrscore.core.statuses import reasons_of
 from attrscore.errors import DataError, preview
 from attrscore.stats.comparisons import paired
 from attrscore.stats.conditions import (
@@ -262,14 +262,11 @@ def _beside_neighbours(rows: pd.DataFrame, column: str, options: dict[str, Any])
 def _swapped(rows: pd.DataFrame, options: dict[str, Any]) -> Evidence:
     asked, rows = rows, rows[np.isfinite(rows["difference"])] if len(rows) else rows
     if rows.empty:
-        parts = (
-            part
-            for reason in (asked["reason"].dropna() if "reason" in asked else ())
-            for part in str(reason).split(BETWEEN_REASONS)
-        )
-        told = next((part for part in parts if part.startswith("swap: ")), None)
+        texts = asked["reasons"].dropna().unique() if "reasons" in asked else ()
+        of_swap = (r for text in texts for r in reasons_of(str(text)) if r.scorer == "swap")
+        why = next(of_swap, None)
         run_it = "no swap: run it again with 'scorer=[grad_camo,swap]'"
-        return Evidence("swap", "missing", f"no cell has a {told}" if told else run_it)
+        return Evidence("swap", "missing", f"no cell has a {why}" if why else run_it)
     found = bootstrap(rows, "difference", **options)
     inside, outside = rows["inside"].mean(), rows["outside"].mean()
     what = f"change by swapping inside ({inside:.3f}) less outside ({outside:.3f})"

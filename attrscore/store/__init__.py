@@ -13,7 +13,6 @@ from attrscore.store.folders import JobFolder, folders_of, jobs_like, missing_co
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
 from attrscore.store.kept import Kept, kept, read_maps
 from attrscore.store.maps import Crops, chosen_cells, stored_crops
-from attrscore.store.outcomes import FAILURES, failed
 from attrscore.store.part import Part, read_crops, read_part, read_table
 from attrscore.store.rows import overlaid
 from attrscore.store.scores import collect, read_scores, table_and_kinds
@@ -23,7 +22,6 @@ from attrscore.store.verify import Report, verify
 from attrscore.store.writer import Writer
 
 __all__ = [
-    "FAILURES",
     "SCHEMA",
     "Comparison",
     "Condition",
@@ -41,7 +39,6 @@ __all__ = [
     "chosen_cells",
     "collect",
     "compare",
-    "failed",
     "folders_of",
     "identify",
     "jobs_like",

@@ -122,8 +122,8 @@ class Job:
     """What one invocation computes: conditions that share a base, over all rows of a dataset.
 
     ``base`` holds all else that determines the numbers: model with options and hash of its weights,
-    dataset fingerprint, target, heat options, seed, keep. Paths, device, batch size, launcher
-    and labels are not in it.
+    dataset fingerprint, target, heat options, seed, keep, batch size and kind of device (other ones
+    round otherwise). Paths, threads, launcher and labels are not in it.
 
     :raises ConfigError: two different plugins under one key, or a value that has no identity.
     """

@@ -9,13 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from attrscore.core.contracts import SCORER_FAILED
+from attrscore.core.statuses import FAILURES, failed
 
-__all__ = ["FAILURES", "Failed", "Tally", "failed", "failure_kind", "tally"]
-
-FAILURES = ("error", "out_of_memory", "unreadable")
-"""Statuses that another try may change. ``unsupported`` is none of them: the same network, method
-and version would be refused again."""
+__all__ = ["Failed", "Tally", "add_up", "failure_kind", "tally"]
 
 _LISTED = (*FAILURES, "unsupported")
 
@@ -56,16 +52,6 @@ class Tally:
         for status, count in other.rows.items():
             rows[status] = rows.get(status, 0) + count
         return Tally(rows, add_up([*self.failures, *other.failures]))
-
-
-def failed(table: pd.DataFrame, /) -> pd.Series[bool]:
-    """Which rows of a table another try may change."""
-    if "status" not in table:
-        return pd.Series(data=False, index=table.index, dtype=bool)
-    broken = table["status"].isin(FAILURES)
-    if "reason" in table:
-        broken |= table["reason"].fillna("").str.startswith(SCORER_FAILED)
-    return broken
 
 
 def tally(table: pd.DataFrame, /) -> Tally:

@@ -56,7 +56,7 @@ __all__ = [
 ROW = ("id", "method", "layer", "target")
 """What names a row of a part."""
 
-_TEXTS = (*ROW, "status", "reason")
+_TEXTS = (*ROW, "status", "reason", "reasons")
 _FAILURE = ("method", "layer", "status", "reason", "traceback")
 _KINDS = ("key", "option", "score", "metadata")
 _DEEPEST = 8

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 
 from attrscore.core.columns import KEY_COLUMNS
-from attrscore.core.contracts import BETWEEN_REASONS, SCORER_FAILED
+from attrscore.core.statuses import failed, reasons_of, shown, stored, union
 from attrscore.errors import StoreError
 from attrscore.store.columns import Array, stack
 from attrscore.store.folders import JobFolder, without_keep
 from attrscore.store.identity import Plugin, Range, canonical, flatten
 from attrscore.store.maps import MapKey
-from attrscore.store.outcomes import failed
 from attrscore.store.part import ROW, Part, owner
 
 __all__ = [
@@ -33,6 +32,7 @@ __all__ = [
 Key = tuple[str, str, str]
 """Method, layer and target."""
 
+_REASONS = ("reason", "reasons")
 _TRACE = ["method", "layer", "status", "reason"]
 
 
@@ -205,15 +205,14 @@ def _join(sources: Sequence[Source], scorers: Mapping[str, Plugin]) -> pd.DataFr
         scorer = owner(name, scorers) if name not in KEY_COLUMNS else ""
         if scorer:
             picked = by_scorer[scorer]
-        elif name == "reason":
-            joined[name] = choice.reasons([telling, *by_scorer.values()])
+        elif name in ("reason", "reasons"):
             continue
         elif name == "status":
             picked = telling
         else:
             picked = choice.among([s for s, table in enumerate(tables) if name in table])
         joined[name] = choice.column(name, picked).array
-    return pd.DataFrame(joined)
+    return pd.DataFrame(joined | choice.reasons([telling, *by_scorer.values()]))
 
 
 class _Choice:
@@ -246,18 +245,30 @@ class _Choice:
         """Where the table picked has the cell with another status than ``ok``."""
         return (picked >= 0) & ~_at(self._ok, picked)
 
-    def reasons(self, picks: Sequence[Array], /) -> Array:
-        """What the tables picked say, each sentence once, failures first."""
-        columns = [self.column("reason", picked).fillna("").astype(object) for picked in picks]
-        codes, told = pd.MultiIndex.from_arrays(columns).factorize()
-        joined = []
-        for each in told:
-            text = BETWEEN_REASONS.join(filter(None, each))
-            sentences = dict.fromkeys(text.split(BETWEEN_REASONS))
-            failed_first = sorted(sentences, key=lambda said: not said.startswith(SCORER_FAILED))
-            joined.append(BETWEEN_REASONS.join(failed_first))
-        found: Array = np.array(joined, dtype=object)[codes]
-        return found
+    def reasons(self, picks: Sequence[Array], /) -> dict[str, Array]:
+        """What the tables picked say, each reason once: as text, and as values where all have them.
+
+        Texts that were written before reasons were kept as values are joined whole.
+        """
+        everywhere = {name: all(name in table for table in self._tables) for name in _REASONS}
+        if everywhere["reasons"]:
+            codes, picked = self._combinations("reasons", picks)
+            each = [union(*map(reasons_of, texts)) for texts in picked]
+            found = {"reason": [shown(of) for of in each], "reasons": [stored(of) for of in each]}
+        elif any("reason" in table for table in self._tables):
+            codes, picked = self._combinations("reason", picks)
+            found = {"reason": [" | ".join(filter(None, dict.fromkeys(of))) for of in picked]}
+        else:
+            return {}
+        return {name: np.array(texts, dtype=object)[codes] for name, texts in found.items()}
+
+    def _combinations(
+        self, name: str, picks: Sequence[Array]
+    ) -> tuple[Array, Sequence[Sequence[str]]]:
+        """The texts of a column that the picks give together: which of them, and each of them."""
+        columns = [self.column(name, picked).fillna("").astype(object) for picked in picks]
+        codes, found = pd.MultiIndex.from_arrays(columns).factorize()
+        return codes, list(found)
 
     def column(self, name: str, picked: Array, /) -> pd.Series[Any]:
         """The values of a column, each from the table picked; missing where that lacks it."""

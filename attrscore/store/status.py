@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from attrscore.core.statuses import FAILURES
 from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
 from attrscore.store.commit import leftovers
@@ -22,7 +23,7 @@ from attrscore.store.folders import (
     open_conditions,
 )
 from attrscore.store.identity import MOST_PARTS, SCHEMA, Range, newer
-from attrscore.store.outcomes import FAILURES, Failed, Tally, add_up, tally
+from attrscore.store.outcomes import Failed, Tally, add_up, tally
 from attrscore.store.part import opened, part_ranges, read_table
 from attrscore.store.scores import jobs_of_merged
 
@@ -211,7 +212,7 @@ def _tally(path: Path, size: int, known: Mapping[str, Any] | None) -> Tally:
     if known is not None and known["bytes"] == size:
         return Tally.of(known)
     try:
-        return tally(read_table(path, ("method", "layer", "status", "reason")))
+        return tally(read_table(path, ("method", "layer", "status", "reason", "reasons")))
     except StoreError as error:
         kind = error.kind or "damaged"
         return Tally({kind: 1}, add_up([Failed("", "", kind, str(error), 1)]))

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from attrscore.core.secrets import Hidden
+from attrscore.core.statuses import reasons_of, stored
 from attrscore.errors import StoreError, preview
 from attrscore.store.columns import Array
 from attrscore.store.commit import commit, make_folder, remove_leftovers
@@ -189,9 +190,15 @@ class Writer:
             text = self._hidden.text(text)
             return text if len(text) <= MOST_REASON else f"{text[: MOST_REASON - 1]}…"
 
+        def values(text: str) -> str:
+            each = [why._replace(sentence=shown(why.sentence)) for why in reasons_of(text)]
+            return stored(each)
+
         table, traces = part.table, part.traces
         if "reason" in table:
             table = table.assign(reason=table["reason"].map(shown, na_action="ignore"))
+        if "reasons" in table:
+            table = table.assign(reasons=table["reasons"].map(values, na_action="ignore"))
         if traces is not None:
             hidden = traces["traceback"].map(self._hidden.text)
             reasons = traces["reason"].map(shown, na_action="ignore")

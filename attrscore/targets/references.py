@@ -100,7 +100,7 @@ def _members(group: GroupMean, columns: Mapping[str, Any]) -> np.ndarray:
     for column, values in group.where:
         if column not in columns:
             raise DataError(
-                f"The group {group} is told by the column {column!r}, which the data do not have: "
+                f"The group {group} needs the column {column!r}, which the data do not have: "
                 f"{preview(sorted(columns))}. {did_you_mean(column, columns)}"
             )
         member = member & np.isin(np.array([str(v) for v in columns[column]], dtype=object), values)

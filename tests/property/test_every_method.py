@@ -43,7 +43,8 @@ NEED = {
 }
 ONLY_MODULES = ("lrp", "layer_lrp")
 NO_INPLACE = ("captum:DeepLift",)
-NAMES = [e.name for e in METHODS.entries() if e.alias_of is None and e.name != "captum"]
+NAMES = [e.name for e in METHODS.entries() if e.alias_of is None]
+NAMES = [name for name in NAMES if name not in ("captum", "kept")]  # which need options
 ALL = list(dict.fromkeys((*NAMES, *NEED)))
 CASES = [
     pytest.param(name, check, d, id=f"{name}-{check}-{d}")

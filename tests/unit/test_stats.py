@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from attrscore.core.statuses import Reason, stored
 from attrscore.errors import ConfigError, DataError
 from attrscore.stats import (
     Clusters,
@@ -331,9 +332,9 @@ def test_missing_evidence_is_named_with_the_command_that_adds_it():
 
 
 def test_a_swap_that_is_undefined_is_told_with_its_reason_and_not_asked_for_again():
-    why = "swap: no cell of a known other class in the pool can be a donor."
-    reason = f"grad_camo: no neighbours in the crop. | {why}"
-    found = only(judged(inside=np.nan, outside=np.nan, reason=reason))
+    why = "no cell of a known other class in the pool can be a donor | or another."
+    gaps = [Reason("gap", "grad_camo", "no neighbours in the crop."), Reason("gap", "swap", why)]
+    found = only(judged(inside=np.nan, outside=np.nan, reasons=stored(gaps)))
     assert found["swap"].answer == "missing"
     assert why in found.sentence
     assert "run it again" not in found.sentence

@@ -17,8 +17,8 @@ import attrscore
 from attrscore import store
 from attrscore.cli.hydra_app import configuration, settings_of
 from attrscore.core.registry import METHODS, SCORERS
-from attrscore.errors import AttrscoreWarning, DataError
-from attrscore.jobs import assembly, rescoring
+from attrscore.errors import AttrscoreWarning, ConfigError, DataError
+from attrscore.jobs import assembly
 from attrscore.jobs import run as jobs
 
 SMALL = [
@@ -230,37 +230,39 @@ def test_a_job_that_stops_says_how(monkeypatch):
     assert (job.stopped, job.done) == ("", 2)
 
 
-def test_a_new_scorer_runs_on_kept_maps_without_the_network(monkeypatch):
-    run(keep="native")
-    monkeypatch.setattr(jobs, "compute", lambda *_, **__: pytest.fail("the network was run"))
-    outcome = run(keep="native", scorers=("grad_camo", "share"))
-    assert outcome.computed == 6
-    told = [store.provenance_of(part)["provenance"].get("scored_from") for part in sorted(parts())]
-    assert [each["relative_error"] for each in told if each] == [rescoring.TOLERANCE]
-    direct = attrscore.read_scores("results")
-    assert not direct.duplicated(["id", "method", "layer"]).any()
-    moved = (direct["share"] - direct["grad_camo"]).abs().groupby(direct["method"]).max()
-    assert 0 < moved["grad_cam"] <= rescoring.TOLERANCE / 2
-    _, maps = store.read_maps("results", "fragile", "features.3")  # channels that cancel
-    heat = maps.sum(1).clip(min=0).sum((1, 2))
-    cancelled = abs(maps).sum((1, 2, 3)) / heat
-    assert moved["fragile"] <= 2 * rescoring.TOLERANCE * cancelled.max()
+KEPT = {"kept": {"results": "first", "method": "grad_cam"}}
 
 
-def test_kept_maps_serve_other_heat_options(monkeypatch):
-    run(keep="native", methods=("grad_cam",))
-    monkeypatch.setattr(jobs, "compute", lambda *_, **__: pytest.fail("the network was run"))
-    run("heat.sign=absolute", keep="none", methods=("grad_cam",))
+def test_a_new_scorer_runs_on_kept_maps():
+    run(keep="native", results="first", methods=("grad_cam",))
+    Path("first").rename("moved")
+    kept = {"kept": {"results": "moved", "method": "grad_cam"}}
+    found = run(method=kept, scorers=("share", "confident")).scores
+    assert set(found["status"]) == {"ok"}
+    first = attrscore.read_scores("moved")
+    moved = (found["share"] - first["grad_camo"]).abs()
+    assert 0 < moved.max() <= 2**-12
+    assert (found["confident"] - found["confidence"]).abs().max() < 1e-6
+    Path("moved").rename("again")
+    kept["kept"]["results"] = "again"  # no part of what the job is
+    assert run(method=kept, scorers=("share", "confident")).computed == 0
+
+
+def test_kept_maps_serve_other_heat_options():
+    run(keep="native", results="first", methods=("grad_cam",))
+    run(method=KEPT)
+    run("heat.sign=absolute", method=KEPT)
     scores = attrscore.read_scores("results")
     assert set(scores["heat.sign"]) == {"positive", "absolute"}
 
 
-def test_a_scorer_that_needs_the_network_gets_it():
-    run(keep="native", methods=("grad_cam",))
-    scores = run(keep="native", methods=("grad_cam",), scorers=("grad_camo", "confident")).scores
-    assert (scores["confident"] - scores["confidence"]).abs().max() < 1e-6
-    told = [store.provenance_of(part)["provenance"] for part in parts()]
-    assert not any("scored_from" in each for each in told)
+def test_kept_maps_of_another_model_or_method_are_refused():
+    run(keep="native", results="first", methods=("grad_cam",))
+    scores = run("model.seed=3", method=KEPT).scores
+    assert set(scores["status"]) == {"unsupported"}
+    assert scores["reason"].str.contains("of another model, target or data").all()
+    with pytest.raises(ConfigError, match="keeps no maps of 'grad_cat'. Did you mean 'grad_cam'"):
+        run(method={"kept": {"results": "first", "method": "grad_cat"}})
 
 
 def test_provenance_says_what_a_number_came_from(monkeypatch):

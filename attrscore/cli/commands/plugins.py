@@ -47,7 +47,7 @@ def plugins(arguments: Sequence[str]) -> int:
 def _list(as_json: bool) -> int:  # noqa: FBT001  # as the option
     from attrscore.cli import output
 
-    entries = {kind: registry.told() for kind, registry in REGISTRIES.items()}
+    entries = {kind: registry.examined() for kind, registry in REGISTRIES.items()}
     if as_json:
         listed = [{"kind": kind, **asdict(e)} for kind, found in entries.items() for e in found]
         sys.stdout.write(json.dumps(listed, indent=1) + "\n")

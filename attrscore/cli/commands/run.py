@@ -49,9 +49,9 @@ def _job(cfg: DictConfig) -> Ended:
                 settings,
                 config=OmegaConf.to_yaml(cfg, resolve=False),
                 overrides=unresolved(HydraConfig.get().overrides.task),
-                advance=advance,
-                told=output.say_findings,
-                progress=output.stderr().print,
+                on_progress=advance,
+                on_findings=output.say_findings,
+                notify=output.stderr().print,
             )
         return Ended(_show(outcome, settings, sweep=sweep))
     except EmptyShardError as error:
@@ -111,7 +111,7 @@ def train(arguments: Sequence[str]) -> int:
     from attrscore.cli import output
     from attrscore.jobs.fitting import fit
 
-    trained, dataset = fit(settings, progress=output.stderr().print)
+    trained, dataset = fit(settings, notify=output.stderr().print)
     output.stdout().print(
         f"held-out accuracy {trained.accuracy:.3f} (balanced {trained.balanced_accuracy:.3f}) on "
         f"{len(trained.held_out_ids)} cells, training accuracy {trained.train_accuracy:.3f} on "

@@ -96,7 +96,7 @@ def test_two_packages_of_one_name_are_both_named(monkeypatch, registry):
     with pytest.raises(ConfigError, match="claimed by math:sqrt and cmath:sqrt; uninstall one"):
         registry.load("same")
     assert registry.names() == ["fine"]
-    told = {(entry.name, entry.package): entry.problem for entry in registry.told()}
+    told = {(entry.name, entry.package): entry.problem for entry in registry.examined()}
     assert told["fine", "math:exp"] == ""
     assert "claimed by" in told["same", "cmath:sqrt"]
 
@@ -105,7 +105,7 @@ def test_one_of_ours_is_not_shadowed(monkeypatch):
     install(monkeypatch, SCORERS, auc="math:sqrt")
     with pytest.warns(AttrscoreWarning, match="'auc' is attrscore's own; that of the package math"):
         assert SCORERS.load("auc").__module__ == "attrscore.scorers.localisation"
-    told = [entry for entry in SCORERS.told() if entry.name == "auc"]
+    told = [entry for entry in SCORERS.examined() if entry.name == "auc"]
     assert [(entry.package, bool(entry.problem)) for entry in told] == [
         ("attrscore", False),
         ("math:sqrt", True),
@@ -129,14 +129,14 @@ def test_a_newer_interface_is_named(monkeypatch, registry, stated, words, where)
     place.attrscore_interface = stated
     monkeypatch.setitem(sys.modules, "strangers", module)
     install(monkeypatch, registry, strange="strangers:scorer")
-    (entry,) = registry.told()
+    (entry,) = registry.examined()
     assert words in entry.problem
     assert bool(words) == bool(entry.problem)
 
 
 def test_a_name_that_settings_cannot_hold_and_what_is_no_plugin(monkeypatch, registry):
     install(monkeypatch, registry, **{"my-scorer": "math:sqrt", "number": "math:pi"})
-    dash, number = registry.told()
+    dash, number = registry.examined()
     assert "letters, digits and underscores alone" in dash.problem
     assert "is a float; expected a class or a function" in number.problem
 

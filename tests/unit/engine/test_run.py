@@ -14,7 +14,7 @@ from rich.console import Console
 import attrscore
 from attrscore.core.columns import KEY_COLUMNS
 from attrscore.core.contracts import Batch, Reasoned
-from attrscore.core.statuses import reasons_told
+from attrscore.core.statuses import reason_table
 from attrscore.engine.evaluate import evaluate
 from attrscore.engine.run import run
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError, UnsupportedError
@@ -240,7 +240,7 @@ def test_a_scorer_that_cannot_work_is_told_and_is_no_failure():
     assert set(table["reason"]) == {
         "scorer 'broken': ValueError: a bug | never cannot work here: nothing to score."
     }
-    told = reasons_told(table).set_index("kind")["rows"]
+    told = reason_table(table).set_index("kind")["rows"]
     assert told.to_dict() == {"failure": 4, "unsupported": 4}
     with pytest.warns(AttrscoreWarning, match="it returned no column"):
         quiet(net(), batch(), scorers=lambda heat, run: {})

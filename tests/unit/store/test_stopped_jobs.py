@@ -57,7 +57,7 @@ def test_a_sweep_that_was_stopped_and_changed_ends_as_if_nothing_had_happened(
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(assembly, "PART_ROWS", 4)
-    write = Writer.write
+    write = Writer.write_part
 
     def stopped(self, start, *rest, **options):
         if start == 8:
@@ -65,7 +65,7 @@ def test_a_sweep_that_was_stopped_and_changed_ends_as_if_nothing_had_happened(
         return write(self, start, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Writer, "write", stopped)
+        patch.setattr(Writer, "write_part", stopped)
         assert main([*SMALL, LAYERS, "method=[grad_cam,saliency]"]) == 130
     for methods in ("grad_cam,hires_cam", "grad_cam,saliency", "saliency,grad_cam,hires_cam"):
         assert main([*SMALL, LAYERS, f"method=[{methods}]"]) == 0

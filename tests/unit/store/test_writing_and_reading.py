@@ -298,7 +298,7 @@ def test_columns_are_plain_checked_datasets_that_tell_their_kind(tmp_path):
 
 def test_the_table_has_its_columns_in_order(tmp_path):
     fill(tmp_path, job(Condition(GRAD_CAM, "a", OTHER), Condition(GRAD_CAM, "a", GRAD_CAMO)))
-    columns = [name for name in KEY_COLUMNS if name not in ("confidence", "depth")]
+    columns = [name for name in KEY_COLUMNS if name not in ("confidence", "depth", "reasons")]
     columns += ["grad_camo", "grad_camo.chance", "other", "other.chance", "Metadata_Plate"]
     assert read_scores(tmp_path).columns.tolist() == columns
 
