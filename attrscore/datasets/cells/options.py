@@ -28,7 +28,7 @@ from attrscore.datasets.cells.geometry import (
 from attrscore.datasets.cells.normalising import Normalise
 from attrscore.datasets.cells.regions import Boundary
 from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
-from attrscore.datasets.images.stored import check_axes
+from attrscore.datasets.images.stored import check_axes, is_length
 from attrscore.errors import ConfigError, choose
 
 __all__ = ["FieldOptions"]
@@ -185,7 +185,7 @@ class FieldOptions:
             )
         require(
             self.spacing is None
-            or (len(self.spacing) == len(self.crop) and all(v > 0 for v in self.spacing)),
+            or (len(self.spacing) == len(self.crop) and all(is_length(v) for v in self.spacing)),
             f"spacing={self.spacing} must be {len(self.crop)} positive numbers of micrometres, "
             "as many as crop",
         )

@@ -105,8 +105,9 @@ class Field:
     @property
     def size(self) -> int:
         """Bytes that it takes when it is decoded, label images counted with 4 a pixel."""
-        pixels = math.prod(self.shape)
-        return self._bytes + 4 * pixels * len(self.masks)
+        whole = math.prod(self.image.shape) * self.image.dtype.itemsize
+        chosen = self._bytes if len(self.channels) < self.image.shape[0] else 0
+        return whole + chosen + 4 * math.prod(self.shape) * len(self.masks)
 
     def pixels(self, window: Window | None = None, /) -> NDArray[Any]:
         """(C, *S) as they are in the file."""
@@ -167,20 +168,23 @@ class Kept:
     def __init__(self, most: int, /) -> None:
         self.most = most
         self._fields: OrderedDict[str, Field] = OrderedDict()
+        self._used = 0
 
     def get(self, name: str, open_field: Callable[[], Field], /) -> Field:
         """The field of this name, opened if it is not there."""
-        field = self._fields.pop(name, None) or open_field()
-        room = self.most - field.size
-        used = sum(each.size for each in self._fields.values())
-        while self._fields and used > room:
-            used -= self._fields.popitem()[1].size
+        field = self._fields.pop(name, None)
+        if field is None:
+            field = open_field()
+            self._used += field.size
+        while self._fields and self._used > self.most:
+            self._used -= self._fields.popitem()[1].size
         self._fields[name] = field
         return field
 
     def clear(self) -> None:
         """Forget all."""
         self._fields.clear()
+        self._used = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         # another process opens its fields itself, and there may be several

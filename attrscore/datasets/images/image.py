@@ -33,13 +33,18 @@ from numpy.typing import NDArray
 
 from attrscore.datasets.images.files import shown
 from attrscore.datasets.images.readers import Choice, reader_of
-from attrscore.datasets.images.stored import ORDER, Stored, known, long_axes, named, stated
+from attrscore.datasets.images.stored import (
+    ORDER,
+    Stored,
+    is_length,
+    known,
+    long_axes,
+    named,
+    stated,
+)
 from attrscore.errors import AttrscoreError, DataError
 
 __all__ = ["Image", "Labels", "open_image", "open_labels", "stacked"]
-
-_LENGTHS = 1e-6, 1e9
-"""Micrometres that a voxel can be long."""
 
 _OF_THE_SYSTEM = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EPERM)
 
@@ -118,16 +123,6 @@ class Labels:
     what: str = "mask"
     """What it is called in an error."""
 
-    @property
-    def path(self) -> Path:
-        """Of its file."""
-        return self.image.path
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """*S."""
-        return self.image.shape[1:]
-
     def read(self, window: tuple[slice, ...] | None = None, /) -> NDArray[Any]:
         """A window (None: all), mostly as int32: see :meth:`numbers`.
 
@@ -143,7 +138,7 @@ class Labels:
         if not whole and pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2:
             return pixels
         low, high = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
-        name = f"the {self.what} '{shown(self.path)}'"
+        name = f"the {self.what} '{shown(self.image.path)}'"
         if low < 0 or high >= 2**63:
             raise DataError(
                 f"{name} holds {'negative numbers' if low < 0 else 'numbers beyond 2^63'} "
@@ -316,7 +311,7 @@ def _laid_out(
 
 def _measured(path: Path, spacing: Mapping[str, float], space: str) -> tuple[float, ...] | None:
     for axis, size in spacing.items():
-        if axis in space and not _LENGTHS[0] <= size <= _LENGTHS[1]:
+        if axis in space and not is_length(size):
             raise DataError(
                 f"'{shown(path)}' says that a pixel is {size:g} µm long along {axis}, which is no "
                 "length; state dataset.spacing."

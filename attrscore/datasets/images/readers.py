@@ -109,7 +109,7 @@ def reader_of(path: Path, /) -> Reader:
     """
     name = path.name.lower()
     found = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
-    if found is None and any(folder.suffix.lower() == ".zarr" for folder in path.parents):
+    if any(folder.suffix.lower() == ".zarr" for folder in path.parents):
         found = ".zarr"
     if found is None:
         raise DataError(

@@ -29,6 +29,7 @@ __all__ = [
     "by_size",
     "check_axes",
     "check_claim",
+    "is_length",
     "known",
     "long_axes",
     "micrometres",
@@ -165,6 +166,11 @@ def micrometres(size: object, unit: object, /) -> float | None:
         return None
     scale = _MICROMETRES.get(str(unit))
     return length * scale if scale is not None and length > 0 else None
+
+
+def is_length(size: float, /) -> bool:
+    """Whether a voxel can be this many micrometres long: between a picometre and a kilometre."""
+    return 1e-6 <= size <= 1e9
 
 
 def check_axes(axes: str, /) -> str:
