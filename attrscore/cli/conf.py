@@ -20,8 +20,6 @@ from attrscore.core.registry import REGISTRIES, SCORERS, DatasetOptions, ModelOp
 
 __all__ = ["SEVERAL", "conf_files", "write_conf"]
 
-GENERATED = ("method", "scorer", "target", "model")
-
 SEVERAL = ("method", "scorer")
 """Groups of which several choices can be made: each stands under its own name."""
 
@@ -46,13 +44,12 @@ COLUMN = 24
 def conf_files() -> dict[str, str]:
     """Path below conf/ -> its text."""
     files = {}
-    for kind in GENERATED:
-        registry = REGISTRIES[kind]
+    for kind, registry in REGISTRIES.items():
         for entry in registry.entries():
             if entry.alias_of is None and entry.package == "attrscore":
                 about = summary(registry.load(entry.name))
                 files[f"{kind}/{entry.name}.yaml"] = _choice(kind, entry.name, about, {})
-    for path, (name, about, other) in VARIANTS.items() if "dataset" in GENERATED else ():
+    for path, (name, about, other) in VARIANTS.items():
         files[f"{path}.yaml"] = _choice(path.partition("/")[0], name, about, other)
     for name in NULLS:
         files[f"null/{name}.yaml"] = (

@@ -87,6 +87,7 @@ def plain(text: str, /) -> str:
     >>> plain("See :func:`attrscore.scorers.mask_ratio` and ``auc``.")
     'See mask_ratio and auc.'
     """
+    text = re.sub(r":mod:`([\w.]+)`", r"\1", text)
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
     return re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL)
 

@@ -143,7 +143,12 @@ def signed_distance(
     reach: float = math.inf,
     beyond: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """:func:`distance_to` one mask *S, an array; pixels ``beyond`` the field are no other side."""
+    """:func:`distance_to` one mask *S, an array; pixels ``beyond`` the field are no other side.
+
+    >>> cell, beyond = np.array([[0, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]], bool)
+    >>> signed_distance(cell, spacing=(0.5,), beyond=beyond)[1:]
+    array([-1.5, -1. , -0.5,  0.5,  1. ])
+    """
     far = np.full(mask.shape, -np.inf if mask.any() else np.inf)
     if not mask.any() or mask.all():
         return far

@@ -72,10 +72,15 @@ class NamedArrays(NothingLeftOut):
     """Cells of one file; a subclass says how it is opened (``_opened``)."""
 
     path: str
+    """A file of inputs (N, C, *S), regions/cell (N, *S); label, ids, meta/<column> (N,)."""
     others: Sequence[str] = ()
+    """Arrays (N, ...) that the model takes after the image, in this order: [others/0]."""
     jitter: float | tuple[float, ...] = 0
+    """Most that a crop is moved, zeros moving in: a number, or one an axis."""
     jitter_unit: JitterUnit = "pixel"
+    """The unit of jitter."""
     jitter_seed: int = 0
+    """Of jitter; how far a cell moves follows from it and the id alone."""
 
     @property
     def table(self) -> pd.DataFrame:

@@ -64,16 +64,28 @@ class DeepProfiler(NothingLeftOut):
     """
 
     path: str
+    """Folder of the export."""
     metadata: str | None = "sc-metadata.csv"
+    """In that folder; null: go by the names of the files."""
     label_column: str | None = "Target"
+    """Column that is the class; null: none."""
     class_order: tuple[str, ...] | None = None
+    """The classes in their order; null: sorted as text."""
     carry: tuple[str, ...] = ()
+    """Columns carried to the results, beside those named Metadata_..."""
     numbers: tuple[str, ...] = ()
+    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
+    else."""
     channels: tuple[int, ...] | None = None
+    """Numbers from 0, such as [0,2]; null: all."""
     stains: tuple[str, ...] | None = None
+    """Names of these channels, such as [DNA,RNA,ER,AGP,Mito]."""
     spacing: tuple[float, ...] | None = None
+    """Micrometres a pixel along Y and X."""
     limit: int | None = None
+    """Most cells, the first ones; null: all."""
     on_bad_file: Literal["skip", "raise"] = "skip"
+    """Whether the others are read, or none."""
 
     def __post_init__(self) -> None:
         as_tuples(self, "class_order", "carry", "numbers", "channels", "stains", "spacing")

@@ -79,22 +79,41 @@ class DeepProfilerFields(NothingLeftOut):
     read_together: ClassVar[str] = "Metadata_image"
 
     path: str
+    """Folder of the project."""
     channels: tuple[str, ...]
+    """Columns of the index that name the images, in the order of channels:
+    [DNA,RNA,ER,AGP,Mito]."""
     crop: tuple[int, ...]
+    """Pixels along Y and X, such as [96,96]."""
     index: str = "inputs/metadata/index.csv"
+    """In the project."""
     locations: str = "inputs/locations"
+    """Folder in the project: Plate/Well-Site-Nuclei.csv."""
     images: str = "inputs/images"
+    """Folder in the project."""
     outlines: str | None = None
+    """Folder in the project: inputs/outlines, label images or drawn outlines."""
     radius: float | None = None
+    """Without outlines: pixels around each location that are taken for the cell."""
     label_column: str | None = None
+    """Column of the index that is the class."""
     class_order: tuple[str, ...] | None = None
+    """The classes in their order; null: sorted as text."""
     carry: tuple[str, ...] = ()
+    """Columns carried to the results, beside those named Metadata_..."""
     numbers: tuple[str, ...] = ()
+    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
+    else."""
     normalise: Normalise = "percentile"
+    """Of each channel of a field."""
     percentiles: tuple[float, float] = (0.1, 99.9)
+    """Of percentile: become 0 and 1."""
     spacing: tuple[float, ...] | None = None
+    """Micrometres a pixel along Y and X."""
     limit: int | None = None
+    """Most cells, the first ones; null: all."""
     on_bad_file: Literal["skip", "raise"] = "skip"
+    """Whether the others are read, or none."""
     _kept: Kept = field(default_factory=lambda: Kept(_MEMORY), init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -74,18 +74,31 @@ class Phantom(NothingLeftOut):
     """
 
     size: tuple[int, ...] = (64, 64)
+    """Pixels: [Y, X] or [Z, Y, X]."""
     cells: int = 256
+    """How many."""
     channels: int = 3
+    """1 to 5 of DNA, ER, AGP, RNA, Mito; one alone is ER."""
     carrier: Carrier = "cell"
+    """What the label depends on."""
     confounder: Confounder = "background"
+    """Of a mixture."""
     strength: float = 0.9
+    """Of a mixture: how often the confounder agrees; 0.5: independent, 1: always."""
     area: tuple[float, float] = (0.08, 0.2)
+    """Of a cell, as a fraction of the crop: lowest, highest."""
     neighbours: tuple[int, int] = (0, 3)
+    """Fewest, most."""
     offset: float = 0.05
+    """Most that the cell is off the centre, as a fraction of the crop."""
     noise: float = 0.02
+    """Standard deviation of the camera's noise; pixels are within 0 and 1."""
     plates: int = 2
+    """How many."""
     wells: int = 8
+    """On each plate."""
     seed: int = 0
+    """Of all that is drawn."""
 
     def __post_init__(self) -> None:
         for name in ("size", "area", "neighbours"):

@@ -38,12 +38,19 @@ class DatasetFactory(NothingLeftOut):
     """
 
     target: str
+    """An importable function or class, such as mypackage.data.make."""
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Its keywords."""
     items: tuple[str | None, ...] | Mapping[str, str] | None = None
+    """What a sample's items are: null for [inputs,cell,label], or {image: inputs, seg: cell}."""
     class_names: tuple[str, ...] = ()
+    """Of the labels, in order; []: the numbers."""
     stains: tuple[str, ...] | None = None
+    """Names of the channels."""
     spacing: tuple[float, ...] | None = None
+    """Micrometres a pixel along the crop's axes."""
     on_bad_file: Literal["skip", "raise"] = "skip"
+    """For a sample that cannot be used."""
 
     def __post_init__(self) -> None:
         as_tuples(self, "class_names", "stains", "spacing")

@@ -47,47 +47,95 @@ class FieldOptions:
     """
 
     images: str
+    """Pattern such as 'folder/*.tif', or a folder."""
     masks: str
+    """Label images, matched by name (also <name>_cp_masks, _masks, _mask, _labels, _label, _seg);
+    or otsu or cellpose, which make them."""
     crop: tuple[float, ...]
+    """Size along the axes of the masks: [64,64] or [16,64,64]."""
     crop_unit: CropUnit = "pixel"
+    """The unit of crop."""
     resample: Resample = None
+    """Micrometres a pixel that crops are brought to: one number, one an axis, or isotropic; null:
+    as the files."""
     outside: Outside = "keep"
+    """What becomes of pixels that are not of the cell; mean is theirs in each channel."""
     axes: str | None = None
+    """YX | CYX | ZYX | CZYX | another order; null: from the files' metadata."""
     channels: tuple[int, ...] | None = None
+    """Numbers from 0, such as [0,2]; null: all."""
     stains: tuple[str, ...] | None = None
+    """Names of these channels, such as [DNA,AGP]; null: from the files' metadata."""
     spacing: tuple[float, ...] | None = None
+    """Micrometres a pixel of the files, along the crop's axes; null: from their metadata."""
     nuclei: str | None = None
+    """Label images where a nucleus has its cell's number."""
     boundary: float | None = None
+    """Micrometres from the cell's edge that the region boundary reaches; null: no such region."""
     boundary_side: Side = "both"
+    """Where the boundary lies."""
     segment_channels: tuple[int, ...] = (0,)
+    """Of otsu and cellpose: the channels of the files that show the cells."""
     segment_smooth: float = 1.0
+    """Of otsu: standard deviation of a Gaussian, pixels of the finest axis."""
     segment_diameter: float | None = None
+    """Of a cell in pixels; null: as the method thinks."""
     segment_model: str = "cpsam_v2"
+    """Of cellpose: a model that it knows, or the file of one."""
     labels: str | None = None
+    """Table with a row a cell: CSV or Parquet."""
     label_column: str | None = None
+    """Column of the table that is the class."""
     class_order: tuple[str, ...] | None = None
+    """The classes in their order; null: sorted as text."""
     image_key: str | tuple[str, ...] = "image"
+    """Column of the table with the image's name; with image_table: what both share, such as
+    ImageNumber."""
     object_key: str = "label"
+    """Column of the table with the number in the label image."""
     image_table: str | None = None
+    """Table with a row an image, where the first does not name it: CellProfiler's Image.csv."""
     image_file: str | None = None
+    """Column of image_table with the image's name; null: its only FileName_..."""
     carry: tuple[str, ...] = ()
+    """Columns carried to the results, beside those named Metadata_..."""
     numbers: tuple[str, ...] = ()
+    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
+    else."""
     where: str | None = None
+    """Which cells: "area > 200 and not touches_border"; names of columns, with or without
+    Metadata_."""
     min_area: int = 0
+    """Smaller objects are left out; pixels."""
     tiny: float = 0.1
+    """Share of the median area of a field below which an object is called tiny."""
     jitter: float | tuple[float, ...] = 0
+    """Most that a crop is moved off its cell: a number, or one an axis."""
     jitter_unit: JitterUnit = "pixel"
+    """The unit of jitter; pixels are those of the crop."""
     jitter_seed: int = 0
+    """Of jitter; how far a cell moves follows from it and the id alone."""
     normalise: Normalise = "percentile"
+    """Of each channel of a field."""
     percentiles: tuple[float, float] = (0.1, 99.9)
+    """Of percentile: become 0 and 1."""
     ranges: tuple[tuple[float, float], ...] | None = None
+    """Of fixed: [lowest, highest] become 0 and 1; or one such pair a channel."""
     controls: str | None = None
+    """Normalise by the fields of each plate for which this holds: "Metadata_Treatment ==
+    'DMSO'"."""
     plate: str = "Metadata_Plate"
+    """Column that says the plate, for controls."""
     limit: int | None = None
+    """Most cells, the first ones; null: all."""
     series: int | None = None
+    """Of files that hold several images: which one, from 0."""
     level: int = 0
+    """Resolution level of an OME-Zarr, 0 the finest."""
     allow_pickle: bool = False
+    """Read Cellpose's _seg.npy as masks; a pickle from someone else can run any code."""
     on_bad_file: Literal["skip", "raise"] = "skip"
+    """Whether the others are read, or none."""
 
     def __post_init__(self) -> None:
         as_tuples(self, *_LISTS)
