@@ -13,7 +13,7 @@ from rich.table import Table
 from attrscore.core.columns import title_of
 from attrscore.stats.agreement import map_matrix
 from attrscore.stats.conditions import distinguishing, label
-from attrscore.stats.reporting import SHOWN
+from attrscore.stats.reporting import MOST_COMPARED, SHOWN
 from attrscore.stats.summary import CORRECTED
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def parts(found: Report, /) -> Iterator[Table | str]:
         yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
     for between, table in found.comparisons.items():
         yield _comparison(found, between, table)
+        if between in found.uncompared:
+            more = found.uncompared[between]
+            yield f"only the first {MOST_COMPARED} {between}s are compared, {more} more are not"
     for model, matrix in found.agreement.items():
         if len(matrix) <= _MOST:
             yield _matrix(model, matrix)

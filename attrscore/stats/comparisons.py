@@ -140,6 +140,7 @@ def compare(
     *,
     between: Literal["model", "method", "layer"],
     clusters: Sequence[str] | None = None,
+    most: int | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """Compare all pairs of models, methods or layers on the same cells, all else equal.
@@ -147,7 +148,8 @@ def compare(
     A row a pair. Columns: what was held equal, ``first``, ``second``, those of :func:`paired`, and
     ``q``: p over all pairs by Benjamini-Hochberg. Methods are compared at one layer (Rao et al.,
     CVPR 2022). Options of what is compared do not separate pairs: models with other weights are a
-    pair.
+    pair. ``most`` compares only the first so many, in the order of the table: pairs grow with the
+    square.
 
     :raises ConfigError: another ``between``, or no such column.
     """
@@ -158,7 +160,7 @@ def compare(
         own = [name for name in columns_of(stratum) if name not in held]
         named = distinguishing(stratum, own, [between])
         parts = [(label(condition, named), part) for condition, part in by_condition(stratum, own)]
-        for (a, first), (b, second) in combinations(parts, 2):
+        for (a, first), (b, second) in combinations(parts[:most], 2):
             made = paired(first, second, value, clusters=clusters, **options)
             rows.append({**shared, "first": a, "second": b, **made})
     found = pd.DataFrame(rows)

@@ -21,6 +21,9 @@ from attrscore.stats.verdict import Verdict, verdicts
 
 __all__ = ["SHOWN", "Report", "report"]
 
+MOST_COMPARED = 24
+"""Models (methods, layers) that are compared with each other; of more, the first of the table."""
+
 SHOWN = ("model", "method", "layer")
 """The columns of a condition that are always shown."""
 
@@ -49,6 +52,8 @@ class Report:
     verdicts: Sequence[Verdict]
     groups: pd.DataFrame
     comparisons: Mapping[str, pd.DataFrame]
+    uncompared: Mapping[str, int]
+    """What is compared -> how many there are beyond the most that are; empty where all are."""
     agreement: Mapping[str, pd.DataFrame]
     adjusted: pd.DataFrame
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -61,6 +66,7 @@ class Report:
             **{name: getattr(self, name) for name in named},
             "reading": asdict(self.reading),
             **{name: getattr(self, name).to_dict("records") for name in tables},
+            "uncompared": dict(self.uncompared),
             "comparisons": {k: v.to_dict("records") for k, v in self.comparisons.items()},
             "agreement": {k: v.to_dict() for k, v in self.agreement.items()},
             "verdicts": [asdict(each) for each in self.verdicts],
@@ -119,11 +125,27 @@ def report(
         comparisons={
             between: made
             for between in ("model", "method", "layer")
-            if len(made := compare(tested, corrected, between=between, **interval))
+            if len(
+                made := compare(tested, corrected, between=between, most=MOST_COMPARED, **interval)
+            )
         },
+        uncompared=_uncompared(tested),
         agreement=_agreements(tested, score),
         adjusted=_adjusted(tested, columns, score, using, options.get("confidence", 0.95)),
     )
+
+
+def _uncompared(tested: pd.DataFrame) -> dict[str, int]:
+    more = {}
+    for between in ("model", "method", "layer"):
+        held = columns_of(tested, without=[between])
+        kinds = tested[columns_of(tested)].drop_duplicates()
+        largest = (
+            kinds.groupby(held, dropna=False, observed=True).size().max() if held else len(kinds)
+        )
+        if largest > MOST_COMPARED:
+            more[between] = int(largest) - MOST_COMPARED
+    return more
 
 
 def _undefined(

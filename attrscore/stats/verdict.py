@@ -144,12 +144,25 @@ def verdicts(
     """
     hidden = is_null(table, null=null)
     tested, nulls = table[~hidden], table[hidden]
+    nulls_of, tested_of = (_by_model(rows) for rows in (nulls, tested))
+    shared = nulls_of.get(null or "", nulls[:0])
+
+    def own_nulls(condition: dict[str, Any]) -> pd.DataFrame:
+        own = nulls_of.get(str(condition["model"]), nulls[:0])
+        return pd.concat([own, shared]) if len(shared) else own
+
     return [
         _judge(
             condition,
             rows,
-            null_of(condition, table, nulls, null, f"{score}.{corrected}"),
-            swap_of(condition, table, tested),
+            null_of(
+                condition,
+                table,
+                own_nulls(condition),
+                null,
+                f"{score}.{corrected}",
+            ),
+            swap_of(condition, table, tested_of[str(condition["model"])]),
             score,
             corrected,
             least_cells,
@@ -158,6 +171,11 @@ def verdicts(
         for condition, rows in by_condition(tested, columns_of(table))
         if len(rows)
     ]
+
+
+def _by_model(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each model: looked up, so that a report of many models stays linear."""
+    return {str(name): each for name, each in rows.groupby(rows["model"].astype(str), sort=False)}
 
 
 def _judge(

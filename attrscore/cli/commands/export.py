@@ -27,7 +27,10 @@ _SUFFIXES = {
     "anndata": ".h5ad",
     "pycytominer": ".csv.gz",
 }
-_OF_TABLES, _OF_IMAGES = ("profiles", "on", "scores"), ("method", "layer", "overlap", "scale")
+_OF_TABLES, _OF_IMAGES = (
+    ("profiles", "on", "scores", "excel"),
+    ("method", "layer", "overlap", "scale"),
+)
 
 _AT_FIRST = 16
 
@@ -51,6 +54,9 @@ def export(arguments: Sequence[str]) -> int:
     tables = parser.add_argument_group("tables (csv, parquet, anndata, pycytominer)")
     tables.add_argument("--profiles", type=Path, help="join onto this table: CSV or Parquet")
     tables.add_argument("--on", help="columns that name a cell in both: OURS,OURS=THEIRS,...")
+    tables.add_argument(
+        "--excel", action="store_true", help="CSV in which no text is a formula: '=1+1 for =1+1"
+    )
     tables.add_argument("--scores", help="of these columns only: grad_camo,grad_camo.lift")
     images = parser.add_argument_group("images (tiff, omezarr, nifti), of runs with keep=native")
     images.add_argument("--method", help="of these methods only")
@@ -113,6 +119,7 @@ def _table(options: argparse.Namespace) -> int:
             for_pycytominer(table) if options.to == "pycytominer" else table,
             path,
             provenance=provenance,
+            excel=options.excel,
         )
     stdout().print(
         f"table: {path} ({len(table)} rows, {len(wide.own)} columns of attrscore)", soft_wrap=True

@@ -152,7 +152,7 @@ def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
     groups: dict[tuple[str, str], dict[tuple[str, tuple[int, ...]], dict[str, Any]]] = {}
     for job in find([path for path in results if Path(path).is_dir()])[0]:
         base = {k: v for k, v in job.folder.job.base.items() if k not in ("heat", "keep")}
-        if _option(base, "model", "randomize") not in (None, "none"):
+        if not job.parts or _option(base, "model", "randomize") not in (None, "none"):
             continue
         group = groups.setdefault((job.folder.model, canonical(base)), {})
         for method, layer in {(c.method.key, c.layer) for c in job.folder.job.conditions}:

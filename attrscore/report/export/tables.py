@@ -37,6 +37,7 @@ _OF_A_RUN = ("predicted", "explained", "confidence")
 _OF_A_MAP = ("method.", "scorer.", "heat.")
 """How settings begin that change nothing of these."""
 
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 
 
@@ -147,9 +148,13 @@ def _spread(values: pd.Series[Any], cells: np.ndarray[Any, Any], n: int) -> pd.S
     return pd.Series(values.to_numpy(), index=cells).reindex(range(n))
 
 
-def write_table(table: pd.DataFrame, path: Path, /, *, provenance: Mapping[str, Any]) -> None:
+def write_table(
+    table: pd.DataFrame, path: Path, /, *, provenance: Mapping[str, Any], excel: bool = False
+) -> None:
     """Write the table as the suffix says: .parquet, .csv, or .csv.gz and its like.
 
+    ``excel`` is for CSV that is opened in a spreadsheet: text that begins as a formula does
+    (``=``, ``+``, ``-``, ``@``, a tab) gets an apostrophe before it, so that it stays text.
     Numbers are written so that they read back as the same. Parquet holds ``provenance`` as JSON in
     its metadata, under ``attrscore.export``.
 
@@ -163,7 +168,8 @@ def write_table(table: pd.DataFrame, path: Path, /, *, provenance: Mapping[str, 
             compression: Any = _COMPRESSED.get(path.suffix)
             if compression == "gzip":
                 compression = {"method": "gzip", "mtime": 0}  # the same table, the same bytes
-            table.to_csv(aside, index=False, compression=compression)
+            written = _without_formulas(table) if excel else table
+            written.to_csv(aside, index=False, compression=compression)
         else:
             try:
                 arrow = pa.Table.from_pandas(table, preserve_index=False)
@@ -176,6 +182,18 @@ def write_table(table: pd.DataFrame, path: Path, /, *, provenance: Mapping[str, 
             pq.write_table(
                 arrow.replace_schema_metadata({**known, b"attrscore.export": origin}), aside
             )
+
+
+def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
+    def plain(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+
+    numeric = pd.api.types.is_numeric_dtype
+    columns = {
+        plain(str(name)): each if numeric(each) else each.astype(object).map(plain)
+        for name, each in table.items()
+    }
+    return pd.DataFrame(columns, index=table.index)
 
 
 def for_pycytominer(table: pd.DataFrame, /) -> pd.DataFrame:

@@ -162,6 +162,10 @@ def _data_of(folder: store.JobFolder) -> str:
 
 
 def _maps_of(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator[_Maps]:
+    of_pair: dict[tuple[str, ...], list[Condition]] = {}
+    for each in conditions:
+        names = tuple(str(each.about[name]) for name in ("model", "method", "layer"))
+        of_pair.setdefault(names, []).append(each)
     for job in jobs:
         folder = job.folder
         if not job.parts or folder.job.base.get("keep", "none") == "none":
@@ -175,7 +179,7 @@ def _maps_of(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator
             own = {f"method.{name}": value for name, value in of.method.settings.items()}
             for target in targets:
                 settings = {**base, **own, "method": method, "layer": layer, "target": target}
-                for condition in conditions:
+                for condition in of_pair.get((folder.model, method, layer), ()):
                     if _same(condition.about, settings):
                         several = target if len(targets) > 1 else None
                         yield _Maps(folder, method, layer, several, condition)

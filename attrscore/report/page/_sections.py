@@ -177,6 +177,7 @@ def comparisons(found: Report, /) -> list[dict[str, Any]]:
                 "held": bool(held),
                 "rows": rows[:_PAIRS],
                 "more": len(rows[_PAIRS:]),
+                "uncompared": found.uncompared.get(between, 0),
             }
         )
     return made

@@ -475,3 +475,12 @@ def test_auroc_counts_pairs_and_leaves_out_the_undefined():
     with_gaps = pd.concat([other, pd.Series([np.nan, np.inf])])
     assert auroc(one, with_gaps) == pytest.approx(expected)
     assert np.isnan(auroc(one, other[:0]))
+
+
+def test_of_many_models_the_first_are_compared_and_the_rest_is_counted():
+    many = pd.concat([table(model=f"m{i:02d}") for i in range(26)])
+    found = report(many, **QUICK)
+    compared = found.comparisons["model"]
+    assert set(compared["first"]) | set(compared["second"]) == {f"m{i:02d}" for i in range(24)}
+    assert found.uncompared == {"model": 2}
+    assert len(found.verdicts) == 26

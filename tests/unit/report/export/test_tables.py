@@ -13,7 +13,7 @@ from results import BASE, GRAD_CAM, GRAD_CAMO, IG, OTHER, fill, job
 from attrscore.cli.main import main
 from attrscore.errors import ConfigError, DataError, StoreError
 from attrscore.report.export.profiles import join, keys_of, read_profiles
-from attrscore.report.export.tables import widened
+from attrscore.report.export.tables import widened, write_table
 from attrscore.store import Condition, read_scores, table_and_kinds
 from attrscore.store.commit import new_file, new_folder
 
@@ -326,3 +326,15 @@ def test_anndata_of_profiles_has_their_features(run, tmp_path):
     np.testing.assert_array_equal(read.X[:, 0], table["Cells_AreaShape_Area"])
     assert list(read.obs_names) == ["0", "1", "2", "3"]  # one row has no id
     np.testing.assert_array_equal(read.obs[SCORE], [0.3, 0.0, 0.1, np.nan])
+
+
+def test_text_that_begins_as_a_formula_stays_text_for_a_spreadsheet(tmp_path):
+    cells = ["=1+1", "+x", "-x", "@x", "\tx", "x=1"]
+    table = pd.DataFrame({"Metadata_note": cells, "score": [-1.5, *range(5)], "=a": "b"})
+    write_table(table, tmp_path / "plain.csv", provenance={})
+    write_table(table, tmp_path / "safe.csv", provenance={}, excel=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "plain.csv"), table)
+    safe = pd.read_csv(tmp_path / "safe.csv")
+    assert safe["Metadata_note"].tolist() == [*(f"'{each}" for each in cells[:5]), "x=1"]
+    assert safe["score"].tolist() == table["score"].tolist()
+    assert list(safe) == ["Metadata_note", "score", "'=a"]
