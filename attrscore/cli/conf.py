@@ -16,12 +16,16 @@ import yaml
 
 from attrscore.core.heat import HeatOptions
 from attrscore.core.options import Option, options_of, summary
-from attrscore.core.registry import REGISTRIES, SCORERS, DatasetOptions, ModelOptions, conf_dir
+from attrscore.core.registry import (
+    REGISTRIES,
+    SCORERS,
+    SEVERAL,
+    DatasetOptions,
+    ModelOptions,
+    conf_dir,
+)
 
-__all__ = ["SEVERAL", "conf_files", "write_conf"]
-
-SEVERAL = ("method", "scorer")
-"""Groups of which several choices can be made: each stands under its own name."""
+__all__ = ["conf_files", "write_conf"]
 
 SHARED = {"dataset": DatasetOptions, "model": ModelOptions}
 """Options that every plugin of a kind has, beside its own."""

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, Registry, conf_dir
+from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SEVERAL, Registry, conf_dir
 from attrscore.errors import ConfigError, did_you_mean
 
 __all__ = [
@@ -32,9 +32,6 @@ __all__ = [
     "settings_of",
     "unresolved",
 ]
-
-_SEVERAL = ("method", "scorer")
-"""Groups that may hold several plugins: each is nested under its own name."""
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
@@ -193,7 +190,7 @@ def register_installed(arguments: Sequence[str]) -> None:
                 options = {**MODEL_OPTIONS, **options}
             if kind == "dataset":
                 options = {"shard": None, **options}
-            node = {name: options} if kind in _SEVERAL else {"name": name, **options}
+            node = {name: options} if kind in SEVERAL else {"name": name, **options}
             ConfigStore.instance().store(group=kind, name=name, node=node)
 
 
@@ -209,7 +206,7 @@ def _options_of(registry: Registry, name: str, line: str) -> dict[str, Any]:
         except (OmegaConfBaseException, YAMLError, OSError) as error:
             raise ConfigError(f"{path} cannot be read: {error}") from error
         whole: dict[str, Any] = dict(node)  # type: ignore[arg-type]  # YAML of a mapping
-        own = whole.get(name) if registry.kind in _SEVERAL else whole
+        own = whole.get(name) if registry.kind in SEVERAL else whole
         return {option: value for option, value in (own or {}).items() if option != "name"}
     if not re.search(rf"\b{re.escape(name)}\b", line):
         return {}

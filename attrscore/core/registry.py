@@ -38,6 +38,7 @@ __all__ = [
     "MODEL_OPTIONS",
     "REGISTRIES",
     "SCORERS",
+    "SEVERAL",
     "TARGETS",
     "Configured",
     "DatasetOptions",
@@ -451,6 +452,9 @@ class DatasetOptions:
 
 
 MODEL_OPTIONS: Mapping[str, Any] = asdict(ModelOptions())
+
+SEVERAL = ("method", "scorer")
+"""Kinds of which a job may have several; each then stands under its own name."""
 
 REGISTRIES = {r.kind: r for r in (METHODS, SCORERS, TARGETS, MODELS, DATASETS)}
 

@@ -25,15 +25,11 @@ _FILES = (".npy", ".safetensors")
 
 @dataclass(frozen=True)
 class WithBaseline:
-    """The options ``baseline`` and ``sigma``.
-
-    ``baseline`` is ``zero``, ``mean`` (of each channel over the crop), ``blurred`` (the crop
-    smoothed by a Gaussian of ``sigma`` pixels, one number or one an axis), a number, or a file
-    (.npy, or .safetensors with one array) that holds (C,) or (C, *S).
-    """
+    """The options of a baseline: what an input is compared with, or replaced by."""
 
     baseline: str | float = "zero"
-    """zero | mean (of each channel over the crop) | blurred | a number | a .npy or .safetensors."""
+    """zero | mean (of each channel over the crop) | blurred (by a Gaussian) | a number | a .npy or
+    .safetensors of one array (C,) or (C, *S)."""
     sigma: float | tuple[float, ...] = 8.0
     """Of the blurred baseline, in pixels: a number, or [Y, X] or [Z, Y, X]."""
 

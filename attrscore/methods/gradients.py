@@ -75,14 +75,12 @@ _KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")
 class SmoothGrad:
     """SmoothGrad: the maps of another ``method``, averaged over noisy copies of the input.
 
-    ``method`` is a registered name, with ``options`` of its own; layers are explained where it
-    explains layers. ``noise`` is a fraction of each channel's range in the crop. ``kind`` is the
-    mean (``smoothgrad``, with the sign of the method's maps), the mean square (``smoothgrad_sq``)
-    or the variance (``vargrad``); the last two are never negative. A cell's noise follows from
-    ``seed`` and its id alone, whatever the batch; the explained class stays that of the clean
-    input. Costs ``samples`` times what the method costs, one batch in memory at a time. Cannot
-    explain what the method cannot. Smilkov et al., arXiv 1706.03825 (2017); Hooker et al., NeurIPS
-    2019; Adebayo et al., ICLR workshops 2018; as Captum's ``NoiseTunnel``.
+    The mean of M(x + e) over normal noise e, or by ``kind`` the mean square or the variance, which
+    are never negative. Layers are explained where the method explains layers; the explained class
+    stays that of the clean input. Costs ``samples`` times what the method costs, one batch in
+    memory at a time. Cannot explain what the method cannot. Smilkov et al., arXiv 1706.03825
+    (2017); Hooker et al., NeurIPS 2019; Adebayo et al., ICLR workshops 2018; as Captum's
+    ``NoiseTunnel``.
     """
 
     method: str = "saliency"

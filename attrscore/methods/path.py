@@ -68,12 +68,8 @@ class IntegratedGradients(WithBaseline):
     """Integrated Gradients: the mean gradient from a baseline to the input, times the difference.
 
     (x - x') times the integral of dF / dx along the straight line from the baseline x' to x: each
-    pixel's share in F(x) - F(x'), signed. ``steps`` points of the quadrature
-    ``rule`` (Captum's names); ``baseline`` and ``sigma`` as
-    :class:`attrscore.methods._baselines.WithBaseline`. At most ``chunk`` copies of an input are in
-    memory at once, however many the steps; without it, as many as have 2**17 pixels together.
-    Costs ``steps`` forward and backward passes, and two forwards. Needs gradients down to the
-    input.
+    pixel's share in F(x) - F(x'), signed. Costs ``steps`` forward and backward passes, and two
+    forwards, in memory that does not grow with the steps. Needs gradients down to the input.
 
     The results get the columns ``completeness_error``, the sum of the map less F(input) -
     F(baseline), which is 0 for an exact integral, and ``output_change``, F(input) - F(baseline), to
@@ -128,11 +124,9 @@ class IntegratedGradients(WithBaseline):
 class GradientShap(WithBaseline):
     """GradientShap: gradients at random points between a baseline and the noisy input.
 
-    An estimate of Integrated Gradients, smoothed: each of ``samples`` draws adds Gaussian ``noise``
-    (a fraction of each channel's range in the crop) to the input and takes one point on the way.
-    Signed. A cell's draws follow from ``seed`` and its id alone, whatever the batch. Costs
-    ``samples`` forward and backward passes, and one forward, at most ``chunk`` copies of an input
-    in memory at once. Needs gradients down to the input. Columns as ``integrated_gradients``; the
+    An estimate of Integrated Gradients, smoothed: each of ``samples`` draws adds Gaussian noise to
+    the input and takes one point on the way. Signed. Costs ``samples`` forward and backward passes,
+    and one forward. Needs gradients down to the input. Columns as ``integrated_gradients``; the
     completeness error falls with the square root of ``samples``. Lundberg, Lee, NeurIPS 2017;
     after Captum's ``GradientShap``, with one baseline a cell rather than a set to draw from.
     """

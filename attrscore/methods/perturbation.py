@@ -43,18 +43,14 @@ _SPREADS = ("share", "value")
 
 @dataclass(frozen=True, kw_only=True)
 class WithFeatures:
-    """The options ``features``, ``size``, ``segments``, ``compactness`` and ``spread``.
+    """The options of features, the parts of a crop that are hidden as one.
 
-    ``features`` are ``grid`` (blocks of ``size`` pixels, one number or one an axis), ``slic``
-    (about ``segments`` supervoxels of scikit-image, as compact as ``compactness`` says),
-    ``regions`` (what the batch's regions divide the crop into: cell, neighbours, the rest) or
-    ``instances`` (the cell, each connected part of the neighbours, the rest). With ``spread=share``
-    the value of a feature is divided among its pixels, so the map sums to the values; with
-    ``value`` every pixel carries it, as Captum's maps do, and large features weigh more.
+    With ``spread=share`` the map sums to the values; with ``value`` large features weigh more.
     """
 
     features: Literal["grid", "slic", "regions", "instances"] = "grid"
-    """Blocks, supervoxels, what the regions divide, or each neighbour apart."""
+    """Blocks of a grid, supervoxels of scikit-image, what the regions divide the crop into (cell,
+    neighbours, the rest), or these with each connected part of the neighbours apart."""
     size: PerAxis = 16
     """Of the blocks of a grid, in pixels: a number, or [Y, X] or [Z, Y, X]."""
     segments: int = 64
@@ -143,11 +139,10 @@ class Occlusion(WithBaseline):
     """Occlusion: what the score loses when a window is replaced by the baseline.
 
     The mean of F(x) - F(x with the window hidden), signed: positive where hiding lowers the score.
-    The window of ``window`` pixels, one number or one an axis, moves by ``stride`` pixels; a pixel
-    gets the mean over the windows that cover it, all channels are hidden together. Costs one
+    A pixel gets the mean over the windows that cover it; all channels are hidden together. Costs a
     forward pass for each position, the product over axes of ceil((S - window) / stride) + 1, and
-    one for the clean input; at most ``chunk`` copies of an input are in memory at once. Explains
-    any model, gradients or not. Zeiler, Fergus, ECCV 2014; numbers as Captum's ``Occlusion``.
+    one for the clean input. Explains any model, gradients or not. Zeiler, Fergus, ECCV 2014;
+    numbers as Captum's ``Occlusion``.
 
     >>> import attrscore
     >>> from attrscore.testing.samples import cells, net
@@ -158,9 +153,9 @@ class Occlusion(WithBaseline):
 
     explains: ClassVar[str] = INPUT
     window: PerAxis = 16
-    """In pixels: a number, or [Y, X] or [Z, Y, X]."""
+    """Size in pixels: a number, or [Y, X] or [Z, Y, X]."""
     stride: PerAxis = 8
-    """In pixels, likewise; each position is one forward pass."""
+    """Pixels by which the window moves, likewise; each position is one forward pass."""
     chunk: int | None = None
     """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 
@@ -223,11 +218,10 @@ class Occlusion(WithBaseline):
 class FeatureAblation(WithFeatures, WithBaseline):
     """Feature ablation: what the score loses when one part of the crop becomes the baseline.
 
-    Signed: positive where hiding lowers the score. Features, their options and ``spread`` as
-    :class:`WithFeatures`. Costs one forward pass for each feature, and one for the clean input; at
-    most ``chunk`` copies of an input are in memory at once. Explains any model, gradients or not;
-    features that matter only together share nothing, for which see ``kernel_shap``. After Zeiler,
-    Fergus, ECCV 2014; numbers as Captum's ``FeatureAblation`` with ``spread=value``.
+    F(x) - F(x with the feature hidden), signed: positive where hiding lowers the score. Costs a
+    forward pass for each feature, and one for the clean input. Explains any model, gradients or
+    not; features that matter only together share nothing, for which see ``kernel_shap``. After
+    Zeiler, Fergus, ECCV 2014; numbers as Captum's ``FeatureAblation`` with ``spread=value``.
     """
 
     explains: ClassVar[str] = INPUT
@@ -318,12 +312,10 @@ def shapley_values(shown: Tensor, weights: Tensor, values: Tensor, change: Tenso
 class KernelShap(WithFeatures, WithBaseline):
     """KernelSHAP: Shapley values of parts of the crop, what each adds averaged over all orders.
 
-    Signed; the values of a crop sum to F(input) - F(baseline) exactly. Features, their options and
-    ``spread`` as :class:`WithFeatures`; hidden ones are replaced by the baseline. ``samples``
-    coalitions a crop, drawn in pairs of complements; exact where all 2^F - 2 of them are no more
-    than that. A cell's draws follow from ``seed`` and its id alone. Costs ``samples`` forward
-    passes, and two; at most ``chunk`` copies of an input are in memory at once. Explains any
-    model, gradients or not. The column ``output_change`` is F(input) - F(baseline).
+    Signed; the values of a crop sum to F(input) - F(baseline) exactly, which is the column
+    ``output_change``. Hidden features are replaced by the baseline; coalitions are drawn in pairs
+    of complements, and exact where all 2^F - 2 of them are no more than ``samples``. Costs
+    ``samples`` forward passes, and two. Explains any model, gradients or not.
 
     Lundberg, Lee, NeurIPS 2017. Captum's ``KernelShap`` takes one crop at a time, draws from the
     global generators and approximates the constraint by a large weight, so it is written here.

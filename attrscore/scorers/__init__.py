@@ -1,4 +1,4 @@
-"""Scorers: heat and pass in, numbers out; one a file, with its equation and its source.
+"""Scorers: heat and pass in, numbers out; by family, each with its formula and its source.
 
 The status of a row says why its scores of the cell are NaN. Of a row that is ``ok``, the reason
 says why a score is NaN all the same: another region is empty, there is no donor, no neighbour.
