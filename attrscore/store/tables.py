@@ -196,7 +196,7 @@ class TableReader:
 
         They have the types that the pieces would have if they were put together.
         """
-        columns = {name: self._columns[name] for name in self.names if name in self._columns}
+        columns = {n: replace(self._columns[n]) for n in self.names if n in self._columns}
         for name, values in self._shown.items():
             columns[name] = Column.of(values)
         for name in self._gaps.union(*map(self._incomplete, self.groups)) - self._shown.keys():
@@ -220,7 +220,8 @@ class TableReader:
         columns: dict[str, Any] = {}
         for name, column in self.columns.items():
             values = table[name] if name in table else pd.Series(np.full(len(table), np.nan))
-            if not column.gaps and column.dtype != np.float64 and bool(values.isna().any()):
+            may_lack = values.dtype.kind not in "biu" and column.dtype != np.float64
+            if may_lack and not column.gaps and bool(values.isna().any()):
                 self._gaps.add(name)
                 del self.columns
                 raise UnforeseenGapError(name)
@@ -283,14 +284,14 @@ class Column:
         self.width = max(self.width, dtype.itemsize if text else 32)  # a number, beside text
         self.gaps |= missing
 
-    @property
+    @cached_property
     def text(self) -> bool:
-        """Whether it is text: so it is if it is in any part."""
+        """Whether it is text: so it is if it is in any part. Asked once all parts were."""
         return any(dtype.kind == "S" for dtype in self.dtypes)
 
-    @property
+    @cached_property
     def dtype(self) -> Any:
-        """Of the column in the table."""
+        """Of the column in the table. Asked once all parts were."""
         if self.text:
             return TEXT
         flags = {dtype.kind == "b" for dtype in self.dtypes}
@@ -333,7 +334,7 @@ class _Rows:
     table: pd.DataFrame
     stretches: Mapping[Key, Range]
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         return int(self.table.memory_usage(index=False, deep=True).sum())
 

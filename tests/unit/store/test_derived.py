@@ -79,6 +79,35 @@ def test_types_and_gaps_survive_the_merge(tmp_path):
     assert read_scores(tmp_path)["Metadata_a"].isna().tolist() == [False, False, False, True, False]
 
 
+def test_rows_that_a_part_was_to_have_and_lacks_are_gaps_of_the_merge(tmp_path):
+    """Known only once the rows are read: whole numbers, flags and text cannot hold them."""
+    more = {"grad_camo.count": 3, "grad_camo.flat": True, "grad_camo.word": "NA"}
+    one, other = (job(Condition(GRAD_CAM, "a", each), rows=4) for each in (GRAD_CAMO, OTHER))
+    writer = Writer(tmp_path, one, labels=LABELS)
+    for start, stop in one.ranges:
+        writer.write(start, stop, table(one, start, stop, **more).iloc[: 2 - start // 2])
+    fill(tmp_path, other)
+    whole = read_scores(tmp_path)
+    assert whole["grad_camo.count"].isna().tolist() == [False, False, False, True]
+    assert whole["grad_camo.flat"].dtype == whole["grad_camo.count"].dtype == np.float64
+    assert whole["grad_camo.word"].isna().tolist() == [False, False, False, True]
+    for suffix in (".h5", ".parquet"):
+        collect(tmp_path, tmp_path / f"all{suffix}")
+        pd.testing.assert_frame_equal(read_scores(tmp_path / f"all{suffix}"), whole)
+
+
+def test_columns_of_whole_numbers_stay_so_where_another_job_lacks_them(tmp_path):
+    one, other = (job(Condition(GRAD_CAM, "a", each)) for each in (GRAD_CAMO, OTHER))
+    writer = Writer(tmp_path, one, labels=LABELS)
+    for start, stop in one.ranges:
+        writer.write(start, stop, table(one, start, stop, **{"grad_camo.count": 3}))
+    fill(tmp_path, other)
+    assert read_scores(tmp_path)["grad_camo.count"].dtype == np.int64
+    for suffix in (".h5", ".parquet"):
+        collect(tmp_path, tmp_path / f"all{suffix}")
+        pd.testing.assert_frame_equal(read_scores(tmp_path / f"all{suffix}"), read_scores(tmp_path))
+
+
 def test_a_merge_says_where_its_numbers_came_from(tmp_path):
     fill(tmp_path, job(), config="x: 1")
     collect(tmp_path, tmp_path / "all.h5")
