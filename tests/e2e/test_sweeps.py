@@ -211,7 +211,7 @@ def test_a_worker_that_dies_is_told_and_the_same_command_goes_on(capsys, tmp_pat
         "    if not pathlib.Path('again').exists():\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    from attrscore.models.tiny import TinyCNN\n"
-        "    from attrscore.core import InputSpec\n"
+        "    from attrscore.core.contracts import InputSpec\n"
         "    return TinyCNN()(InputSpec(3, (32, 32), 2))\n"
     )
     sweep = ["model=factory", "model.target=deadly.model", "trust=[deadly]", "dataset.seed=0,1"]
