@@ -308,7 +308,7 @@ def test_secrets_of_the_environment_stay_out_of_files(monkeypatch, tmp_path):
 LEAKY = """
 import torch
 from dataclasses import dataclass
-from attrscore.core import InputSpec
+from attrscore.core.contracts import InputSpec
 from attrscore.models.tiny import TinyCNN
 def make(token):
     return TinyCNN()(InputSpec(3, (32, 32), 2))
