@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from attrscore.core.contracts import Dataset
-from attrscore.core.wrappers import SealedNetwork
+from attrscore.core.model import SealedNetwork
 from attrscore.errors import (
     AttrscoreWarning,
     ConfigError,

@@ -22,8 +22,7 @@ from attrscore.errors import preview
 if TYPE_CHECKING:
     from attrscore.core.contracts import Dataset
     from attrscore.core.registry import Entry
-    from attrscore.engine.preflight import Finding
-    from attrscore.engine.survey import Survey
+    from attrscore.engine.preflight import Finding, Survey
     from attrscore.jobs.contents import Contents
     from attrscore.jobs.planning import Plan
     from attrscore.store import Comparison, JobStatus, Report

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from attrscore.core.wrappers import call
+from attrscore.core.model import call
 from attrscore.errors import ConfigError, choose
 
 __all__ = [

@@ -19,13 +19,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from attrscore.core.capture import OverwrittenError, capture
 from attrscore.core.contracts import INPUT, Batch, Target
-from attrscore.core.layers import Layers, with_layouts
+from attrscore.core.layers import Layers, OverwrittenError, capture, with_layouts
 from attrscore.core.layouts import watching
 from attrscore.core.light import LightGradients
-from attrscore.core.network import Explained, as_found, check_output, wide
-from attrscore.core.wrappers import call, dtype_of, unwrap
+from attrscore.core.model import Explained, as_found, call, check_output, dtype_of, unwrap, wide
 from attrscore.errors import UnsupportedError, preview
 
 __all__ = [

@@ -20,8 +20,8 @@ from importlib.metadata import EntryPoint, entry_points, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from attrscore.core.code import text_of
 from attrscore.core.options import defaults_of
-from attrscore.core.sources import text_of
 from attrscore.errors import (
     AttrscoreError,
     AttrscoreWarning,
@@ -397,7 +397,7 @@ class Registry:
 
 def origin_of(plugin: Callable[..., Any], /) -> str:
     """Package and version of attrscore's own code; of any other a hash of its text, with that of
-    what it calls (:func:`attrscore.core.sources.text_of`).
+    what it calls (:func:`attrscore.core.code.text_of`).
     """  # noqa: D205  # one sentence
     if _package(plugin) == "attrscore":
         return f"attrscore {version('attrscore')}"

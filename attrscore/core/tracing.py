@@ -21,7 +21,7 @@ from attrscore.core.layouts import (
     measure_tokens,
     watching,
 )
-from attrscore.core.wrappers import SealedNetwork, call
+from attrscore.core.model import SealedNetwork, call
 
 __all__ = [
     "LayerInfo",

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from attrscore.core.code import arguments_of, resolve, working_directory_importable
 from attrscore.core.contracts import Batch, InputSpec
-from attrscore.core.importing import arguments_of, resolve, working_directory_importable
 from attrscore.core.registry import DATASETS
 from attrscore.datasets._options import NothingLeftOut, as_tuples
 from attrscore.datasets.batches import as_batch, chosen, stacked

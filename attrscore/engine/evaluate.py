@@ -14,10 +14,10 @@ from torch import nn
 
 from attrscore.core.columns import KEY_COLUMNS
 from attrscore.core.contracts import Batch, Dataset, Result
+from attrscore.core.model import unwrap
 from attrscore.core.readings import attach, readings_of
 from attrscore.core.registry import METHODS, SCORERS
 from attrscore.core.statuses import reason_table
-from attrscore.core.wrappers import unwrap
 from attrscore.datasets.batches import Data, Items, batches_from, how_many
 from attrscore.engine.pool import draw_pool, needs_pool
 from attrscore.engine.run import batches_of, run

@@ -1,6 +1,6 @@
 """What can be explained, found out on two crops before anything is computed.
 
-No method is believed: each is tried on a crop, and the network is asked the same question twice.
+No method is believed: each is tried on a crop, and the model is asked the same question twice.
 """
 
 from __future__ import annotations
@@ -16,11 +16,20 @@ from attrscore.core.contracts import INPUT, Batch, Maps, Method, Target, single_
 from attrscore.core.graph import kind_of, nodes
 from attrscore.core.grids import Grid, area_fraction, unresolvable
 from attrscore.core.heat import HeatOptions
+from attrscore.core.layers import LAYER_RULES
 from attrscore.core.layouts import LayoutOptions
-from attrscore.core.network import as_found, check_output
+from attrscore.core.model import (
+    Precision,
+    as_found,
+    call,
+    check_output,
+    device_of,
+    in_precision,
+    unwrap,
+)
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS, TARGETS
-from attrscore.core.wrappers import Precision, call, device_of, in_precision, unwrap
+from attrscore.core.tracing import trace
 from attrscore.engine.attribution import (
     Chosen,
     Failure,
@@ -36,7 +45,15 @@ from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import preview
 from attrscore.targets import target_of
 
-__all__ = ["SAMPLE", "Finding", "preflight", "refusals"]
+__all__ = [
+    "SAMPLE",
+    "Finding",
+    "LayerSurvey",
+    "Survey",
+    "preflight",
+    "refusals",
+    "survey",
+]
 
 SAMPLE = 64
 """Cells of a dataset that are looked at before a job."""
@@ -246,3 +263,69 @@ def _of_the_map(signed: Tensor | None, batch: Batch, heat: HeatOptions | None) -
             f"{len(batch)} cells: every map scores chance there."
         )
     return cautions
+
+
+@dataclass(frozen=True)
+class LayerSurvey:
+    """One layer: its grid *s, and the attainable Grad-CAMO interval of a typical mask there."""
+
+    name: str
+    type: str
+    grid: tuple[int, ...] | None
+    channels: int | None
+    lowest: float | None
+    highest: float | None
+    note: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The layers of a network in the order in which they run."""
+
+    layers: tuple[LayerSurvey, ...]
+    chance: float
+    """Area fraction of the typical mask: that of the cell of median area."""
+    cells: int
+
+
+def survey(model: nn.Module, batch: Batch, /) -> Survey:
+    """Run one crop through the network and see what each layer puts out.
+
+    The typical mask is that of the cell of median area in the batch.
+    """
+    model = unwrap(model)
+    cells = batch.regions["cell"]
+    areas = area_fraction(cells)
+    middle = int(areas.argsort()[len(areas) // 2])
+    mask = cells[middle : middle + 1]
+    with as_found(model):
+        first = batch.rows(0, 1).to(device_of(model))
+        ran = trace(model, first.inputs, *first.others)
+    rules = {name: {info.name for info in rule(ran)} for name, rule in LAYER_RULES.items()}
+    layers = []
+    for info in ran:
+        notes = [name for name, chosen in rules.items() if info.name in chosen]
+        lowest = highest = None
+        if info.calls > 1:
+            notes = [f"runs {info.calls} times: cannot be explained"]
+        elif info.grid is None:
+            notes = [info.reason or "no grid"]
+        else:
+            low, high = Grid(batch.space, info.grid, "linear").attainable(mask)
+            lowest, highest = float(low), float(high)
+            if info.layout is not None and info.layout.axes != "channels_first":
+                notes.append(str(info.layout))
+            if unresolvable(high, areas[middle]):
+                notes.append("unresolvable: every map scores chance")
+        layers.append(
+            LayerSurvey(
+                name=info.name,
+                type=type(info.module).__name__,
+                grid=info.grid,
+                channels=info.channels,
+                lowest=lowest,
+                highest=highest,
+                note=", ".join(notes),
+            )
+        )
+    return Survey(tuple(layers), float(areas[middle]), len(areas))

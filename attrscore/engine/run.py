@@ -29,10 +29,10 @@ from attrscore.core.contracts import (
 from attrscore.core.grids import grids_of
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layouts import LayoutOptions
+from attrscore.core.model import Precision, device_of, in_precision, unwrap
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS, SCORERS, TARGETS
 from attrscore.core.statuses import SMALLER_BATCHES, Reason
-from attrscore.core.wrappers import Precision, device_of, in_precision, unwrap
 from attrscore.datasets.batches import Data, Items, batches_from
 from attrscore.engine import rows
 from attrscore.engine.attribution import (

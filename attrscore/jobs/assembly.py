@@ -22,6 +22,7 @@ from attrscore import store
 from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Scorer, Target
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
+from attrscore.core.model import device_of, in_memory_format, in_precision
 from attrscore.core.registry import (
     DATASETS,
     METHODS,
@@ -33,7 +34,6 @@ from attrscore.core.registry import (
     origin_of,
 )
 from attrscore.core.secrets import Hidden
-from attrscore.core.wrappers import device_of, in_memory_format, in_precision
 from attrscore.datasets.shards import shard_of
 from attrscore.engine.attribution import Chosen, layers_of
 from attrscore.engine.pool import draw_pool, needs_pool, one_readable

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result
-from attrscore.core.wrappers import unwrap
+from attrscore.core.model import unwrap
 from attrscore.engine.evaluate import rows_of
 from attrscore.engine.run import batches_of, run
 from attrscore.errors import StoreError

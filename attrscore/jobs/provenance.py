@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from attrscore.core.wrappers import device_of
+from attrscore.core.model import device_of
 from attrscore.engine.memory import count_anew, peak
 from attrscore.jobs.assembly import Parts
 

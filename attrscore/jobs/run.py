@@ -14,8 +14,8 @@ import torch
 from attrscore import store
 from attrscore.core.contracts import Dataset, single_targets
 from attrscore.core.heat import Heat
+from attrscore.core.model import device_of
 from attrscore.core.readings import readings_of
-from attrscore.core.wrappers import device_of
 from attrscore.engine.attribution import Pair
 from attrscore.engine.memory import Gauge
 from attrscore.engine.pool import those_readable

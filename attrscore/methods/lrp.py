@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
 from attrscore.core.graph import calls, kind_of, listed, nodes, out_of_place, parents
-from attrscore.core.network import check_output
+from attrscore.core.model import SealedNetwork, check_output
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
-from attrscore.core.wrappers import SealedNetwork
 from attrscore.errors import UnsupportedError, choose
 from attrscore.methods._options import check_positive
 

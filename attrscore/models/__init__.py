@@ -10,7 +10,7 @@ command line all have ``randomize`` and ``randomize_to`` too
 
 from __future__ import annotations
 
-from attrscore.models import factory, monai, named, sealed, tiny  # noqa: F401  # importing registers
+from attrscore.models import factory, libraries, sealed, tiny  # noqa: F401  # importing registers
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint, load_weights, save_weights
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from attrscore.core.code import arguments_of, resolve, working_directory_importable
 from attrscore.core.contracts import InputSpec
-from attrscore.core.importing import arguments_of, resolve, working_directory_importable
 from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError
 from attrscore.models.weights import initialise

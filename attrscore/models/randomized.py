@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from attrscore.core.wrappers import SealedNetwork, unwrap
+from attrscore.core.model import SealedNetwork, unwrap
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean
 
 __all__ = ["Randomize", "randomized"]

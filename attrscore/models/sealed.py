@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from attrscore.core.contracts import InputSpec
+from attrscore.core.model import unwrap
 from attrscore.core.registry import MODELS
-from attrscore.core.wrappers import unwrap
 from attrscore.errors import DataError
 from attrscore.models.weights import check_file
 

@@ -19,8 +19,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from attrscore.core.code import is_plain, text_of
 from attrscore.core.contracts import InputSpec
-from attrscore.core.sources import is_plain, text_of
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 
 __all__ = [

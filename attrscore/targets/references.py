@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from attrscore.core.contracts import Batch, Dataset, Target
-from attrscore.core.network import as_found, check_output
-from attrscore.core.wrappers import call, device_of, unwrap
+from attrscore.core.model import as_found, call, check_output, device_of, unwrap
 from attrscore.errors import DataError, did_you_mean, preview
 from attrscore.targets import GroupMean
 

@@ -34,9 +34,8 @@ def inspect(arguments: Sequence[str]) -> int:
     from attrscore.cli import output
     from attrscore.core.heat import HeatOptions
     from attrscore.core.registry import METHODS, TARGETS
-    from attrscore.engine.preflight import SAMPLE, preflight
+    from attrscore.engine.preflight import SAMPLE, preflight, survey
     from attrscore.engine.run import batches_of
-    from attrscore.engine.survey import survey
     from attrscore.jobs.assembly import dataset_of, network, plugin_of, plugins_of
 
     dataset = dataset_of(settings)

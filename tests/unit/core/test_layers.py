@@ -7,11 +7,10 @@ import torch
 from nets import SPACES, Net, batch, net
 from torch import nn
 
-from attrscore.core.capture import OverwrittenError, capture
-from attrscore.core.layers import select_layers
+from attrscore.core.layers import OverwrittenError, capture, select_layers
+from attrscore.core.model import unwrap
 from attrscore.core.passes import Pass
 from attrscore.core.tracing import trace
-from attrscore.core.wrappers import unwrap
 from attrscore.errors import LayerError
 from attrscore.targets import Predicted
 

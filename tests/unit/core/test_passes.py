@@ -9,7 +9,7 @@ from nets import batch, net
 from torch import nn
 
 from attrscore.core.contracts import Batch
-from attrscore.core.network import as_found, check_output
+from attrscore.core.model import as_found, check_output
 from attrscore.core.passes import Pass
 from attrscore.engine.evaluate import evaluate
 from attrscore.engine.run import run

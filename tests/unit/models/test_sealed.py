@@ -12,8 +12,8 @@ from torch import nn
 
 import attrscore
 from attrscore.core.contracts import InputSpec
+from attrscore.core.model import SealedNetwork, in_memory_format, unwrap
 from attrscore.core.registry import METHODS, MODELS
-from attrscore.core.wrappers import SealedNetwork, in_memory_format, unwrap
 from attrscore.engine.preflight import preflight
 from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError

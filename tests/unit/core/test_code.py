@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from attrscore.core.code import text_of
 from attrscore.core.registry import origin_of
-from attrscore.core.sources import text_of
 from attrscore.models import fingerprint
 
 HELPERS = "import torch\nSCALE = 2.0\nPATH = '/home/me'\ndef gate(x):\n    return torch.relu(x)\n"

@@ -11,8 +11,8 @@ from nets import Net, batch, net
 from torch import nn
 
 from attrscore.core.contracts import Batch
+from attrscore.core.model import unwrap
 from attrscore.core.registry import METHODS
-from attrscore.core.wrappers import unwrap
 from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, UnsupportedError
 
