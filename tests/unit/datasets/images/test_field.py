@@ -11,6 +11,7 @@ import tifffile
 import torch
 
 import attrscore
+from attrscore.cli.main import main
 from attrscore.core.registry import MODELS
 from attrscore.datasets import Fields
 from attrscore.datasets.images import Kept
@@ -54,6 +55,15 @@ def test_an_audit_decodes_each_field_once(fields, decoded):
     """The pass for cells and percentiles too."""
     model = MODELS.build("tiny_cnn", classes=2)(fields.spec)
     attrscore.evaluate(model, batches_of(fields))
+    assert sorted(decoded) == sorted(f"f{n}{end}.tif" for n in range(6) for end in ("", "_mask"))
+
+
+def test_a_job_of_the_command_line_decodes_each_field_once(fields, decoded, tmp_path):
+    """Also what it does for the fingerprint, the preflight and its figures."""
+    given = [f"dataset.{name}={getattr(fields, name)}" for name in ("images", "masks", "axes")]
+    given += ["dataset.crop=[16,16]", f"results={tmp_path / 'results'}"]
+    main(["dataset=fields", *given, "model=tiny_cnn", "model.classes=2"])
+    assert len(attrscore.read_scores(tmp_path / "results")) == 12
     assert sorted(decoded) == sorted(f"f{n}{end}.tif" for n in range(6) for end in ("", "_mask"))
 
 
