@@ -10,14 +10,7 @@ from pathlib import Path
 from attrscore.datasets.images.readers import SUFFIXES
 from attrscore.errors import DataError
 
-__all__ = [
-    "digest_of",
-    "find_files",
-    "in_zarr",
-    "match_files",
-    "shown",
-    "stem",
-]
+__all__ = ["digest_of", "find_files", "in_zarr", "match_files", "shown", "stem"]
 
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 _ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
@@ -98,11 +91,14 @@ def stem(path: Path | str, /) -> str:
 
 
 def _bare(name: str) -> str:
-    for suffix in (*SUFFIXES, ".jpg", ".jpeg"):
-        if name.lower().endswith(suffix):
-            name = name[: -len(suffix)]
-            break
+    name = _unsuffixed(name)
     return name[:-4] if name.lower().endswith(".ome") else name
+
+
+def _unsuffixed(name: str) -> str:
+    endings = (*SUFFIXES, ".jpg", ".jpeg")
+    ending = next((each for each in endings if name.lower().endswith(each)), "")
+    return name[: len(name) - len(ending)]
 
 
 def match_files(
@@ -120,7 +116,8 @@ def match_files(
     pairs: dict[str, tuple[Path, Path]] = {}
     for name, image in image_by.items():
         keys = [name + ending for ending in ("", *_LABEL_ENDINGS)]
-        keys += [f"{name}.ome{ending}" for ending in _LABEL_ENDINGS]
+        if _unsuffixed(image.name).lower().endswith(".ome"):
+            keys += [_unsuffixed(image.name) + ending for ending in _LABEL_ENDINGS]
         found = next((key for key in keys if key in exact), None)
         if found is None:
             problems.setdefault(

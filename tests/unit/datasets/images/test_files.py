@@ -22,7 +22,7 @@ from attrscore.errors import AttrscoreWarning
         ("a.ome.tif", "a.ome_seg.npy"),
         ("a.ome.tif", "a.ome.tif"),
         ("a.ome.zarr", "a.ome_cp_masks.png"),
-        ("A.OME.TIFF", "A.ome_masks.tif"),
+        ("A.OME.TIFF", "A.OME_cp_masks.tif"),
         ("a.b.tif", "a.b_seg.npy"),
     ],
 )
