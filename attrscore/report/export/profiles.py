@@ -166,7 +166,7 @@ def _check_unique(keys: pd.DataFrame, names: Any, what: str) -> None:
         several = int((keys == keys[twice].iloc[0]).all(axis=1).sum())
         said = ", ".join(f"{name}={value}" for name, value in zip(names, shared, strict=True))
         raise DataError(
-            f"{several} {what} share the key {said}; add a column to --on that tells them apart."
+            f"{several} {what} share the key {said}; add a column to --on in which they differ."
         )
 
 

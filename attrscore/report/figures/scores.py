@@ -102,7 +102,7 @@ class _Groups:
         return [layer for layer in self.frame["layer"].unique() if layer in mine]
 
     def inches(self, method: str, /) -> float:
-        """Width of a panel in which every group can be told apart."""
+        """Width of a panel in which every group can be seen."""
         group = 0.42 if len(self.series) < 4 else 0.24
         return max(2.1, len(self.layers(method)) * (len(self.series) * group + 0.16))
 
