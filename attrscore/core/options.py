@@ -82,11 +82,12 @@ def summary(plugin: Callable[..., Any], /) -> str:
 
 
 def plain(text: str, /) -> str:
-    """A docstring for people at a terminal: roles become the name alone, code its letters.
+    """A docstring for people at a terminal, without the markup of roles, code and errors.
 
     >>> plain("See :func:`attrscore.scorers.mask_ratio` and ``auc``.")
     'See mask_ratio and auc.'
     """
+    text = re.sub(r"(?m)^:raises (\w+):", r"Raises \1:", text)
     text = re.sub(r":mod:`([\w.]+)`", r"\1", text)
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
     return re.sub(r"``(.+?)``", r"\1", text, flags=re.DOTALL)

@@ -129,9 +129,8 @@ class ChannelShares:
     - ``<stain>.<region>``: sum(M h_c) / sum over all channels, for each of ``regions`` (``null``:
       all, with what follows from them; see ``region_shares``); f / C by chance
 
-    ``stains`` names the channels; ``null`` takes the names that the dataset knows, else c0, c1 and
-    so on. NaN where no channel has mass or
-    a value is not finite. One pass over the map a channel, whatever its size.
+    NaN where no channel has mass or a value is not finite. One pass over the map a channel,
+    whatever its size.
 
     :raises UnsupportedError: a map of a layer, whose channels are no stains, or one map for all
         channels.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import asdict
 
 import pytest
@@ -12,6 +13,7 @@ from attrscore.cli.conf import conf_files, write_conf
 from attrscore.cli.hydra_app import configuration
 from attrscore.core.heat import HeatOptions
 from attrscore.core.options import options_of
+from attrscore.core.options import plain as said_plainly
 from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SCORERS, conf_dir
 
 SEVERAL = ("method", "scorer")
@@ -86,9 +88,13 @@ def test_the_files_are_what_make_conf_writes(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
-def test_every_option_says_what_it_means(kind, name):
-    for option in options_of(REGISTRIES[kind].load(name)).values():
+def test_every_plugin_and_option_says_what_it_means_in_plain_words(kind, name):
+    plugin = REGISTRIES[kind].load(name)
+    for option in options_of(plugin).values():
         assert option.text, option.name
+    said = said_plainly(inspect.getdoc(plugin))
+    assert said
+    assert not re.search(r":\w+:`|``|^:\w+", said, re.MULTILINE)
 
 
 def test_heat_defaults_agree():

@@ -8,10 +8,9 @@ import torch
 from nets import batch, net
 
 from attrscore.core.contracts import INPUT, Batch
-from attrscore.core.contracts import regions as places
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.passes import Pass
-from attrscore.core.regions import dilated, every_region, find_region
+from attrscore.core.regions import dilated, distance_to, every_region, find_region
 from attrscore.core.registry import SCORERS
 from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError, UnsupportedError
@@ -178,13 +177,13 @@ def test_the_engine_names_the_layer_and_goes_on():
 
 def test_distances_are_found_once_whatever_is_scored(monkeypatch):
     calls = []
-    inner = places.distance_to
+    inner = distance_to
 
     def counted(mask, **options):
         calls.append(options)
         return inner(mask, **options)
 
-    monkeypatch.setattr(places, "distance_to", counted)
+    monkeypatch.setattr("attrscore.core.regions.distance_to", counted)
     list(
         run(
             net(2),
