@@ -54,7 +54,7 @@ class Epoch:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A network in eval mode and how well it knows cells of groups that it never saw.
+    """A model in eval mode and how well it knows cells of groups that it never saw.
 
     ``balanced_accuracy`` is the mean recall over the classes among the held-out cells.
     """
@@ -140,7 +140,7 @@ def train(
                 history.append(Epoch(loss, accuracy))
                 if progress is not None:
                     progress(f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}")
-            # Running statistics trail behind the weights: after a hundred steps a network that is
+            # Running statistics trail behind the weights: after a hundred steps a model that is
             # right in training mode may still guess in eval mode. Take them anew.
             batches = _batches(inside, batch_size, generator)
             update_bn((cells.take(rows)[0] for rows in batches), model)
@@ -181,7 +181,7 @@ class _Cells:
             self._kept = torch.cat(parts)
 
     def take(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Inputs (N, C, *S) and labels (N,), where and as the network wants them."""
+        """Inputs (N, C, *S) and labels (N,), where and as the model wants them."""
         if self._kept is not None:
             inputs = self._kept[torch.as_tensor(self._row_of[rows])]
         else:

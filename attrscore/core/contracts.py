@@ -7,7 +7,7 @@ N    samples (cells) of a batch
 C    channels of an input or of a layer
 *S   the 2 or 3 spatial axes of the input, (Y, X) or (Z, Y, X)
 *s   the spatial axes of a layer's own grid, as many as *S
-K    outputs of the network (classes, or dimensions of an embedding)
+K    outputs of the model (classes, or dimensions of an embedding)
 R    regions
 ==== ============================================================================
 
@@ -80,7 +80,7 @@ class Reasoned(dict[str, "Tensor"]):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a network must accept to run on a dataset."""
+    """What a model must accept to run on a dataset."""
 
     channels: int
     size: tuple[int, ...]
@@ -102,7 +102,7 @@ class Batch:
     not overlap it; further regions (``nucleus``, ...) are free. ``label`` is int64 (N,), -1 where
     unknown. ``ids`` are unique within a dataset. ``meta`` holds columns of N values that are
     carried to every result row. ``spacing`` is micrometres a voxel along *S. ``others`` are further
-    inputs of the network, (N, ...) each, given to it after the image and left as they are.
+    inputs of the model, (N, ...) each, given to it after the image and left as they are.
     ``stains`` are the names of the C channels, where they are known.
 
     Non-finite pixels are allowed: the rows concerned get the status ``nonfinite``.
@@ -277,7 +277,7 @@ class Method(Protocol):
     shared backward pass go on to the input, and ``needs_graph = True`` keeps its forward graph.
     ``needs_model = False`` says that it never runs the model itself, nor draws at random, so
     that nothing has to be put back after it. A method ``check(run)``, where there is one, says at
-    little cost whether it can explain a network: it raises
+    little cost whether it can explain a model: it raises
     :class:`attrscore.errors.UnsupportedError` with the reason if not.
     """
 
@@ -325,10 +325,10 @@ def single_targets(target: Target, /) -> tuple[Target, ...]:
 
 
 class ModelFactory(Protocol):
-    """Options of a network; it is built for a dataset, in eval mode, weights loaded."""
+    """Options of a model; it is built for a dataset, in eval mode, weights loaded."""
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for inputs (N, C, *S) of this kind."""
+        """The model for inputs (N, C, *S) of this kind."""
         ...
 
 

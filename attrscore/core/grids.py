@@ -48,7 +48,7 @@ def unresolvable(highest: Tensor, area: Tensor, /) -> Tensor:
     """Whether no map on a grid can score more than about chance: (N,), (N,) -> (N,) bool.
 
     ``highest`` is the attainable score and ``area`` the area fraction of the region. Scores there
-    say nothing about the network.
+    say nothing about the model.
     """
     return highest < RESOLVABLE * area
 

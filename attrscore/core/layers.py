@@ -32,7 +32,7 @@ DEPTH = "depth="
 
 
 class Layers(dict[str, nn.Module]):
-    """Layers by name, in the order in which the network runs them, with what a dry run showed."""
+    """Layers by name, in the order in which the model runs them, with what a dry run showed."""
 
     def __init__(self, infos: Iterable[LayerInfo] = ()) -> None:
         self.infos = {info.name: info for info in infos}
@@ -45,7 +45,7 @@ class Layers(dict[str, nn.Module]):
 
     @property
     def depths(self) -> dict[str, float]:
-        """Layer -> its relative depth, in (0, 1]; NaN in a network without convolutions."""
+        """Layer -> its relative depth, in (0, 1]; NaN in a model without convolutions."""
         return {name: info.depth for name, info in self.infos.items()}
 
     def only(self, names: Iterable[str], /) -> Layers:
@@ -96,7 +96,7 @@ LAYER_RULES: Mapping[str, Callable[[Sequence[LayerInfo]], list[LayerInfo]]] = {
     "blocks": _blocks,
 }
 """Names that select layers by rule: ``last_conv``, ``all_conv``, ``stages`` (the last layer at each
-grid size) and ``blocks`` (each of the blocks that a network repeats)."""
+grid size) and ``blocks`` (each of the blocks that a model repeats)."""
 
 
 def select_layers(
@@ -108,16 +108,16 @@ def select_layers(
     layout: LayoutOptions | None = None,
     output: str | int | None = None,
 ) -> Layers:
-    """The modules that ``wanted`` names, in the order in which the network runs them.
+    """The modules that ``wanted`` names, in the order in which the model runs them.
 
     ``wanted`` is a module name, a glob (``features.*``), a rule of :data:`LAYER_RULES`, relative
     depths (``depth=0.25,0.5,1``), or a list of these. ``inputs`` (a crop or two are enough), with
-    the network's further inputs ``others``, is run once to see the order and the grids.
+    the model's further inputs ``others``, is run once to see the order and the grids.
 
-    The relative depth of a layer is the share of the network's convolutions and linear layers with
+    The relative depth of a layer is the share of the model's convolutions and linear layers with
     more than one position that have run when it is done. A depth selects, among the layers of
     the main path (:func:`main_path`), the one nearest to it, and of several the
-    last; ``output`` is the item of the network's output to which that path leads.
+    last; ``output`` is the item of the model's output to which that path leads.
 
     :raises LayerError: nothing matches (with the nearest names), or a layer named outright never
         runs, runs twice or has no spatial grid.
@@ -152,7 +152,7 @@ def with_layouts(
 ) -> Layers:
     """Modules given by hand, with their layouts.
 
-    Networks without a plain LayerNorm have channels first; another is traced on one crop.
+    Models without a plain LayerNorm have channels first; another is traced on one crop.
     """
     if isinstance(layers, Layers):
         return layers
@@ -253,7 +253,7 @@ def no_grid(name: str, shape: tuple[int, ...] | None, axes: int, reason: str = "
 
 
 _OVERWRITTEN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Layers whose output is changed in place later on: they hand a copy to the network."""
+"""Layers whose output is changed in place later on: they hand a copy to the model."""
 
 
 class OverwrittenError(Exception):
@@ -266,7 +266,7 @@ def capture(
 ) -> Iterator[dict[str, Tensor]]:
     """Record each layer's output, as the layer puts it out, during the passes inside ``with``.
 
-    With ``gradients``, the autograd graph starts at the lowest of the layers: a network with frozen
+    With ``gradients``, the autograd graph starts at the lowest of the layers: a model with frozen
     parameters is then differentiated no deeper than asked. Outputs are recorded without a copy,
     except of layers known to be followed by an in-place ReLU or ``+=``. A plain mapping is of
     layers that have their channels first.

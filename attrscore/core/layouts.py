@@ -196,7 +196,7 @@ def measure_axes(
 
     larger = inputs.repeat(1, 1, *[2] * (inputs.ndim - 2))
     watched = {name: module for name, (module, _) in unclear.items()}
-    with suppress(Exception), watching(watched, see):  # a network of one size may raise anything
+    with suppress(Exception), watching(watched, see):  # a model of one size may raise anything
         call(model, larger, *others)
     found = {}
     for name, (_, shape) in unclear.items():

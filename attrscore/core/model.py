@@ -39,7 +39,7 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 
 
 class SealedNetwork(nn.Module):
-    """A network whose inside cannot be watched: TorchScript, or an exported program.
+    """A model whose inside cannot be watched: TorchScript, or an exported program.
 
     There are maps on its input and none of its layers. ``what`` says what it is.
     """
@@ -58,7 +58,7 @@ class SealedNetwork(nn.Module):
         )
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the network returns.
+        """What the model returns.
 
         :raises UnsupportedError: an exported program for another number of cells.
         """
@@ -81,13 +81,13 @@ class SealedNetwork(nn.Module):
 
 
 def unwrap(model: nn.Module, /) -> nn.Module:
-    """The plain network inside ``torch.compile`` and ``nn.DataParallel`` wrappers.
+    """The plain model inside ``torch.compile`` and ``nn.DataParallel`` wrappers.
 
     Hooks on a compiled module vanish after warm-up, and a parallel one runs replicas without them.
 
     TorchScript and exported programs come back sealed: :class:`SealedNetwork`.
 
-    :raises UnsupportedError: no network, or one with parts whose inside cannot be watched: scripted
+    :raises UnsupportedError: no model, or one with parts whose inside cannot be watched: scripted
         or exported ones, and compiled ones below the top.
     """
     if isinstance(model, SealedNetwork):
@@ -124,7 +124,7 @@ EXPORTED = "is an exported program"
 
 
 def parts_of(model: nn.Module, /) -> list[nn.Module]:
-    """The network and all that is inside it, each once.
+    """The model and all that is inside it, each once.
 
     As ``modules()``, which names them all and takes three times as long, several times a batch.
     """
@@ -170,21 +170,21 @@ def uncompiled(model: nn.Module, /) -> Iterator[None]:
 
 
 def device_of(model: nn.Module, /) -> torch.device:
-    """Where the first parameter lies; the CPU for a network without any."""
+    """Where the first parameter lies; the CPU for a model without any."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def dtype_of(model: nn.Module, /) -> torch.dtype | None:
-    """What the first floating-point parameter is made of; None for a network without any."""
+    """What the first floating-point parameter is made of; None for a model without any."""
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def in_precision(model: nn.Module, wanted: Precision | None, /) -> nn.Module:
-    """The network in this type of numbers: a copy, unless its parameters are of that type already.
+    """The model in this type of numbers: a copy, unless its parameters are of that type already.
 
     ``autocast`` and None leave it as it is.
 
-    :raises UnsupportedError: a sealed network in other numbers.
+    :raises UnsupportedError: a sealed model in other numbers.
     """
     choose(wanted or "autocast", get_args(Precision), option="precision")
     dtype = None if wanted in (None, "autocast") else getattr(torch, str(wanted))
@@ -218,7 +218,7 @@ def in_memory_format(model: nn.Module, wanted: MemoryFormat, dimensions: int, /)
 
 
 def call(model: nn.Module, inputs: Tensor, /, *others: Tensor, autocast: bool = False) -> Any:
-    """What the network returns, floating-point inputs in the type of its parameters.
+    """What the model returns, floating-point inputs in the type of its parameters.
 
     ``autocast`` lets torch choose bfloat16 where that is safe, and leaves the parameters alone.
     """
@@ -288,7 +288,7 @@ def _hooks(modules: Sequence[nn.Module]) -> list[dict[int, Any]]:
 class Explained(nn.Module):
     """The explained scalar as a module, for Captum: (inputs (N, C, *S), aux, others...) -> (N,).
 
-    ``aux`` fixes what the target decided on the clean input, and ``others`` are the network's
+    ``aux`` fixes what the target decided on the clean input, and ``others`` are the model's
     further inputs; Captum repeats both for every perturbed copy when they are given as
     ``additional_forward_args=run.additional``.
     """
@@ -319,7 +319,7 @@ def wide(values: Tensor) -> Tensor:
 
 
 def check_output(output: Any, n: int, /, which: str | int | None = None) -> Tensor:
-    """The network's output as (N, K), of a tuple or dictionary the item ``which``; no half floats.
+    """The model's output as (N, K), of a tuple or dictionary the item ``which``; no half floats.
 
     :raises UnsupportedError: a tuple or a dictionary of which nothing is chosen, or a tensor of
         another shape.

@@ -1,6 +1,6 @@
 """A pass: one batch through one model, explained towards one scalar a sample.
 
-Everything a method may ask for is computed at most once, on demand, and the network is left as it
+Everything a method may ask for is computed at most once, on demand, and the model is left as it
 was found.
 """
 
@@ -121,10 +121,10 @@ class Pass:
 
     ``activations`` and ``gradients`` of all layers come from one forward and one backward pass,
     which goes no deeper than the lowest of them. ``input_gradient`` is separate since it goes to
-    the bottom of the network; a pass made with ``to_input=True`` gets it from the same backward,
+    the bottom of the model; a pass made with ``to_input=True`` gets it from the same backward,
     and one made with ``keep_graph=True`` keeps the :attr:`graph` of the forward in memory.
     ``pool`` holds other cells, the same for every batch, or nothing (see :mod:`pool`).
-    A network in half precision gets its inputs in its own type, and with ``autocast`` torch
+    A model in half precision gets its inputs in its own type, and with ``autocast`` torch
     chooses bfloat16 where that is safe; what comes out is float32.
     """
 
@@ -167,7 +167,7 @@ class Pass:
 
     @property
     def output(self) -> Tensor:
-        """The network's scores on the clean input, (N, K), no gradient."""
+        """The model's scores on the clean input, (N, K), no gradient."""
         if self._output is None and (self.layers or self._to_input):
             with contextlib.suppress(UnsupportedError):  # comes back when gradients are asked for
                 self._backward()  # its forward pass is needed anyway
@@ -199,7 +199,7 @@ class Pass:
         return (self.aux, *self.batch.others)
 
     def outputs(self, altered: Iterable[tuple[Tensor, Tensor]], /) -> Tensor:
-        """The network's scores (M, K) on altered inputs, no gradient, one chunk in memory at once.
+        """The model's scores (M, K) on altered inputs, no gradient, one chunk in memory at once.
 
         A chunk is (inputs (m, C, *S), rows (m,)); ``rows`` say which cells of the batch they are
         made from, whose ``others`` go with them.
@@ -213,7 +213,7 @@ class Pass:
 
     @functools.cached_property
     def pool_output(self) -> Tensor:
-        """The network's scores on the cells of the pool, (P, K), as many at once as a batch has.
+        """The model's scores on the cells of the pool, (P, K), as many at once as a batch has.
 
         :raises UnsupportedError: there is no pool.
         """
@@ -314,7 +314,7 @@ class Pass:
 
     @contextmanager
     def prepared(self) -> Iterator[None]:
-        """For methods with passes of their own: inside, the network is ready for Captum."""
+        """For methods with passes of their own: inside, the model is ready for Captum."""
         with as_found(self.model):
             yield
 
@@ -402,7 +402,7 @@ class Pass:
             try:
                 return self._recorded()
             except OverwrittenError:
-                continue  # once a network: the next capture makes copies
+                continue  # once a model: the next capture makes copies
 
     def _recorded(self) -> Recorded:
         inputs = self.batch.inputs.detach()

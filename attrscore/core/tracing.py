@@ -44,7 +44,7 @@ class LayerInfo:
     reason: str = ""
     """Why the layout is unknown."""
     depth: float = math.nan
-    """Share of the network's convolutions and linear layers on a grid that have run, in (0, 1]."""
+    """Share of the model's convolutions and linear layers on a grid that have run, in (0, 1]."""
 
     @property
     def grid(self) -> tuple[int, ...] | None:
@@ -86,9 +86,9 @@ def trace(
 ) -> list[LayerInfo]:
     """Every named module that ran on ``inputs`` (N, C, *S), in the order in which it finished.
 
-    ``others`` are the network's further inputs. One forward pass for convolutional networks; where
+    ``others`` are the model's further inputs. One forward pass for convolutional models; where
     outputs are tokens, or have channels first here and last there, some more on one crop, to
-    measure which. The caller keeps the network in eval mode.
+    measure which. The caller keeps the model in eval mode.
     """
     calls: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...] | None] = {}
@@ -281,7 +281,7 @@ def _reaches(info: LayerInfo, gradient: Tensor) -> bool:
 
 
 def _tensors(found: Any, output: str | int | None) -> list[Tensor]:
-    """What is explained, or, where that is not said, the first tensor of what a network returns."""
+    """What is explained, or, where that is not said, the first tensor of what a model returns."""
     if output is not None and not isinstance(found, Tensor):
         found = found[output]
     if isinstance(found, Mapping):

@@ -118,8 +118,8 @@ def layers_of(
 
     One dry run of one crop, unless they are chosen already.
 
-    :raises DataError: the network cannot run on these inputs.
-    :raises LayerError: a layer that the network does not have.
+    :raises DataError: the model cannot run on these inputs.
+    :raises LayerError: a layer that the model does not have.
     """
     if isinstance(layers, Chosen):
         return layers

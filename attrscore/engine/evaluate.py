@@ -39,7 +39,7 @@ def evaluate(
 ) -> pd.DataFrame:
     """Attribute and score, gathered into one table: a row a (id, model, method, layer, target).
 
-    ``model`` is a network, or a mapping from names to networks to be compared. ``data`` is a
+    ``model`` is a torch module, or a mapping from names to several to be compared. ``data`` is a
     dataset of attrscore or of torch, which is read ``batch_size`` cells at a time, or a batch, or
     an iterable of batches such as a DataLoader. A batch may also be a tuple (inputs, masks of the
     cells, labels) or a dictionary with the keys inputs, cell, label, ids; ``items`` says which

@@ -95,12 +95,12 @@ def preflight(
     """For each method and layer, whether it can be explained, and if not, why.
 
     ``batch`` holds some cells of the dataset: the masks of all are asked whether a layer's grid can
-    resolve them, and the first two crops run through the network. A method with a ``check`` of its
+    resolve them, and the first two crops run through the model. A method with a ``check`` of its
     own is asked that; every other is run on one crop. Costs some forward passes, and for each
     method what one crop costs.
 
     :raises AttrscoreError: what no method could work with: a layer or a class that does not exist,
-        crops on which the network cannot run, an output that is not a score for each class.
+        crops on which the model cannot run, an output that is not a score for each class.
     """
     model = in_precision(unwrap(model), precision)
     batch = batch.to(device_of(model))
@@ -280,7 +280,7 @@ class LayerSurvey:
 
 @dataclass(frozen=True)
 class Survey:
-    """The layers of a network in the order in which they run."""
+    """The layers of a model in the order in which they run."""
 
     layers: tuple[LayerSurvey, ...]
     chance: float
@@ -289,7 +289,7 @@ class Survey:
 
 
 def survey(model: nn.Module, batch: Batch, /) -> Survey:
-    """Run one crop through the network and see what each layer puts out.
+    """Run one crop through the model and see what each layer puts out.
 
     The typical mask is that of the cell of median area in the batch.
     """

@@ -157,7 +157,7 @@ def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
 
 
 def known(run: Pass) -> Columns:
-    """What the network says of each cell, whatever the method."""
+    """What the model says of each cell, whatever the method."""
     output = run.output.double()
     classes = getattr(run.target, "of_classes", True)
     scores = scores_of(run.target, output)
@@ -170,7 +170,7 @@ def known(run: Pass) -> Columns:
 
 
 def unknown(batch: Batch) -> Columns:
-    """Of cells on which the network could not be run."""
+    """Of cells on which the model could not be run."""
     nothing = np.full(len(batch), np.nan)
     return {
         "id": np.array(batch.ids, dtype=object),

@@ -159,7 +159,7 @@ def dataset_of(settings: Mapping[str, Any]) -> Dataset:
 
 
 def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
-    """The network that the settings describe, made for a dataset, on the device asked for."""
+    """The model that the settings describe, made for a dataset, on the device asked for."""
     node = dict(settings["model"])
     own = {option: node.pop(option, default) for option, default in MODEL_OPTIONS.items()}
     weights = node.get("weights")
@@ -199,7 +199,7 @@ def _input_rule(own: Mapping[str, Any], dataset: Dataset) -> InputRule | None:
 def _fingerprint(model: nn.Module, settings: Mapping[str, Any], dataset: Dataset) -> str:
     """Also of the weights that randomised ones replace.
 
-    The draws of two trained networks can be equal, and each needs rows of its own as its null.
+    The draws of two trained models can be equal, and each needs rows of its own as its null.
     """
     own = fingerprint(model)
     if settings["model"].get("randomize", "none") == "none":

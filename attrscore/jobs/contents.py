@@ -1,4 +1,4 @@
-"""What a dataset was understood to be, before any network runs on it. Needs no torch itself."""
+"""What a dataset was understood to be, before any model runs on it. Needs no torch itself."""
 
 from __future__ import annotations
 

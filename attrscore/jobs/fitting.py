@@ -1,4 +1,4 @@
-"""Training the network that settings describe, for ``attrscore train`` and before an audit."""
+"""Training the model that settings describe, for ``attrscore train`` and before an audit."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["fit", "train_if_asked"]
 def fit(
     settings: Mapping[str, Any], *, notify: Callable[[str], None] = lambda _line: None
 ) -> tuple[Trained, Dataset]:
-    """Train the network of the settings on their dataset and save its weights.
+    """Train the model of the settings on their dataset and save its weights.
 
-    What ``train.dataset`` holds replaces settings of the dataset, so that a network can be trained
+    What ``train.dataset`` holds replaces settings of the dataset, so that a model can be trained
     on other cells than it is audited on. ``notify`` receives a line an epoch.
     """
     options = dict(settings["train"])

@@ -42,7 +42,7 @@ class Plan:
     cells: int
     """Still to be computed; 0 where no condition is left."""
     forwards: float
-    """Of this network, a cell; a method that works on a copy of it is not counted."""
+    """Of this model, a cell; a method that works on a copy of it is not counted."""
     backwards: float
     seconds: float
     megabytes: float
@@ -140,7 +140,7 @@ def _bytes(job: store.Job, results: Sequence[Result]) -> int:
 
 @contextmanager
 def _counted(model: nn.Module) -> Iterator[Counter[str]]:
-    """Cells that pass forward through a network, and gradients that come back from its output."""
+    """Cells that pass forward through a model, and gradients that come back from its output."""
     counts: Counter[str] = Counter()
 
     def back(gradient: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Networks by name, and the files that hold their weights.
+"""Models by name, and the files that hold their weights.
 
 Every model here has the options ``weights`` (a .safetensors or .pt/.pth file) and ``seed``, and
 takes its channels, axes and classes from the dataset; those of ``sealed`` are in their file. On the

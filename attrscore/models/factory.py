@@ -1,4 +1,4 @@
-"""Any network, from a callable that can be imported."""
+"""Any model, from a callable that can be imported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Factory"]
 @MODELS.register("factory")
 @dataclass(frozen=True, kw_only=True)
 class Factory:
-    """The network that ``target``, a function or class, returns for ``options``.
+    """The model that ``target``, a function or class, returns for ``options``.
 
     ``mypackage.nets.make`` and ``mypackage.nets:make`` both work, also for a module in the working
     directory. Parameters called ``channels``, ``classes``, ``dimensions``, ``size`` or ``spec``
@@ -29,7 +29,7 @@ class Factory:
     the target runs its code.
 
     :raises ConfigError: a target that cannot be imported, options that it does not take, or
-        something else than a network returned.
+        something else than a model returned.
     """
 
     target: str
@@ -42,7 +42,7 @@ class Factory:
     """Path of a .safetensors or .pt/.pth state dict; null: as the target returns it."""
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         with working_directory_importable():
             target = _resolve(self.target)
             arguments = arguments_of(

@@ -1,4 +1,4 @@
-"""What stands between a dataset's pixels and a network: the order of channels, and their scale."""
+"""What stands between a dataset's pixels and a model: the order of channels, and their scale."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ __all__ = ["InputRule", "input_rule"]
 
 @dataclass(frozen=True)
 class InputRule:
-    """Channels picked and scaled before a network sees them, as a hook that runs before it.
+    """Channels picked and scaled before a model sees them, as a hook that runs before it.
 
     A hook, and no module around it: the names of layers stay what they are, and maps on the input
     are those of the dataset's own channels and pixels.
     """
 
     channels: tuple[int, ...] | None = None
-    """Numbers of the dataset's channels in the order that the network expects."""
+    """Numbers of the dataset's channels in the order that the model expects."""
     mean: tuple[float, ...] | None = None
-    """Subtracted, one a channel of the network."""
+    """Subtracted, one a channel of the model."""
     std: tuple[float, ...] | None = None
-    """Divided by, one a channel of the network."""
+    """Divided by, one a channel of the model."""
 
     def __call__(self, _network: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The inputs (N, C, *S) as the network expects them; its further inputs as they are."""
+        """The inputs (N, C, *S) as the model expects them; its further inputs as they are."""
         inputs, *others = given
         if self.channels is not None:
             inputs = inputs.index_select(1, torch.tensor(self.channels, device=inputs.device))

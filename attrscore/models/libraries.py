@@ -34,12 +34,12 @@ Head = Literal["classes", "features"]
 @MODELS.register("transformers")
 @dataclass(frozen=True, kw_only=True)
 class Transformers:
-    """An image network of the library transformers, 2D: ``architecture`` is vit, swin, resnet, ...
+    """An image model of the library transformers, 2D: ``architecture`` is vit, swin, resnet, ...
 
     ``config`` sets fields of its configuration, over those that the dataset fills (channels, image
     size, classes). ``weights`` is a folder of ``save_pretrained`` with its own configuration, read
-    as safetensors, and then no architecture is needed; or a state dict of the network, as training
-    here writes it: the names in the file of such a folder are others. The network returns
+    as safetensors, and then no architecture is needed; or a state dict of the model, as training
+    here writes it: the names in the file of such a folder are others. The model returns
     logits (N, K); with ``head=features`` the pooled features, or where it pools none the mean of
     its tokens.
 
@@ -65,7 +65,7 @@ class Transformers:
         choose(self.head, ("classes", "features"), option="head")
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         try:
             import transformers
         except ModuleNotFoundError as error:
@@ -142,7 +142,7 @@ class Transformers:
 @MODELS.register("timm")
 @dataclass(frozen=True, kw_only=True)
 class Timm:
-    """A network of the library timm, 2D: ``architecture`` is a name of ``timm.list_models()``.
+    """A model of the library timm, 2D: ``architecture`` is a name of ``timm.list_models()``.
 
     ``options`` are keywords of ``timm.create_model``, such as ``img_size``.
 
@@ -162,7 +162,7 @@ class Timm:
     """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         try:
             import timm
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
@@ -255,7 +255,7 @@ class MonaiResNet:
         choose(str(self.depth), RESNETS, option="depth")
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         make = getattr(_nets(), f"resnet{self.depth}")
         classes = outputs(spec, self.classes)
         return initialise(
@@ -290,7 +290,7 @@ class MonaiDenseNet:
         choose(str(self.depth), DENSENETS, option="depth")
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         kind = getattr(_nets(), f"DenseNet{self.depth}")
         classes = outputs(spec, self.classes)
 
@@ -328,7 +328,7 @@ class MonaiEfficientNet:
         choose(self.variant, EFFICIENTNETS, option="variant")
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         kind = _nets().EfficientNetBN
         classes = outputs(spec, self.classes)
 

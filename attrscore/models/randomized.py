@@ -1,4 +1,4 @@
-"""A network with weights drawn anew: what its maps and scores show of the architecture alone.
+"""A model with weights drawn anew: what its maps and scores show of the architecture alone.
 
 Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim: Sanity checks for saliency maps, NeurIPS 2018.
 """
@@ -23,11 +23,11 @@ Randomize = Literal["none", "last", "cascade", "all"]
 def randomized(
     model: nn.Module, how: Randomize = "all", seed: int = 0, *, to: str | int | None = None
 ) -> nn.Module:
-    """A copy of a network whose layers are initialised again; the network itself for ``none``.
+    """A copy of a model whose layers are initialised again; the model itself for ``none``.
 
     ``last`` is the last layer with parameters; ``cascade`` all from the output down to the layer
     ``to``, by its name, or by how many layers from the output; ``all`` every layer. Layers count in
-    the order in which the network holds them, which is that of its summary.
+    the order in which the model holds them, which is that of its summary.
 
     A layer draws as its own ``reset_parameters`` says, which also forgets running statistics.
     Parameters that this does not write (class tokens, layer scales, weight normalisation) are drawn
@@ -36,7 +36,7 @@ def randomized(
 
     :raises ConfigError: a choice that does not exist, ``to`` without cascade or the reverse, or no
         such layer.
-    :raises UnsupportedError: a network without parameters, or one that cannot be copied.
+    :raises UnsupportedError: a model without parameters, or one that cannot be copied.
     """
     choose(how, ("none", "last", "cascade", "all"), option="randomize")
     if (how == "cascade") != (to is not None):

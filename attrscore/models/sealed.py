@@ -1,7 +1,7 @@
-"""Networks that come as a file with their code: TorchScript, and programs of ``torch.export``.
+"""Models that come as a file with their code: TorchScript, and programs of ``torch.export``.
 
 Their layers cannot be watched. Methods on the input that ask for gradients or perturb pixels give
-the maps of the network that the file was made from; preflight says which others do not work.
+the maps of the model that the file was made from; preflight says which others do not work.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Exported", "TorchScript"]
 @MODELS.register("torchscript")
 @dataclass(frozen=True, kw_only=True)
 class TorchScript:
-    """The network in a file of ``torch.jit.save``; channels and classes are those it was made with.
+    """The model in a file of ``torch.jit.save``; channels and classes are those it was made with.
 
     Such a file is a program: take it from people whom you trust.
 
@@ -40,7 +40,7 @@ class TorchScript:
     """Path of the file."""
 
     def __call__(self, _spec: InputSpec, /) -> nn.Module:
-        """The network, in eval mode."""
+        """The model, in eval mode."""
         file = check_file(self.weights)
         try:
             network = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
@@ -54,7 +54,7 @@ class TorchScript:
 @MODELS.register("exported")
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """The network in a file of ``torch.export.save`` (.pt2), in the mode it was exported in.
+    """The model in a file of ``torch.export.save`` (.pt2), in the mode it was exported in.
 
     Its axis of cells must be dynamic. Pickled objects in it are refused, yet reading such a file
     may run code: take it from people whom you trust.
@@ -66,7 +66,7 @@ class Exported:
     """Path of the file."""
 
     def __call__(self, _spec: InputSpec, /) -> nn.Module:
-        """The network."""
+        """The model."""
         file = check_file(self.weights)
         try:
             with _tensors_only(), warnings.catch_warnings():

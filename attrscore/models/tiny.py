@@ -1,4 +1,4 @@
-"""A small convolutional network that trains in seconds on two cores."""
+"""A small convolutional model that trains in seconds on two cores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TinyNetwork(nn.Module):
     """Three convolutions, global average pooling, one linear layer.
 
     The convolutions ``features.0``, ``features.3`` and ``features.6`` feed straight into a ReLU, so
-    that 0 means the same to a class activation map as to the network; batch normalisation stands
+    that 0 means the same to a class activation map as to the model; batch normalisation stands
     behind the ReLU. The second and third convolution halve every axis of at least 8 pixels
     (shorter ones, as the Z of a thin stack, stay). At ``features.7``, where only pooling and a
     linear layer follow, Grad-CAM and HiResCAM are equal.
@@ -53,7 +53,7 @@ class TinyNetwork(nn.Module):
 class TinyCNN:
     """Builds a TinyNetwork of ``width``, twice that and twice that channels.
 
-    The seed 0 would draw a network whose last layer has no positive Grad-CAM on phantom cells,
+    The seed 0 would draw a model whose last layer has no positive Grad-CAM on phantom cells,
     a poor first sight; hence 1.
     """
 
@@ -75,7 +75,7 @@ class TinyCNN:
             raise ConfigError(f"kernel must be odd, so that grids align; given: {self.kernel}.")
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The network for a dataset, in eval mode."""
+        """The model for a dataset, in eval mode."""
         classes = outputs(spec, self.classes)
         return initialise(
             lambda: TinyNetwork(spec, classes=classes, width=self.width, kernel=self.kernel),

@@ -1,4 +1,4 @@
-"""What a network's numbers are: initialised from a seed, read, written and recognised again."""
+"""What a model's numbers are: initialised from a seed, read, written and recognised again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def outputs(spec: InputSpec, classes: int | None) -> int:
-    """K of a network on this dataset: as many as it has classes, unless ``classes`` says otherwise.
+    """K of a model on this dataset: as many as it has classes, unless ``classes`` says otherwise.
 
     :raises ConfigError: neither says how many.
     """
@@ -53,7 +53,7 @@ def outputs(spec: InputSpec, classes: int | None) -> int:
 
 
 def initialise(make: Callable[[], nn.Module], *, seed: int, weights: str | None) -> nn.Module:
-    """The network of ``make``, drawn from ``seed``, weights loaded, in eval mode.
+    """The model of ``make``, drawn from ``seed``, weights loaded, in eval mode.
 
     torch's global random state is as it was before.
     """
@@ -174,10 +174,10 @@ def save_weights(model: nn.Module, path: str | Path, /, *, classes: Sequence[str
 
 
 def fingerprint(model: nn.Module, /) -> str:
-    """Hex digest of what a network computes with: its modules' code and settings, every tensor.
+    """Hex digest of what a model computes with: its modules' code and settings, every tensor.
 
     Code is that of its classes and of what they call by name, but for torch's own; settings are
-    plain attributes. The same on every device, and for a network before and after
+    plain attributes. The same on every device, and for a model before and after
     ``torch.compile``.
     """
     model = getattr(model, "_orig_mod", model)
@@ -208,7 +208,7 @@ def fingerprint(model: nn.Module, /) -> str:
 
 
 def _own_code(module: nn.Module) -> str:
-    """The text of a network that brings its own."""
+    """The text of a model that brings its own."""
     try:
         return str(module.code)
     except (AttributeError, RuntimeError):  # a part without a forward

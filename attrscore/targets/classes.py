@@ -1,9 +1,9 @@
 """A class score, which class fixed on the clean input.
 
-``logit`` is the class score as the network gives it. ``logprob`` (its log softmax) and ``margin``
+``logit`` is the class score as the model gives it. ``logprob`` (its log softmax) and ``margin``
 (its distance to the best other logit) do not change when one common function is added to all
 logits; ``logit`` does, although the predictions stay the same. ``margin`` is recommended where
-networks are compared.
+models are compared.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Predicted(_ClassScore):
 class Label(_ClassScore):
     """The class that the dataset states.
 
-    :raises DataError: a sample without a label, or with one the network has no output for.
+    :raises DataError: a sample without a label, or with one the model has no output for.
     """
 
     name: ClassVar[str] = "label"

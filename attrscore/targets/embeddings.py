@@ -1,6 +1,6 @@
 """A scalar of an embedding, which is what profiles are made of.
 
-For self-supervised extractors, and for networks cut before their head: the vector that is really
+For self-supervised extractors, and for models cut before their head: the vector that is really
 used is audited.
 """
 
@@ -27,7 +27,7 @@ __all__ = ["Contrast", "Cosine", "Embedding", "GroupMean", "Norm", "Probe"]
 
 
 class _OfEmbedding:
-    """A scalar of the output as a vector; nothing but the network is fixed on the clean input."""
+    """A scalar of the output as a vector; nothing but the model is fixed on the clean input."""
 
     of_classes: ClassVar[bool] = False
 
@@ -117,7 +117,7 @@ group of cells, ``{"Metadata_Treatment": "DMSO"}``, whose mean embedding is comp
 
 @dataclass(frozen=True)
 class GroupMean:
-    """The mean embedding of a group of cells under the network that is explained."""
+    """The mean embedding of a group of cells under the model that is explained."""
 
     where: tuple[tuple[str, tuple[str, ...]], ...]
     """Column -> the values that belong to the group."""
@@ -200,7 +200,7 @@ def _settle(target: object, *options: str) -> None:
 
 
 def _identities(target: object, *options: str) -> dict[str, Any]:
-    """What the numbers of each option depend on, besides the network and the data."""
+    """What the numbers of each option depend on, besides the model and the data."""
     given = {option: getattr(target, option) for option in options}
     # The last digits of a mean depend on the batch size and the machine: the group names it.
     return {

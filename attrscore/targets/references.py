@@ -31,7 +31,7 @@ def group_mean(
     batch_size: int = 32,
     autocast: bool = False,
 ) -> tuple[float, ...]:
-    """The mean of the network's output over the cells of a group, summed in float64: K numbers.
+    """The mean of the model's output over the cells of a group, summed in float64: K numbers.
 
     ``group_mean(model, dataset, where={"Metadata_Treatment": "DMSO"})`` is what ``Cosine`` and
     ``Contrast`` take. Of a dataset, only the cells of the group are read. One forward pass a cell.
