@@ -33,8 +33,8 @@ __all__ = [
 MIB = 2**20
 
 NO_NUMBERS = (
-    *("figures", "hydra", "label", "readers", "rerun", "results", "show", "threads", "train"),
-    "trust",
+    *("figures", "fuse", "hydra", "label", "readers", "rerun", "results", "show", "threads"),
+    *("train", "trust"),
 )
 """Settings that no number depends on: parts do not hold them, so that changing one of them changes
 no byte of a part."""

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from rich.console import Console
 
 import attrscore
 from attrscore.cli.main import main
 from attrscore.cli.output import headline, summary
+from attrscore.datasets import write_hdf5
 from attrscore.store import read_crops
 
 SMALL = ["dataset.cells=12", "dataset.size=[32,32]", "batch_size=5", "figures=none"]
@@ -233,7 +235,7 @@ def test_plugins_are_listed_and_described(capsys):
         (["device=cuda:7"], "device=cuda:7"),
         (["method=[]"], "No method is chosen"),
         (["show=[phantom-0-0000]"], "is no cell of this dataset. Did you mean 'phantom-0-0"),
-        (["target=index", "target.index=9"], "target.index=9 is not an output"),
+        (["target=index", "target.index=9"], "target.index=9 is not a class of this model"),
     ],
 )
 def test_mistakes_get_one_sentence(args, sentence, capsys):
@@ -292,7 +294,14 @@ def test_an_embedding_is_audited_against_a_reference_wherever_it_lies():
 
 def test_secrets_of_the_environment_stay_out_of_files(monkeypatch, tmp_path):
     monkeypatch.setenv("LAB_TOKEN", "s3cr3t-t0ken")
-    assert main([*SMALL, "train.output=${oc.env:LAB_TOKEN}/w", "results=out"]) == 0
+    folder = tmp_path / "s3cr3t-t0ken"
+    folder.mkdir()
+    cell = torch.zeros(4, 16, 16, dtype=torch.bool)
+    cell[:, 4:12, 4:12] = True
+    write_hdf5(folder / "a.h5", [attrscore.Batch(torch.rand(4, 2, 16, 16), regions={"cell": cell})])
+    data = ["dataset=hdf5", "dataset.path=${oc.env:LAB_TOKEN}/a.h5", "model.classes=2"]
+    secret = "train.output=${oc.env:LAB_TOKEN}/w"
+    assert main([*data, secret, "figures=none", "results=out"]) == 0
     files = [path for path in Path("out").rglob("*") if path.is_file()]
     assert any(path.suffix == ".h5" for path in files)
     assert main(["collect", "out", "-o", "out/all.h5", "--figures", "none"]) == 0

@@ -16,6 +16,7 @@ SMALL = ["dataset.cells=10", "dataset.size=[16,16]", "batch_size=4", "figures=no
 SMALL += ["method=[grad_cam,saliency,random_cam]", "scorer=[grad_camo,iou]", "layers=all_conv"]
 
 CHANGES = {
+    "fuse": ["fuse=false"],
     "figures": ["figures=all", "show=[phantom-0-000003]"],
     "label": ["label.model=mine", "label.dataset=ours"],
     "readers": ["readers=1"],
