@@ -31,7 +31,7 @@ from attrscore.datasets._options import (
     check_stains,
 )
 from attrscore.datasets.batches import chosen, to_batch
-from attrscore.datasets.cells.tables import carried_columns, classes_of, need_columns, read_table
+from attrscore.datasets.cells.tables import TableOptions, read_described, rows_of
 from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
 from attrscore.errors import ConfigError, DataError, choose
@@ -45,7 +45,7 @@ _OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_CENTRE.values())
 
 @DATASETS.register("deepprofiler")
 @dataclass(frozen=True, kw_only=True)
-class DeepProfiler(NothingLeftOut):
+class DeepProfiler(NothingLeftOut, TableOptions):
     """Cells from a single-cell export of DeepProfiler, made with outlines so that it has masks.
 
     ``path`` is the folder with ``sc-metadata.csv`` and ``{Plate}/{Well}/{Site}/*.png``; without
@@ -69,13 +69,6 @@ class DeepProfiler(NothingLeftOut):
     """In that folder; null: go by the names of the files."""
     label_column: str | None = "Target"
     """Column that is the class; null: none."""
-    class_order: tuple[str, ...] | None = None
-    """The classes in their order; null: sorted as text."""
-    carry: tuple[str, ...] = ()
-    """Columns carried to the results, beside those named Metadata_..."""
-    numbers: tuple[str, ...] = ()
-    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
-    else."""
     channels: tuple[int, ...] | None = None
     """Numbers from 0, such as [0,2]; null: all."""
     stains: tuple[str, ...] | None = None
@@ -166,38 +159,26 @@ class DeepProfiler(NothingLeftOut):
                 f"'{self.metadata}' is not in '{self.path}'; give the folder of the export, or "
                 "dataset.metadata=null to go by the names of the files."
             )
-        text = ["Image_Name", *self.carry]
-        text += [self.label_column] if self.label_column is not None else []
-        given = read_table(where, option="metadata", text=text, numbers=self.numbers)
-        wanted = [("carry", column) for column in self.carry]
-        wanted += [("numbers", column) for column in self.numbers]
-        if self.label_column is not None:
-            wanted.append(("label_column", self.label_column))
+        given = read_described(self, where, option="metadata", keys=["Image_Name"])
         if "Image_Name" not in given.columns:
             raise DataError(
                 f"'{where.name}' has no column 'Image_Name', which names the file of each cell; it "
                 f"has: {', '.join(map(str, given.columns[:8]))}."
             )
-        need_columns(given, wanted, name=where.name)
-        carried = carried_columns(given, self.carry, taken=(), name=where.name)
+        rows, classes = rows_of(self, given, name=where.name)
         table = pd.DataFrame({"id": given["Image_Name"].fillna("").map(_without_ending)})
-        table["label"], classes = self._labels(given)
+        table["label"] = rows.pop("label")
         for old, new in _CENTRE.items():
             if old in given.columns:
                 table[new] = given[old]
-        for name in carried:
-            table[name] = carried[name]
+        for name in rows:
+            table[name] = rows[name]
         return _with_sites(table), classes
 
-    def _labels(self, given: pd.DataFrame) -> tuple[NDArray[np.int64] | int, tuple[str, ...]]:
-        if self.label_column is None:
-            return -1, ()
-        return classes_of(given[self.label_column], self.class_order)
-
     def _listed(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
-        if self.carry or self.label_column not in (None, "Target"):
+        if self.carry or self.numbers or self.label_column not in (None, "Target"):
             raise ConfigError(
-                "label_column and carry name columns of the metadata; state it with "
+                "label_column, carry and numbers name columns of the metadata; state it with "
                 "dataset.metadata=sc-metadata.csv."
             )
         paths = sorted(path for path in self._folder.glob("*/*/*/*@*x*.png"))
@@ -215,8 +196,8 @@ class DeepProfiler(NothingLeftOut):
                 "Metadata_y": [float(match["y"]) for _, match in found],
             }
         )
-        label, classes = self._labels(table)
-        table["Target"] = label
+        rows, classes = rows_of(self, table, name=self.path)
+        table["Target"] = rows["label"]
         return _with_sites(table.rename(columns={"Target": "label"})), classes
 
     @cached_property

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,14 @@ from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.crops import Origins, WholeField, cut
 from attrscore.datasets.cells.geometry import Geometry
 from attrscore.datasets.cells.normalising import Levels, Normalise, levels_of
-from attrscore.datasets.cells.tables import carried_columns, classes_of, need_columns, read_table
+from attrscore.datasets.cells.tables import (
+    TableOptions,
+    as_text,
+    need_columns,
+    read_described,
+    read_table,
+    rows_of,
+)
 from attrscore.datasets.images import Field, Image, Kept, open_image, stacked
 from attrscore.datasets.images.field import LabelImage
 from attrscore.datasets.images.files import digest_of
@@ -53,9 +60,35 @@ _AROUND = 5
 """Pixels around a point in which its object is looked for, as DeepProfiler does."""
 
 
+@dataclass(frozen=True)
+class Site:
+    """The files of one field."""
+
+    name: str
+    """Plate/Well/Site."""
+    images: tuple[Path, ...]
+    outlines: Path | None
+    locations: Path
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Those that hold pixels."""
+        return self.images if self.outlines is None else (*self.images, self.outlines)
+
+
+class _Index(NamedTuple):
+    """What the index says."""
+
+    rows: pd.DataFrame
+    """``label`` and the carried columns, by the name of the field."""
+    sites: Mapping[str, Site]
+    """By their name, in its order."""
+    classes: tuple[str, ...]
+
+
 @DATASETS.register("deepprofiler_fields")
 @dataclass(frozen=True, kw_only=True)
-class DeepProfilerFields(NothingLeftOut):
+class DeepProfilerFields(NothingLeftOut, TableOptions):
     """Cells of a DeepProfiler project, cut from its fields around its locations.
 
     ``path`` is the project; ``index``, ``locations``, ``images`` and ``outlines`` are where its
@@ -95,15 +128,6 @@ class DeepProfilerFields(NothingLeftOut):
     """Folder in the project: inputs/outlines, label images or drawn outlines."""
     radius: float | None = None
     """Without outlines: pixels around each location that are taken for the cell."""
-    label_column: str | None = None
-    """Column of the index that is the class."""
-    class_order: tuple[str, ...] | None = None
-    """The classes in their order; null: sorted as text."""
-    carry: tuple[str, ...] = ()
-    """Columns carried to the results, beside those named Metadata_..."""
-    numbers: tuple[str, ...] = ()
-    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
-    else."""
     normalise: Normalise = "percentile"
     """Of each channel of a field."""
     percentiles: tuple[float, float] = (0.1, 99.9)
@@ -149,7 +173,7 @@ class DeepProfilerFields(NothingLeftOut):
     @property
     def classes(self) -> tuple[str, ...]:
         """The values of ``label_column``; of the whole index."""
-        return self._project.classes
+        return self._index.classes
 
     @property
     def spec(self) -> InputSpec:
@@ -209,7 +233,7 @@ class DeepProfilerFields(NothingLeftOut):
         digest = hashlib.blake2b(json.dumps(options, sort_keys=True).encode(), digest_size=16)
         digest.update(self.table.to_csv(index=False).encode())
         for name in self.table["Metadata_image"].unique():
-            for path in self._project.sites[name].all:
+            for path in self._index.sites[name].all:
                 digest.update(digest_of(path))
         return digest.hexdigest()
 
@@ -221,24 +245,13 @@ class DeepProfilerFields(NothingLeftOut):
         centres = table[["Metadata_centroid_y", "Metadata_centroid_x"]].to_numpy(dtype=float)
         return self._geometry.first(table["id"].tolist(), centres, np.ones(2))
 
-    @cached_property
-    def _project(self) -> Project:
-        return Project(
-            root=Path(self.path).expanduser(),
-            index=self.index,
-            locations=self.locations,
-            images=self.images,
-            outlines=self.outlines,
-            channels=self.channels,
-            label_column=self.label_column,
-            class_order=self.class_order,
-            carry=self.carry,
-            numbers=self.numbers,
-        )
+    @property
+    def _root(self) -> Path:
+        return Path(self.path).expanduser()
 
     @cached_property
     def _scanned(self) -> tuple[pd.DataFrame, Mapping[str, str]]:
-        rows, sites = self._project.rows, self._project.sites
+        rows, sites = self._index.rows, self._index.sites
         skipped: dict[str, str] = {}
         parts: list[pd.DataFrame] = []
         cells = 0
@@ -270,7 +283,7 @@ class DeepProfilerFields(NothingLeftOut):
     def _cells(self, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
         """Those of one field with an object, and why others have none."""
         labels = self._field(name).labels()
-        centres = self._project.centres(name)
+        centres = self._centres(name)
         ids = [f"{name}@{x:g}x{y:g}" for y, x in centres]
         kept, numbers = [], []
         without: dict[str, str] = {}
@@ -300,18 +313,18 @@ class DeepProfilerFields(NothingLeftOut):
         return table, without
 
     def _field(self, name: str) -> Field:
-        return self._kept.get(name, lambda: self._opened(self._project.sites[name]))
+        return self._kept.get(name, lambda: self._opened(self._index.sites[name]))
 
     def _opened(self, site: Site) -> Field:
-        images = [self._project.image(path) for path in site.images]
+        images = [self._image(path) for path in site.images]
         image = stacked(images, stains=self.channels)
         labels: LabelImage
         if self.radius is not None:
-            labels = Discs(self._project.centres(site.name), self.radius, image.shape[1:])
+            labels = Discs(self._centres(site.name), self.radius, image.shape[1:])
         elif site.outlines is None:
             raise DataError(f"'{site.name}' has no outlines in the index or outlines.csv.")
         else:
-            outlines = self._project.image(site.outlines)
+            outlines = self._image(site.outlines)
             if outlines.shape != (1, *image.shape[1:]) or outlines.dtype.kind not in "bui":
                 raise DataError(
                     f"the outlines '{site.outlines.name}' of '{site.name}' hold {outlines.dtype} "
@@ -336,59 +349,12 @@ class DeepProfilerFields(NothingLeftOut):
             )
         return self._known_levels[name]
 
-
-@dataclass(frozen=True)
-class Site:
-    """The files of one field."""
-
-    name: str
-    """Plate/Well/Site."""
-    images: tuple[Path, ...]
-    outlines: Path | None
-    locations: Path
-
-    @property
-    def all(self) -> tuple[Path, ...]:
-        """Those that hold pixels."""
-        return self.images if self.outlines is None else (*self.images, self.outlines)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Project:
-    """Where the parts of a project lie, and which columns of its index are meant."""
-
-    root: Path
-    index: str
-    locations: str
-    images: str
-    outlines: str | None
-    channels: tuple[str, ...]
-    label_column: str | None
-    class_order: tuple[str, ...] | None
-    carry: tuple[str, ...]
-    numbers: tuple[str, ...]
-
-    @property
-    def rows(self) -> pd.DataFrame:
-        """``label`` and the carried columns, by the name of the field."""
-        return self._read[0]
-
-    @property
-    def sites(self) -> Mapping[str, Site]:
-        """By their name, in the order of the index."""
-        return self._read[1]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The values of ``label_column``, in their order."""
-        return self._read[2]
-
-    def centres(self, name: str, /) -> NDArray[np.float64]:
+    def _centres(self, name: str, /) -> NDArray[np.float64]:
         """Of the cells of a field, (n, 2) along Y and X.
 
         :raises DataError: no such file, without these columns, or no numbers.
         """
-        where = self.sites[name].locations
+        where = self._index.sites[name].locations
         given = read_table(where, option="locations")
         absent = [column for column in _CENTRE if column not in given.columns]
         if absent:
@@ -405,7 +371,7 @@ class Project:
             )
         return numbers
 
-    def image(self, path: Path, /) -> Image:
+    def _image(self, path: Path, /) -> Image:
         """One image of one channel.
 
         :raises DataError: not there, or it cannot be read.
@@ -415,46 +381,42 @@ class Project:
         return open_image(path, axes="YX")
 
     @cached_property
-    def _read(self) -> tuple[pd.DataFrame, dict[str, Site], tuple[str, ...]]:
-        where = self.root / self.index
-        text = [*self.carry, *([self.label_column] if self.label_column is not None else [])]
-        given = read_table(where, option="index", text=text, numbers=self.numbers)
-        given = self._with_outlines(given)
-        wanted = [("channels", column) for column in self.channels]
-        wanted += [("carry", column) for column in self.carry]
-        wanted += [("numbers", column) for column in self.numbers]
-        wanted += [("label_column", self.label_column)] if self.label_column is not None else []
+    def _index(self) -> _Index:
+        where = self._root / self.index
+        keys = [*self.channels, "Outlines"]
+        given = read_described(self, where, option="index", keys=keys)
         absent = [column for column in _SITE if column not in given.columns]
         if absent:
             raise DataError(
                 f"'{where.name}' has no column '{absent[0]}'; an index of DeepProfiler has "
                 f"{', '.join(_SITE)}, and a column a channel."
             )
-        need_columns(given, wanted, name=where.name)
-        rows = carried_columns(given, self.carry, taken=_OWN, name=where.name)
-        keys = given[list(_SITE)].agg("/".join, axis=1)
-        if keys.duplicated().any():
+        for column in _SITE:  # a number in Parquet
+            given[column] = as_text(given[column])
+        given = self._with_outlines(given)
+        need_columns(given, [("channels", column) for column in self.channels], name=where.name)
+        rows, classes = rows_of(self, given, name=where.name, taken=_OWN)
+        names = given[list(_SITE)].agg("/".join, axis=1)
+        if names.duplicated().any():
             raise DataError(
-                f"'{where.name}' has more than one row for {keys[keys.duplicated()].iloc[0]}; "
+                f"'{where.name}' has more than one row for {names[names.duplicated()].iloc[0]}; "
                 "expected one a field."
             )
-        classes: tuple[str, ...] = ()
-        rows.insert(0, "label", -1)
-        if self.label_column is not None:
-            rows["label"], classes = classes_of(given[self.label_column], self.class_order)
         records: list[dict[Any, Any]] = given.to_dict("records")
-        sites = {key: self._site(key, row) for key, row in zip(keys, records, strict=True)}
-        return rows.set_index(keys), sites, classes
+        sites = {name: self._site(name, row) for name, row in zip(names, records, strict=True)}
+        return _Index(rows.set_index(names), sites, classes)
 
     def _with_outlines(self, given: pd.DataFrame) -> pd.DataFrame:
         """A column ``Outlines``, from ``outlines.csv`` beside the index where it has none."""
         if self.outlines is None or "Outlines" in given.columns:
             return given
-        where = (self.root / self.index).parent / "outlines.csv"
+        where = (self._root / self.index).parent / "outlines.csv"
         table = read_table(where, option="outlines.csv")
         absent = [column for column in (*_SITE, "Outlines") if column not in table.columns]
         if absent:
             raise DataError(f"'{where.name}' has no column '{absent[0]}'.")
+        for column in _SITE:
+            table[column] = as_text(table[column])
         return given.merge(table[[*_SITE, "Outlines"]], how="left", on=list(_SITE))
 
     def _site(self, key: str, row: Mapping[str, Any]) -> Site:
@@ -463,9 +425,9 @@ class Project:
         named = self.outlines is not None and isinstance(outlines, str)
         return Site(
             name=key,
-            images=tuple(self.root / self.images / str(row[column]) for column in self.channels),
-            outlines=self.root / str(self.outlines) / str(outlines) if named else None,
-            locations=self.root / self.locations / plate / f"{well}-{number}-Nuclei.csv",
+            images=tuple(self._root / self.images / str(row[column]) for column in self.channels),
+            outlines=self._root / str(self.outlines) / str(outlines) if named else None,
+            locations=self._root / self.locations / plate / f"{well}-{number}-Nuclei.csv",
         )
 
 

@@ -28,6 +28,7 @@ from attrscore.datasets.cells.geometry import (
 from attrscore.datasets.cells.normalising import Normalise
 from attrscore.datasets.cells.regions import Boundary
 from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
+from attrscore.datasets.cells.tables import TableOptions
 from attrscore.datasets.images.stored import check_axes, is_length
 from attrscore.errors import ConfigError, choose
 
@@ -40,7 +41,7 @@ _LISTS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class FieldOptions:
+class FieldOptions(TableOptions):
     """What :class:`attrscore.datasets.fields.Fields` is asked for, where each option is explained.
 
     :raises ConfigError: an option that cannot be right, whatever the files hold.
@@ -84,10 +85,6 @@ class FieldOptions:
     """Of cellpose: a model that it knows, or the file of one."""
     labels: str | None = None
     """Table with a row a cell: CSV or Parquet."""
-    label_column: str | None = None
-    """Column of the table that is the class."""
-    class_order: tuple[str, ...] | None = None
-    """The classes in their order; null: sorted as text."""
     image_key: str | tuple[str, ...] = "image"
     """Column of the table with the image's name; with image_table: what both share, such as
     ImageNumber."""
@@ -97,11 +94,6 @@ class FieldOptions:
     """Table with a row an image, where the first does not name it: CellProfiler's Image.csv."""
     image_file: str | None = None
     """Column of image_table with the image's name; null: its only FileName_..."""
-    carry: tuple[str, ...] = ()
-    """Columns carried to the results, beside those named Metadata_..."""
-    numbers: tuple[str, ...] = ()
-    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
-    else."""
     where: str | None = None
     """Which cells: "area > 200 and not touches_border"; names of columns, with or without
     Metadata_."""

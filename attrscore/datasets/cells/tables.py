@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Annotations",
+    "TableOptions",
     "as_text",
-    "carried_columns",
     "classes_of",
     "need_columns",
     "read_annotations",
+    "read_described",
     "read_table",
+    "rows_of",
 ]
 
 
@@ -94,7 +96,7 @@ def need_columns(table: pd.DataFrame, columns: Sequence[tuple[str, str]], /, *, 
             )
 
 
-def carried_columns(
+def _carried(
     table: pd.DataFrame, carry: Sequence[str], /, *, taken: Iterable[str], name: str
 ) -> pd.DataFrame:
     """The ``Metadata_`` columns and those of ``carry``, under the names that the results have.
@@ -152,6 +154,50 @@ def classes_of(
     return np.array([number.get(each, -1) for each in texts], np.int64), classes
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """The options of every dataset that a table describes."""
+
+    label_column: str | None = None
+    """Column of the table that is the class; null: none."""
+    class_order: tuple[str, ...] | None = None
+    """The classes in their order; null: sorted as text."""
+    carry: tuple[str, ...] = ()
+    """Columns carried to the results, beside those named Metadata_..."""
+    numbers: tuple[str, ...] = ()
+    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
+    else."""
+
+
+def read_described(
+    options: TableOptions, path: str | Path, /, *, option: str, keys: Sequence[str]
+) -> pd.DataFrame:
+    """:func:`read_table`, with ``keys`` and the columns that the options name as text."""
+    label = [] if options.label_column is None else [options.label_column]
+    text = [*keys, *options.carry, *label]
+    return read_table(path, option=option, text=text, numbers=options.numbers)
+
+
+def rows_of(
+    options: TableOptions, table: pd.DataFrame, /, *, name: str, taken: Iterable[str] = ()
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """``label`` and the carried columns of each row, and the classes.
+
+    :raises ConfigError: a column that is not there, or has a name that is ``taken``.
+    """
+    label = [] if options.label_column is None else [options.label_column]
+    wanted = [("label_column", column) for column in label]
+    wanted += [("carry", column) for column in options.carry]
+    wanted += [("numbers", column) for column in options.numbers]
+    need_columns(table, wanted, name=name)
+    rows = _carried(table, options.carry, taken=taken, name=name)
+    classes: tuple[str, ...] = ()
+    rows.insert(0, "label", -1)
+    for column in label:
+        rows["label"], classes = classes_of(table[column], options.class_order)
+    return rows, classes
+
+
 @dataclass(frozen=True, eq=False)
 class Annotations:
     """Class and carried columns by (image, object). Empty where no table is given."""
@@ -205,15 +251,10 @@ def read_annotations(options: FieldOptions, /, *, taken: Sequence[str]) -> Annot
     name = Path(options.labels).name
     key = options.image_key
     keys = [key] if isinstance(key, str) else list(key)
-    label = [] if options.label_column is None else [options.label_column]
-    how: dict[str, Any] = {"text": [*keys, *options.carry, *label], "numbers": options.numbers}
-    given = read_table(options.labels, option="labels", **how)
+    given = read_described(options, options.labels, option="labels", keys=keys)
     wanted = [*(("image_key", each) for each in keys), ("object_key", options.object_key)]
-    of_both = [("label_column", column) for column in label]
-    of_both += [("carry", column) for column in options.carry]
-    of_both += [("numbers", column) for column in options.numbers]
+    need_columns(given, wanted, name=name)
     if options.image_table is None:
-        need_columns(given, [*wanted, *of_both], name=name)
         if len(keys) > 1:
             raise ConfigError(
                 f"image_key={keys} names several columns, which only a second table can turn into "
@@ -221,12 +262,11 @@ def read_annotations(options: FieldOptions, /, *, taken: Sequence[str]) -> Annot
             )
         images = as_text(given[keys[0]])
     else:
-        need_columns(given, wanted, name=name)
-        second = read_table(options.image_table, option="image_table", **how)
+        second = read_described(options, options.image_table, option="image_table", keys=keys)
         given, images = _with_images(
             given, name, keys, second, Path(options.image_table).name, options.image_file
         )
-        need_columns(given, of_both, name=name)
+    rows, classes = rows_of(options, given, name=name, taken=taken)
     objects = pd.to_numeric(given[options.object_key], errors="coerce")
     wrong = given[options.object_key][objects.isna() | (objects % 1 != 0)]
     if len(wrong):
@@ -242,11 +282,6 @@ def read_annotations(options: FieldOptions, /, *, taken: Sequence[str]) -> Annot
             f"'{name}' has more than one row for object {twice[0][1]} of image '{twice[0][0]}'; "
             "expected one row a cell."
         )
-    rows = carried_columns(given, options.carry, taken=taken, name=name)
-    classes: tuple[str, ...] = ()
-    rows.insert(0, "label", -1)
-    for column in label:
-        rows["label"], classes = classes_of(given[column], options.class_order)
     return Annotations(classes, rows.set_index(of_cells), name)
 
 

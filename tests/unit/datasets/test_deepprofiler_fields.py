@@ -273,3 +273,19 @@ def test_an_index_that_does_not_fit(project):
 def test_wrong_options_are_told_in_one_sentence(project, options, message):
     with pytest.raises(ConfigError, match=message):
         project.cells(**options)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_text_in_tables_stays_text(project, ending):
+    """Plate 007, well 01 and site 1, which Parquet may hold as a number."""
+    project.add("007", "01", "1", pert="3E2", Metadata_batch="1e3")
+    project.add("007", "1", "2", seed=1, pert="300", Metadata_batch="01")
+    folder = project.root / "inputs" / "metadata"
+    if ending == "parquet":
+        index = pd.DataFrame(project.rows).astype({"Metadata_Site": int})
+        index.to_parquet(folder / "index.parquet")
+    cells = project.cells(index=f"inputs/metadata/index.{ending}", label_column="pert")
+    assert cells.classes == ("300", "3E2")
+    assert cells.table["id"].tolist()[::2] == ["007/01/1@9x9", "007/1/2@9x9"]
+    assert cells.table["label"].tolist() == [1, 1, 0, 0]
+    assert cells.table["Metadata_batch"].tolist() == ["1e3", "1e3", "01", "01"]
