@@ -97,7 +97,7 @@ def _choice(kind: str, name: str, about: str, other: Mapping[str, Any]) -> str:
 
 def _lines(options: Iterable[Option], other: Mapping[str, Any], indent: str) -> list[str]:
     lines = []
-    for option in options:
+    for option in sorted(options, key=lambda each: not each.required):  # what must be stated first
         value = "???" if option.required else _written(other.get(option.name, option.default))
         line = f"{indent}{option.name}: {value}"
         lines.append(f"{line:<{COLUMN - 2}}  # {option.help}" if option.help else line)
