@@ -122,6 +122,10 @@ class Batch:
     def __post_init__(self) -> None:
         import torch  # here, so that reading results needs no torch
 
+        object.__setattr__(self, "inputs", _plain(self.inputs))
+        object.__setattr__(self, "regions", {k: _plain(v) for k, v in self.regions.items()})
+        object.__setattr__(self, "label", _plain(self.label))
+        object.__setattr__(self, "others", tuple(map(_plain, self.others)))
         x = self.inputs
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.ndim not in (4, 5):
             got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
@@ -212,6 +216,17 @@ class Batch:
             meta={name: values[start:stop] for name, values in self.meta.items()},
             others=tuple(other[start:stop] for other in self.others),
         )
+
+
+def _plain(value: Any) -> Any:
+    """A tensor as torch's own: no subclass (MONAI's MetaTensor), and none of inference mode."""
+    import torch  # as above
+
+    if not isinstance(value, torch.Tensor):
+        return value
+    if type(value) is not torch.Tensor:
+        value = value.detach().as_subclass(torch.Tensor)
+    return value.clone() if value.is_inference() else value
 
 
 def _check_region(name: str, region: Tensor, n: int, space: tuple[int, ...]) -> None:

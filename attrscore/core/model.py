@@ -23,10 +23,12 @@ __all__ = [
     "as_found",
     "call",
     "check_output",
+    "copied",
     "device_of",
     "dtype_of",
     "in_memory_format",
     "in_precision",
+    "is_out_of_memory",
     "parts_of",
     "uncompiled",
     "unwrap",
@@ -106,6 +108,12 @@ def unwrap(model: nn.Module, /) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise UnsupportedError(
             f"A network must be a torch.nn.Module; given: {type(model).__name__}."
+        )
+    inside = torch.is_inference_mode_enabled()  # which gets a sentence of its own
+    if not inside and any(parameter.is_inference() for parameter in model.parameters()):
+        raise UnsupportedError(
+            f"{type(model).__name__} was made under torch.inference_mode(), so no gradient can "
+            "pass through its parameters; make it outside, or give a copy: copy.deepcopy(model)."
         )
     if _unwatchable(model) == EXPORTED:
         return SealedNetwork(model, "an exported program")
@@ -195,7 +203,22 @@ def in_precision(model: nn.Module, wanted: Precision | None, /) -> nn.Module:
             f"precision={wanted}: the network is {model.what}, and computes in the numbers that it "
             "was made with; leave precision out, or give the nn.Module that it was made from."
         )
-    return copy.deepcopy(model).to(dtype)
+    return copied(model).to(dtype)
+
+
+def copied(model: nn.Module, /) -> nn.Module:
+    """A deep copy; the model is left as it is.
+
+    Old-style weight and spectral normalisation keep the weight of the last forward pass, computed
+    from parameters, which torch refuses to copy: the copy gets its numbers, until its own forward.
+    """
+    memo: dict[int, Any] = {
+        id(value): value.detach().clone()
+        for module in parts_of(model)
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, memo)
 
 
 def in_memory_format(model: nn.Module, wanted: MemoryFormat, dimensions: int, /) -> None:
@@ -220,15 +243,16 @@ def in_memory_format(model: nn.Module, wanted: MemoryFormat, dimensions: int, /)
 def call(model: nn.Module, inputs: Tensor, /, *others: Tensor, autocast: bool = False) -> Any:
     """What the model returns, floating-point inputs in the type of its parameters.
 
-    ``autocast`` lets torch choose bfloat16 where that is safe, and leaves the parameters alone.
+    It gets copies, since it may change its inputs in place. ``autocast`` lets torch choose bfloat16
+    where that is safe, and leaves the parameters alone.
     """
     wanted = dtype_of(model)
-    if wanted is not None:
-        inputs, *others = (  # type: ignore[assignment]  # a list does as well
-            each.to(wanted) if each.is_floating_point() else each for each in (inputs, *others)
-        )
+    copies = [
+        each.to(wanted, copy=True) if wanted and each.is_floating_point() else each.clone()
+        for each in (inputs, *others)
+    ]
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=autocast):
-        return model(inputs, *others)
+        return model(*copies)
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -311,6 +335,20 @@ class Explained(nn.Module):
         """(N,)."""
         found = call(self.model, inputs, *others, autocast=self.autocast)
         return self.target(check_output(found, len(inputs), self.output), aux)
+
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
+def is_out_of_memory(error: BaseException, /) -> bool:
+    """Whether memory ran out: also where torch, cuBLAS or cuDNN raise a plain RuntimeError.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
+    True
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def wide(values: Tensor) -> Tensor:

@@ -23,7 +23,16 @@ from attrscore.core.contracts import INPUT, Batch, Target
 from attrscore.core.layers import Layers, OverwrittenError, capture, with_layouts
 from attrscore.core.layouts import watching
 from attrscore.core.light import LightGradients
-from attrscore.core.model import Explained, as_found, call, check_output, dtype_of, unwrap, wide
+from attrscore.core.model import (
+    Explained,
+    as_found,
+    call,
+    check_output,
+    dtype_of,
+    is_out_of_memory,
+    unwrap,
+    wide,
+)
 from attrscore.errors import UnsupportedError, preview
 
 __all__ = [
@@ -154,6 +163,7 @@ class Pass:
         self.on_step = on_step
         self._to_input = to_input
         self._keep_graph = keep_graph
+        self._as_torch = False
         self._which = output
         self.autocast = autocast
         self._output: Tensor | None = None
@@ -169,8 +179,11 @@ class Pass:
     def output(self) -> Tensor:
         """The model's scores on the clean input, (N, K), no gradient."""
         if self._output is None and (self.layers or self._to_input):
-            with contextlib.suppress(UnsupportedError):  # comes back when gradients are asked for
+            try:
                 self._backward()  # its forward pass is needed anyway
+            except Exception as error:  # comes back at what asks for gradients
+                if is_out_of_memory(error):
+                    raise
         if self._output is None:
             with as_found(self.model), torch.no_grad():
                 self._output = self._forward(self.batch.inputs)
@@ -349,16 +362,25 @@ class Pass:
         try:
             with as_found(self.model):
                 recorded = self._record()
-        except UnsupportedError:  # comes back when gradients are asked for
+        except Exception as error:  # comes back at what asks for gradients
+            if is_out_of_memory(error):
+                raise
             yield from map(self._twin, targets)
             return
         step = AT_ONCE.get(recorded.output.device.type, 8)
         for start in range(0, len(targets), step):
             some = [self._twin(target) for target in targets[start : start + step]]
             last = start + step >= len(targets) and not self._keep_graph
-            with torch.enable_grad():
-                scalars = [each.target(recorded.output, each.aux) for each in some]
-                found = gradients_of([each.sum() for each in scalars], recorded.sources, last=last)
+            try:
+                with torch.enable_grad():
+                    scalars = [each.target(recorded.output, each.aux) for each in some]
+                    sums = [each.sum() for each in scalars]
+                    found = gradients_of(sums, recorded.sources, last=last)
+            except Exception as error:  # as above: each target meets it alone
+                if is_out_of_memory(error):
+                    raise
+                yield from map(self._twin, targets[start:])
+                return
             for each, scalar, gradients in zip(some, scalars, found, strict=True):
                 with contextlib.suppress(UnsupportedError):  # as above
                     each._keep(recorded, scalar, gradients)
@@ -389,7 +411,21 @@ class Pass:
         )
 
     def _backward(self) -> None:
-        """One forward and one backward pass for all layers."""
+        """One forward and one backward pass for all layers.
+
+        Where gradients of our own took part and it fails (checkpointed parts run their forward
+        again without them), once more as torch does it.
+        """
+        try:
+            self._differentiate()
+        except Exception as error:
+            settled = isinstance(error, UnsupportedError) or is_out_of_memory(error)
+            if settled or self._keep_graph or self._as_torch:
+                raise
+            self._as_torch = True
+            self._differentiate()
+
+    def _differentiate(self) -> None:
         with as_found(self.model):
             recorded = self._record()
             scalar = self.target(recorded.output, self.aux)
@@ -408,15 +444,15 @@ class Pass:
         inputs = self.batch.inputs.detach()
         whole = self._to_input or self._keep_graph
         if whole:
-            inputs = inputs.clone().requires_grad_()  # an in-place first layer must not spoil it
+            inputs = inputs.clone().requires_grad_()
         with (
             # Only where asked for: a hook on every ReLU takes time.
             relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
             capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
             # A graph that a guided method walks must hold torch's own nodes.
-            contextlib.nullcontext() if self._keep_graph else LightGradients(),
+            contextlib.nullcontext() if self._keep_graph or self._as_torch else LightGradients(),
         ):
-            output = self._forward(inputs.clone() if whole else inputs)
+            output = self._forward(inputs)
         self._output = output.detach()
         self._activations = {
             name: self._on_grid(name, sources[name].detach()) for name in self.layers

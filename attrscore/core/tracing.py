@@ -241,7 +241,8 @@ def main_path(
     No layer of a branch or inside a residual block is among them, and none whose grid the output
     does not depend on, as the patches of a vision transformer behind its last attention, where only
     the class token counts. ``output`` is the item that holds the scores. One forward and one
-    backward pass of noise. Empty where no gradient reaches the image.
+    backward pass of noise. Empty where no gradient reaches the image, or
+    where the backward pass fails.
     """
     grids = {info.name: info for info in ran if info.wide and info.calls == 1}
     kept: dict[str, tuple[Tensor, Any]] = {}
@@ -257,15 +258,17 @@ def main_path(
         image = drawn.to(inputs).requires_grad_()  # a black crop would pass no ReLU
         modules = {name: info.module for name, info in grids.items()}
         with watching(modules, see):
-            found = call(model, image.clone(), *others)
+            found = call(model, image, *others)
         scores = [each.flatten(1) for each in _tensors(found, output) if each.requires_grad]
         if not scores:
             return set()
         # A sum would be blind to the output of a normalisation, which always sums to the same.
         root = (scores[0] * torch.randn(scores[0].shape, generator=generator).to(scores[0])).sum()
-        gradients = torch.autograd.grad(
-            root, [hidden for hidden, _ in kept.values()], allow_unused=True, retain_graph=True
-        )
+        layers = [hidden for hidden, _ in kept.values()]
+        try:
+            gradients = torch.autograd.grad(root, layers, allow_unused=True, retain_graph=True)
+        except Exception:  # noqa: BLE001  # of a backward or a hook of the user's
+            return set()
     through = _cuts(root.grad_fn, image)
     return {
         name

@@ -14,10 +14,9 @@ from torch import nn
 from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Target
 from attrscore.core.layers import Layers, select_layers
 from attrscore.core.layouts import LayoutOptions
-from attrscore.core.model import SealedNetwork, as_found, call
+from attrscore.core.model import SealedNetwork, as_found, call, is_out_of_memory
 from attrscore.core.passes import Pass
 from attrscore.core.statuses import Status
-from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import (
     AttrscoreError,
     ConfigError,

@@ -21,7 +21,6 @@ __all__ = [
     "Room",
     "count_anew",
     "higher",
-    "is_out_of_memory",
     "peak",
 ]
 
@@ -43,20 +42,6 @@ def peak() -> int:
 
 
 MIB = 2**20
-
-
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-
-
-def is_out_of_memory(error: BaseException, /) -> bool:
-    """Whether memory ran out: also where torch, cuBLAS or cuDNN raise a plain RuntimeError.
-
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."))
-    True
-    """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
 
 
 @dataclass

@@ -25,6 +25,7 @@ from attrscore.core.model import (
     check_output,
     device_of,
     in_precision,
+    is_out_of_memory,
     unwrap,
 )
 from attrscore.core.passes import Pass
@@ -41,7 +42,6 @@ from attrscore.engine.attribution import (
     layers_of,
     new_pass,
 )
-from attrscore.engine.memory import is_out_of_memory
 from attrscore.errors import preview
 from attrscore.targets import target_of
 
@@ -49,7 +49,9 @@ __all__ = [
     "SAMPLE",
     "Finding",
     "LayerSurvey",
+    "OfTheModel",
     "Survey",
+    "of_the_model",
     "preflight",
     "refusals",
     "survey",
@@ -113,7 +115,7 @@ def preflight(
     single = single_targets(chosen_target)[0]
     shared = new_pass(model, first, single, chosen.layers, chosen_methods, **options)
     shared.value  # noqa: B018  # an output or a target that fits no cell is an error here
-    everywhere = _of_the_network(shared, batch.rows(0, 2), options)
+    everywhere = of_the_model(shared, batch.rows(0, 2), options)
     findings = []
     for name, method in chosen_methods.items():
         for layer in chosen.layers_for(method):
@@ -144,14 +146,14 @@ def refusals(findings: Sequence[Finding], /) -> dict[Pair, str]:
 
 
 @dataclass(frozen=True)
-class _Network:
+class OfTheModel:
     """What concerns every method alike."""
 
     refusal: str = ""
     caution: str = ""
 
 
-def _of_the_network(first: Pass, pair: Batch, options: Mapping[str, Any]) -> _Network:
+def of_the_model(first: Pass, pair: Batch, options: Mapping[str, Any]) -> OfTheModel:
     """Whether a cell's scores are its own: the same again, and the same beside another cell."""
     model = first.model
 
@@ -162,30 +164,53 @@ def _of_the_network(first: Pass, pair: Batch, options: Mapping[str, Any]) -> _Ne
     with as_found(model), torch.no_grad():
         together = scores(pair)
         if _apart(together, scores(pair)):
-            return _Network(
+            return OfTheModel(
                 caution=f"{type(model).__name__} gives other scores when the same crop is run "
                 "again (a dropout that stays on?), so each map is one draw of many."
             )
         try:
             alone = torch.cat([scores(pair.rows(i, i + 1)) for i in range(len(pair))])
         except ValueError as error:  # BatchNorm cannot normalise one value by itself
-            return _Network(refusal=_depends_on_batch(model, str(error)))
+            return OfTheModel(refusal=_depends_on_batch(model, str(error)))
     if _apart(together, alone):
-        return _Network(refusal=_depends_on_batch(model, "the same crop alone scores differently"))
+        return OfTheModel(
+            refusal=_depends_on_batch(model, "the same crop alone scores differently")
+        )
+    cautions = []
+    if _changes_its_input(model, pair, options):
+        cautions.append(
+            f"{type(model).__name__} changes its input in place; it is given copies, so that "
+            "scores and your tensors are right."
+        )
     custom = _custom_functions(first)
     if custom:
-        return _Network(
-            caution=f"Gradients pass through the custom autograd function {preview(custom)}: they "
+        cautions.append(
+            f"Gradients pass through the custom autograd function {preview(custom)}: they "
             "are what its backward says, which need not be a derivative."
         )
-    return _Network()
+    return OfTheModel(caution=" ".join(cautions))
+
+
+def _changes_its_input(model: nn.Module, batch: Batch, options: Mapping[str, Any]) -> bool:
+    given: list[tuple[Tensor, int]] = []
+
+    def see(_model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        given.extend((each, each._version) for each in inputs if isinstance(each, Tensor))
+
+    handle = model.register_forward_pre_hook(see, prepend=True)
+    try:
+        with as_found(model), torch.no_grad():
+            call(model, batch.inputs, *batch.others, autocast=options["autocast"])
+    finally:
+        handle.remove()
+    return any(each._version != version for each, version in given)
 
 
 def _custom_functions(first: Pass) -> list[str]:
     """Names of the autograd functions that torch did not bring, on the way from the input."""
     with as_found(first.model):
         inputs = first.batch.inputs.detach().clone().requires_grad_()
-        scalar = first.explained(inputs.clone(), *first.additional)
+        scalar = first.explained(inputs, *first.additional)
     own = torch.autograd.function.BackwardCFunction
     return sorted({kind_of(node) for node in nodes(scalar.grad_fn) if isinstance(node, own)})
 

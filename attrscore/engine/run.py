@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
@@ -29,7 +30,7 @@ from attrscore.core.contracts import (
 from attrscore.core.grids import grids_of
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layouts import LayoutOptions
-from attrscore.core.model import Precision, device_of, in_precision, unwrap
+from attrscore.core.model import Precision, device_of, in_precision, is_out_of_memory, unwrap
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS, SCORERS, TARGETS
 from attrscore.core.statuses import SMALLER_BATCHES, Reason
@@ -45,9 +46,10 @@ from attrscore.engine.attribution import (
     layers_of,
     new_pass,
 )
-from attrscore.engine.memory import Gauge, Room, higher, is_out_of_memory
+from attrscore.engine.memory import Gauge, Room, higher
 from attrscore.engine.pool import check_pool
-from attrscore.errors import UnsupportedError, choose
+from attrscore.engine.preflight import of_the_model
+from attrscore.errors import AttrscoreWarning, UnsupportedError, choose
 from attrscore.targets import target_of
 
 __all__ = ["Keep", "RunOptions", "Triple", "batches_of", "run"]
@@ -165,8 +167,40 @@ def run(
             chosen = layers_of(
                 model, batch, methods, options.layers, layout=layout, output=options.output
             )
+            if not isinstance(options.layers, Chosen):  # else a preflight has asked before
+                options = _asked(options, model, batch, todo[0][0], chosen, methods, of_a_pass)
             work = _Work(model, chosen, methods, scorers, heat, options, of_a_pass, on_step, gauge)
         yield from _in_room(work, batch, todo, room, asked=len(batch))
+
+
+def _asked(
+    options: RunOptions,
+    model: nn.Module,
+    batch: Batch,
+    target: Target,
+    chosen: Chosen,
+    methods: Mapping[str, Method],
+    of_a_pass: Mapping[str, Any],
+) -> RunOptions:
+    """The options, with every method refused where the model cannot be asked fairly.
+
+    Costs some forward passes of the first two samples. What is worth knowing is a warning.
+    """
+    first = new_pass(model, batch.rows(0, 1), target, chosen.layers, methods, **of_a_pass)
+    try:
+        found = of_the_model(first, batch.rows(0, 2), of_a_pass)
+    except Exception:  # noqa: BLE001  # comes back where the rows are computed
+        return options
+    if found.caution:
+        warnings.warn(found.caution, AttrscoreWarning, stacklevel=3)
+    if not found.refusal:
+        return options
+    everywhere = {
+        (name, layer): found.refusal
+        for name, method in methods.items()
+        for layer in chosen.layers_for(method)
+    }
+    return replace(options, refused={**everywhere, **options.refused})
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attrscore.core.light import LightGradients
+from attrscore.core.model import is_out_of_memory
 from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, UnsupportedError
 
@@ -65,9 +69,20 @@ def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
 
     :raises UnsupportedError: no gradient reaches the input.
     """
-    inputs = points.flatten(0, 1).requires_grad_()
-    with LightGradients():
-        scalar = explained_at(run, inputs.clone(), rows)  # a layer may work in place
+    try:
+        return _gradients_at(run, points, rows, LightGradients())
+    except Exception as error:  # a checkpointed part, say: as torch does it
+        if isinstance(error, UnsupportedError) or is_out_of_memory(error):
+            raise
+        return _gradients_at(run, points, rows, contextlib.nullcontext())
+
+
+def _gradients_at(
+    run: Pass, points: Tensor, rows: slice, mode: AbstractContextManager[Any]
+) -> Tensor:
+    inputs = points.flatten(0, 1).detach().requires_grad_()
+    with mode:
+        scalar = explained_at(run, inputs, rows)
     gradient: Tensor | None = None
     if scalar.requires_grad:
         (gradient,) = torch.autograd.grad(scalar.sum(), inputs, allow_unused=True)

@@ -63,7 +63,7 @@ def check_guidable(run: Pass, /) -> None:
     """
     inputs = run.batch.inputs[:1].detach().clone().requires_grad_()
     with calls(module for module in run.model.modules() if isinstance(module, nn.ReLU)) as seen:
-        scalar = run.explained(inputs.clone(), *(each[:1] for each in run.additional))
+        scalar = run.explained(inputs, *(each[:1] for each in run.additional))
     _refuse_others(run, scalar, seen.outputs)
 
 

@@ -5,14 +5,13 @@ Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim: Sanity checks for saliency maps
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import Literal
 
 import torch
 from torch import nn
 
-from attrscore.core.model import SealedNetwork, unwrap
+from attrscore.core.model import SealedNetwork, copied, unwrap
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean
 
 __all__ = ["Randomize", "randomized"]
@@ -52,23 +51,23 @@ def randomized(
             f"{model.what}; give the nn.Module that it was made from."
         )
     try:
-        copied = copy.deepcopy(unwrap(model))
+        again = copied(unwrap(model))
     except (RuntimeError, TypeError) as error:
         raise UnsupportedError(
             f"{type(model).__name__} cannot be copied: {str(error).splitlines()[0]}"
         ) from error
     layers = {
         name: module
-        for name, module in copied.named_modules()
+        for name, module in again.named_modules()
         if next(module.parameters(recurse=False), None) is not None
     }
     if not layers:
-        raise UnsupportedError(f"{type(copied).__name__} has no parameter to draw anew.")
+        raise UnsupportedError(f"{type(again).__name__} has no parameter to draw anew.")
     names = list(layers)
     first = {"last": len(names) - 1, "all": 0}.get(how)
     for name in names[_position(names, to) if first is None else first :]:
         _draw(layers[name], seed, name)
-    return copied
+    return again
 
 
 def _position(names: list[str], to: str | int | None) -> int:

@@ -84,7 +84,7 @@ class Holder(nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "sentence"),
     [
-        (lambda m: Holder(torch.jit.trace(m, batch().inputs)), "its part 'inner' is TorchScript"),
+        (lambda m: Holder(torch.jit.trace(m, batch().inputs)), "its module 'inner' is TorchScript"),
         (lambda m: Holder(torch.compile(m, backend="eager")), "'inner' went through torch.compile"),
         (lambda m: Holder(nn.DataParallel(m)), "'inner' is wrapped for several devices"),
     ],

@@ -7,9 +7,10 @@ import pytest
 import torch
 from nets import batch, net
 
+from attrscore.core.model import is_out_of_memory
 from attrscore.core.statuses import SMALLER_BATCHES
 from attrscore.engine.evaluate import evaluate
-from attrscore.engine.memory import Room, is_out_of_memory
+from attrscore.engine.memory import Room
 from attrscore.engine.run import run
 from attrscore.errors import AttrscoreWarning
 from attrscore.methods.cams import GradCAM

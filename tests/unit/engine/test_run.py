@@ -182,9 +182,12 @@ def test_nothing_to_evaluate():
         quiet(net(), [])
 
 
-def test_a_network_with_one_output_has_no_confidence():
-    table = quiet(net(classes=1), batch())
-    assert table["confidence"].isna().all()
+def test_a_network_with_one_output_is_confident_by_its_sigmoid():
+    model, data = net(classes=1), batch()
+    table = quiet(model, data)
+    with torch.no_grad():
+        expected = model(data.inputs)[:, 0].abs().sigmoid()
+    np.testing.assert_allclose(table["confidence"], expected)
     assert table["status"].eq("ok").all()
 
 
