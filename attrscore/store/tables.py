@@ -162,12 +162,20 @@ class TableReader:
         sources = []
         for source, paths in zip(group.sources, parts, strict=True):
             key = source.method.key, source.layer, source.target
-            pieces = [self._rows(path).of(key) for path in paths]
+            pieces = [self._of(self._rows(path), key) for path in paths]
             there = [piece for piece in pieces if piece is not None]
             if there:
                 table = there[0] if len(there) == 1 else pooled(there)
                 sources.append(replace(source, table=table))
         return Group(sources, group.scorers).table() if sources else pd.DataFrame()
+
+    def _of(self, rows: _Rows, key: Key) -> pd.DataFrame | None:
+        if key not in rows.stretches:
+            return None
+        start, stop = rows.stretches[key]
+        if self._room is None:
+            return rows.table.iloc[start:stop]
+        return rows.table.take(np.arange(start, stop))  # a view would keep the whole part
 
     def _rows(self, path: Path) -> _Rows:
         """The rows of a part, held while pieces to come need them and there is room.
@@ -337,12 +345,6 @@ class _Rows:
     @cached_property
     def bytes(self) -> int:
         return int(self.table.memory_usage(index=False, deep=True).sum())
-
-    def of(self, key: Key) -> pd.DataFrame | None:
-        """A copy: a view would keep the whole part in memory."""
-        if key not in self.stretches:
-            return None
-        return self.table.take(np.arange(*self.stretches[key]))
 
 
 def _keys(part: PartFile) -> Collection[Key]:
