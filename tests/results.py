@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -44,3 +46,13 @@ def fill(folder, of, *, labels=LABELS, config="", **options):
     for start, stop in writer.missing():
         writer.write(start, stop, table(of, start, stop, **options))
     return writer
+
+
+def sweep(folder):
+    """Several jobs: another layer, a scorer added later in parts of other sizes, an option."""
+    fill(folder, job(*(Condition(GRAD_CAM, f"f.{i}", GRAD_CAMO) for i in (10, 9))))
+    fill(folder, job(Condition(GRAD_CAM, "f.9", OTHER), part_rows=3), Metadata_more=7)
+    for steps in (8, 32):
+        method = replace(IG, options={"steps": steps})
+        fill(folder, job(Condition(method, "input", GRAD_CAMO)), completeness_error=0.5)
+    fill(folder, job(base={**BASE, "heat": {"sign": "absolute"}}), Metadata_gap=None)
