@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from attrscore.core.columns import KEY_COLUMNS
+from attrscore.core.statuses import reasons_of
 from attrscore.errors import AttrscoreError, StoreError, preview
 from attrscore.store.columns import (
     CHUNK_BYTES,
@@ -40,6 +41,7 @@ __all__ = [
     "READERS",
     "Part",
     "PartFile",
+    "check_reasons",
     "created",
     "encode",
     "kind_of",
@@ -231,6 +233,7 @@ class PartFile:
         unnamed = [name for name in ROW if name in table and bool(table[name].isna().any())]
         if unnamed:
             raise StoreError(f"Some of its rows have no {preview(unnamed)}.")
+        check_reasons(table)
         return table
 
     def failures(self) -> pd.DataFrame | None:
@@ -268,7 +271,7 @@ class PartFile:
                     _read_pieces(found)
                 elif not isinstance(found, h5py.Group):
                     raise StoreError(f"{group.name}/{link} is neither a group nor a dataset.")
-        self.table([name for name in ROW if name in self.columns])
+        self.table([*ROW, "reasons"])
         self.kinds(self.columns)
         if self.text("content") == "part":
             map_ids(self.file)
@@ -359,6 +362,20 @@ def read_crops(path: Path, /) -> Crops | None:
     """
     with opened(path) as part:
         return crops_of(part.file)
+
+
+def check_reasons(table: pd.DataFrame, /) -> None:
+    """That the column ``reasons``, where it is there, holds reasons.
+
+    :raises StoreError: it holds something else.
+    """
+    for text in table["reasons"].dropna().unique() if "reasons" in table else ():
+        try:
+            fits = all(isinstance(word, str) for reason in reasons_of(text) for word in reason)
+        except (ValueError, TypeError, RecursionError):
+            fits = False
+        if not fits:
+            raise StoreError("Its column 'reasons' holds no reasons.")
 
 
 def _groups(group: h5py.Group, depth: int = 0) -> Iterator[h5py.Group]:

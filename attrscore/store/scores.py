@@ -31,7 +31,7 @@ from attrscore.store.columns import (
 from attrscore.store.commit import make_folder, new_file, unreadable
 from attrscore.store.folders import Found, JobFolder, Location, find, readings_from
 from attrscore.store.identity import canonical
-from attrscore.store.part import PartFile, created, opened, write_header
+from attrscore.store.part import PartFile, check_reasons, created, opened, write_header
 from attrscore.store.tables import SHOWN, Kinds, TableReader, UnforeseenGapError, ordered, pooled
 
 __all__ = [
@@ -135,6 +135,7 @@ def _of_merged(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, 
             kinds = _kinds_of_parquet(file)
             names = [name for name, kind in kinds.items() if _wanted(name, kind, only)]
             table: pd.DataFrame = _whole(file.read(columns=names), file.metadata).to_pandas()
+            check_reasons(table)
         return table, {name: kinds[name] for name in names}
     with opened(path) as part:
         kinds = part.kinds(part.columns)

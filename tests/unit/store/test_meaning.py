@@ -125,6 +125,9 @@ REFUSED_ROWS = {
     "methods are numbers": put("scores/method", data=[1.0, 2.0]),
     "status a number": put("scores/status", data=[1, 2]),
     "ids missing": missing_ids,
+    "reasons no JSON": put("scores/reasons", data=text(b"{", b"")),
+    "reasons of numbers": put("scores/reasons", data=text(b"[[1, 2, 3]]", b"")),
+    "reasons of two words": put("scores/reasons", data=text(b'[["gap", "iou"]]', b"")),
     "columns of two lengths": put("scores/label", data=[1]),
     "another layer": put("scores/layer", data=text(b"zz", b"zz")),
 }
