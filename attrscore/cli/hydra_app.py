@@ -17,12 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from attrscore.core.code import code_in
 from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SEVERAL, Registry, conf_dir
 from attrscore.errors import ConfigError, did_you_mean
 
 __all__ = [
     "changed",
     "changes_among",
+    "code_in_kept",
     "composed",
     "configuration",
     "help_asked",
@@ -32,6 +34,9 @@ __all__ = [
     "settings_of",
     "unresolved",
 ]
+
+UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
+"""What is raised where a configuration is broken."""
 
 
 def settings_of(cfg: DictConfig) -> dict[str, Any]:
@@ -162,16 +167,44 @@ def changed(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def kept_settings(config: str, changes: Sequence[str] = ()) -> dict[str, Any]:
+def kept_settings(
+    config: str, changes: Sequence[str] = (), *, builds: Sequence[str] = ()
+) -> dict[str, Any]:
     """Settings from the text of a kept configuration, some given anew.
 
-    Those that it does not have, as it is older, have their defaults.
+    Those that it does not have, as it is older, have their defaults. The text may be anybody's, so
+    it is data: ``trust`` is what ``changes`` say, never what it says. ``builds`` are the groups
+    that the caller builds; empty: all.
+
+    :raises ConfigError: it cannot be read, or what is built would run code that is not trusted.
     """
+    known = [each for each in changes if not each.startswith("trust=")]
     try:
-        kept = changed(OmegaConf.create(config), changes)  # type: ignore[arg-type]  # YAML of a mapping
-        return {**settings_of(configuration([])), **settings_of(kept)}
-    except (HydraException, OmegaConfBaseException) as error:
+        (trusted,) = OverridesParser.create().parse_overrides(
+            [each for each in changes if each.startswith("trust=")][-1:] or ["trust=[]"]
+        )
+        kept = changed(OmegaConf.create(config), known)  # type: ignore[arg-type]  # YAML of a mapping
+        settings = {**settings_of(configuration([])), **settings_of(kept)}
+    except (*UNREADABLE, AttributeError) as error:
         raise ConfigError(f"The configuration of these results cannot be read: {error}") from error
+    trust = trusted.value()
+    settings["trust"] = [str(each) for each in (trust if isinstance(trust, list) else [trust])]
+    built = {group: settings.get(group) for group in builds} if builds else settings
+    for setting, (value, package) in code_in(built).items():
+        if package not in settings["trust"]:
+            raise ConfigError(
+                f"The configuration of these results says {setting}={value}, which would run code; "
+                f"if you know whose it is, say trust=[{package}]."
+            )
+    return settings
+
+
+def code_in_kept(config: str, /) -> dict[str, tuple[str, str]]:
+    """What a kept configuration would run; as :func:`attrscore.core.importing.code_in`."""
+    try:
+        return code_in(OmegaConf.to_container(OmegaConf.create(config), resolve=False))
+    except UNREADABLE:
+        return {}
 
 
 def register_installed(arguments: Sequence[str]) -> None:

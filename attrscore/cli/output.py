@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ __all__ = [
     "plan_table",
     "plugin_table",
     "progress",
+    "say_code",
     "say_comparison",
     "say_conformance",
     "say_error",
@@ -446,6 +448,22 @@ def say_report(report: Report) -> None:
         f"Leftovers removed: {report.leftovers_removed}.",
         soft_wrap=True,
     )
+
+
+def say_code(code: Sequence[Mapping[str, str]]) -> None:
+    """Which configurations would run code, were they built again."""
+    for name, jobs in itertools.groupby(sorted(code, key=_code_of), key=_code_of):
+        setting, value, package = name
+        stdout().print(
+            f"{setting}={value} in {preview(each['job'] for each in jobs)}: code, which view, "
+            f"export and reproduce run only where they are told trust=[{package}].",
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def _code_of(found: Mapping[str, str]) -> tuple[str, str, str]:
+    return found["setting"], found["value"], found["trust"]
 
 
 def say_comparison(found: Comparison) -> None:

@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +19,43 @@ from attrscore.errors import ConfigError, did_you_mean, preview
 
 __all__ = [
     "arguments_of",
+    "code_in",
     "is_plain",
     "resolve",
     "text_of",
     "working_directory_importable",
 ]
+
+_FILES_WITH_CODE = ("torchscript", "exported")
+"""Models that come as a program in a file."""
+
+
+def code_in(settings: Any, /, at: str = "") -> dict[str, tuple[str, str]]:
+    """Settings that run code which is neither ours nor an installed plugin's.
+
+    Path of the setting -> what it names, and what ``trust`` must name to let it run: a package, or
+    the kind of file.
+
+    >>> code_in({"model": {"name": "factory", "target": "nets.make"}, "trust": ["nets"]})
+    {'model.target': ('nets.make', 'nets')}
+    """
+    found: dict[str, tuple[str, str]] = {}
+    if isinstance(settings, (list, tuple)):
+        settings = dict(enumerate(settings))
+    if not isinstance(settings, Mapping):
+        return found
+    name = settings.get("name")
+    for key, value in settings.items():
+        path = f"{at}.{key}".lstrip(".")
+        if key == "_target_" or (name == "factory" and key == "target"):
+            found[path] = (str(value), re.split("[.:]", str(value))[0])
+        elif name in _FILES_WITH_CODE and key == "weights":
+            found[path] = (str(value), str(name))
+        elif key == "allow_pickle" and value:
+            found[path] = (str(value), key)
+        else:
+            found |= code_in(value, path)
+    return found
 
 
 @contextlib.contextmanager
@@ -73,6 +106,11 @@ def resolve(target: str, /, *, makes: str) -> Any:
                 f"target={target!r}: {name} has no {part!r}. {did_you_mean(part, _names(owner))}"
             )
         owner = getattr(owner, part)
+        if inspect.ismodule(owner) and owner.__name__.split(".")[0] != parts[0]:
+            raise ConfigError(
+                f"target={target!r} reaches the module {owner.__name__} through {parts[0]}; "
+                "give its own path."
+            )
     if not callable(owner):
         raise ConfigError(
             f"target={target!r} is a {type(owner).__name__}; expected a function or a class that "

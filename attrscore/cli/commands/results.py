@@ -7,11 +7,12 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from attrscore.cli.hydra_app import changes_among, kept_settings
+from attrscore.cli.hydra_app import changes_among, code_in_kept, kept_settings
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK
 from attrscore.errors import AttrscoreError, ConfigError, StoreError
 from attrscore.store import Comparison, JobFolder
@@ -122,11 +123,31 @@ def verify(arguments: Sequence[str]) -> int:
     from attrscore.cli import output
 
     report = store.verify(options.path, seconds=options.seconds, memory=int(options.memory * 2**30))
+    code = [] if report.problems and options.path.is_file() else _code_behind(options.path)
     if options.json:
-        sys.stdout.write(json.dumps(report.as_dict(), indent=1) + "\n")
+        sys.stdout.write(json.dumps({**report.as_dict(), "runs_code": code}, indent=1) + "\n")
     else:
         output.say_report(report)
+        output.say_code(code)
     return FAILED if report.problems else OK
+
+
+def _code_behind(path: Path) -> list[dict[str, str]]:
+    """The jobs whose configuration runs code when it is built again, and which code."""
+    from attrscore.store.folders import find, job_folders
+
+    found = []
+    with suppress(StoreError):
+        paths = [path] if path.is_file() else job_folders(path)
+        for each in paths:
+            with suppress(StoreError):
+                folder = find([each])[0][0].folder if each.is_file() else JobFolder.read(each)
+                code = code_in_kept(folder.config).items()
+                found += [
+                    {"job": folder.job.id, "setting": setting, "value": value, "trust": package}
+                    for setting, (value, package) in code
+                ]
+    return found
 
 
 def reproduce(arguments: Sequence[str]) -> int:
