@@ -12,11 +12,11 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -113,20 +113,71 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         sys.stdout.write(f"attrscore {version('attrscore')}\n")
         return OK
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+    with _safe_children(), _droppable_output(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
             return _run(arguments)
-    except (AttrscoreError, HydraException, OmegaConfBaseException) as error:
-        return say(error, arguments)
-    except BrokenPipeError:  # whoever read our output has read enough: ... | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
-    except KeyboardInterrupt:
-        from attrscore.cli.output import say_error
+        except (AttrscoreError, HydraException, OmegaConfBaseException) as error:
+            return say(error, arguments)
+        except KeyboardInterrupt:
+            from attrscore.cli.output import say_error
 
-        say_error("interrupted. What was finished is kept; the same command goes on from there.")
-        return INTERRUPTED
+            say_error(
+                "interrupted. What was finished is kept; the same command goes on from there."
+            )
+            return INTERRUPTED
+
+
+@contextmanager
+def _safe_children() -> Iterator[None]:
+    """Processes that are started inside import nothing from the working folder by accident."""
+    name = "PYTHONSAFEPATH"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextmanager
+def _droppable_output() -> Iterator[None]:
+    """What is printed inside is dropped once nobody reads it any more; the work goes on."""
+    out, err = (cast("TextIO", _Droppable(each)) for each in (sys.stdout, sys.stderr))
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            yield
+        finally:
+            out.flush()
+            err.flush()
+
+
+class _Droppable:
+    """A stream that loses what is written to a closed pipe: ``... | head``."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._drop()
+
+    def _drop(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from attrscore.core.contracts import Batch, Dataset
 from attrscore.engine.attribution import frames_of, sentence
-from attrscore.errors import ConfigError
+from attrscore.errors import ConfigError, DataError
 
 __all__ = ["Lost", "Reader", "readable"]
 
@@ -53,9 +55,22 @@ class Reader:
         if self._loader is None:
             self._loader = self._started()
         self._plan[:] = _chunks(rows, size)
-        for batches, missing in self._loader:
+        for batches, missing in self._read_ahead():
             lost.update(missing)
             yield from batches
+
+    def _read_ahead(self) -> Iterator[tuple[list[Batch], Lost]]:
+        try:
+            yield from self._loader
+        except (BrokenPipeError, ConnectionError, EOFError, RuntimeError) as error:
+            # torch says so of its own processes; what they raise begins with "Caught"
+            if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+                raise
+            raise DataError(
+                "A process that read cells ahead was killed, which happens where memory runs out. "
+                "What was finished is kept; the same command goes on from there, with readers=0 "
+                "in this process alone."
+            ) from error
 
     def close(self) -> None:
         """End the processes."""
@@ -82,6 +97,7 @@ class Reader:
             prefetch_factor=_AHEAD,
             persistent_workers=True,
             collate_fn=_as_they_are,
+            worker_init_fn=_end_with_main,
             multiprocessing_context=context,
             # else it would draw from the state that methods draw from
             generator=torch.Generator(),
@@ -97,6 +113,18 @@ class _Chunks:
     def __getitem__(self, rows: Sequence[int]) -> tuple[list[Batch], Lost]:
         lost: Lost = {}
         return list(_read(self.dataset, rows, lost)), lost
+
+
+def _end_with_main(_number: int) -> None:
+    """End this process when the main one is gone, whatever it waits for then."""
+    main = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if main is not None:
+            main.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_they_are(read: Any) -> Any:

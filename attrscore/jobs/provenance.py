@@ -32,6 +32,13 @@ __all__ = [
 
 MIB = 2**20
 
+_NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+_NO_TRANSPORT = {
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+}
+
 NO_NUMBERS = (
     *("figures", "fuse", "hydra", "label", "readers", "rerun", "results", "show", "threads"),
     *("train", "trust"),
@@ -78,8 +85,20 @@ def repository(folder: Path | None = None, /) -> dict[str, Any] | None:
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit:
         return None
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = None
+    if not _filters(folder):
+        status = ("status", "--porcelain", "--untracked-files=no", "--ignore-submodules=all")
+        changed = _git(folder, *status)
     return {"commit": commit, "dirty": None if changed is None else bool(changed)}
+
+
+def _filters(folder: Path | None) -> bool:
+    """Whether the repository itself, not its user, names programs that its files go through."""
+    listed = _git(folder, "config", "--show-scope", "--name-only", "--list")
+    own = [line.split() for line in (listed or "local filter.unknown").splitlines()]
+    return any(
+        scope in ("local", "worktree") and name.startswith("filter.") for scope, name, *_ in own
+    )
 
 
 class Clock:
@@ -118,10 +137,12 @@ def _memory() -> int:
 
 
 def _git(folder: Path | None, *arguments: str) -> str | None:
+    """What git says. It starts none of the programs that a repository's configuration can name."""
     try:
         done = subprocess.run(  # noqa: S603  # fixed arguments
-            ["git", *arguments],  # noqa: S607  # the user's git
+            ["git", *_NO_PROGRAMS, *arguments],  # noqa: S607  # the user's git
             cwd=folder,
+            env={**os.environ, **_NO_TRANSPORT},
             capture_output=True,
             text=True,
             timeout=5,
