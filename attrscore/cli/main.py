@@ -221,7 +221,7 @@ def _show_warning(
     if issubclass(category, AttrscoreWarning):
         from attrscore.cli.output import stderr
 
-        stderr().print(f"warning: {message}", soft_wrap=True, markup=False, highlight=False)
+        stderr().print(f"warning: {message}", soft_wrap=True, highlight=False)
     else:
         text = warnings.formatwarning(message, category, filename, lineno, line)
         (file or sys.stderr).write(text)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from attrscore.core.columns import column_of
 from attrscore.core.readings import reading_of
@@ -50,10 +51,16 @@ __all__ = [
     "say_status",
     "say_undefined",
     "scorer_columns",
+    "shown",
     "stderr",
     "stdout",
     "summary",
 ]
+
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Escape sequences begin with some; others turn the direction of text, or cannot be encoded."""
 
 MOST_JOBS = 20
 WIDE = 10_000
@@ -68,7 +75,34 @@ class Advance(Protocol):
         ...
 
 
-class _Plain(Console):
+def shown(text: str, /) -> str:
+    r"""Text of whatever origin, as a terminal may be given it: what would control it is spelt out.
+
+    >>> print(shown("cell \x1b[31m\u202e"))
+    cell \x1b[31m\u202e
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+class _Console(Console):
+    """Shows text as it is: brackets are no markup, nothing in it controls the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich does: it is called for lines, cells of tables and titles."""
+        return super().render_str(shown(text), **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As rich does."""
+        for each in objects:
+            if isinstance(each, Text):
+                each.plain = shown(each.plain)
+        super().print(*objects, **options)
+
+
+class _Plain(_Console):
     """For files and pipes: nothing folded, no borders, a line a row."""
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -89,13 +123,13 @@ class _Plain(Console):
 
 def stdout() -> Console:
     """Standard output; plain where it is no terminal and no notebook."""
-    console = Console()
+    console = _Console()
     return console if console.is_terminal or console.is_jupyter else _Plain(width=WIDE)
 
 
 def stderr() -> Console:
     """Standard error."""
-    return Console(stderr=True)
+    return _Console(stderr=True)
 
 
 @contextmanager
@@ -103,14 +137,16 @@ def progress(unit: str) -> Iterator[Advance]:
     """A bar on a terminal, nothing elsewhere."""
     console = stderr()
     columns = (
-        *(BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()),
-        TextColumn("{task.fields[note]}"),
+        *(BarColumn(), MofNCompleteColumn(), TextColumn(unit, markup=False), TimeRemainingColumn()),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
         task = bar.add_task(unit, total=None, note="")
-        yield lambda done, total, note="": bar.update(task, completed=done, total=total, note=note)
+        yield lambda done, total, note="": bar.update(
+            task, completed=done, total=total, note=shown(note)
+        )
 
 
 def scorer_columns(scores: pd.DataFrame) -> list[str]:
@@ -192,14 +228,14 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
 
 def _natural_width(table: Table) -> int:
     """Characters that a table takes where nothing is folded."""
-    wide = Console(width=WIDE)
+    wide = _Console(width=WIDE)
     return Measurement.get(wide, wide.options, table).maximum
 
 
 def say_skipped(dataset: Dataset) -> bool:
     """Say which inputs could not be used and why; whether there are any."""
     for name, why in dataset.skipped.items():
-        stderr().print(f"skipped: {escape(name)}: {escape(why)}", soft_wrap=True)
+        stderr().print(f"skipped: {name}: {why}", soft_wrap=True)
     if dataset.skipped:
         stderr().print(f"{len(dataset.skipped)} inputs were skipped; the rest was used.")
     if dataset.left_out:
@@ -215,33 +251,31 @@ def say_undefined(scores: pd.DataFrame) -> bool:
     found = reason_table(scores)
     kinds = {kind: found[found["kind"] == kind] for kind in ("failure", "unsupported", "gap")}
     for _, row in kinds["failure"].iterrows():
-        text = escape(str(row["text"]))
+        text = str(row["text"])
         stderr().print(f"{row['method']} ({row['rows']} rows): {text}", soft_wrap=True)
     for sentence, group in kinds["unsupported"].groupby("text", sort=False):
-        stderr().print(f"{preview(group['method'])}: {escape(str(sentence))}", soft_wrap=True)
+        stderr().print(f"{preview(group['method'])}: {sentence!s}", soft_wrap=True)
     gaps = kinds["gap"].groupby("text", sort=False)["rows"].sum()
     if len(gaps):
         counts = preview(
             [f"{str(sentence).rstrip('.')} ({n} rows)" for sentence, n in gaps.items()]
         )
-        stderr().print(f"undefined for single cells: {escape(counts)}.", soft_wrap=True)
+        stderr().print(f"undefined for single cells: {counts}.", soft_wrap=True)
     return bool(len(kinds["failure"]))
 
 
 def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
     """One sentence for the user, and what was being done."""
-    stderr().print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True)
+    stderr().print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
     for note in notes:
-        stderr().print(f"  {note}", soft_wrap=True, markup=False)
+        stderr().print(f"  {note}", soft_wrap=True)
 
 
 def say_findings(findings: Sequence[Finding]) -> None:
     """Say what the preflight refuses or cautions against."""
     for (verdict, method, reason), layers in _by_reason(findings).items():
         if verdict != "ok":
-            stderr().print(
-                f"{verdict}: {method} at {preview(layers)}: {escape(reason)}", soft_wrap=True
-            )
+            stderr().print(f"{verdict}: {method} at {preview(layers)}: {reason}", soft_wrap=True)
 
 
 def finding_table(findings: Sequence[Finding]) -> Table:
@@ -249,7 +283,7 @@ def finding_table(findings: Sequence[Finding]) -> Table:
     table = Table("method", "layers", "explained", "why not, or what to know")
     for (verdict, method, reason), layers in _by_reason(findings).items():
         answer = {"ok": "yes", "caution": "yes, but", "fails": "fails", "refused": "no"}[verdict]
-        table.add_row(method, "\n".join(layers), answer, escape(reason))
+        table.add_row(method, "\n".join(layers), answer, reason)
     return table
 
 
@@ -328,7 +362,7 @@ def contents_table(found: Contents) -> Table:
     """What a dataset says about itself, and its odd cells."""
     table = Table(show_header=False)
     for name, value in found.facts.items():
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     odd = ", ".join(f"{count} {name}" for name, count in found.flags.items())
     if odd:
         table.add_row("odd cells", odd)
@@ -342,9 +376,9 @@ def counts_table(found: Contents) -> Table:
     for name, column in found.groups.items():
         number = column.dtype.kind in "iu"
         total = str(column.sum()) if number else ""
-        table.add_column(escape(str(name)), total, justify="right" if number else "left")
+        table.add_column(str(name), total, justify="right" if number else "left")
     for _, row in found.groups.iterrows():
-        table.add_row(*(escape(str(value)) for value in row))
+        table.add_row(*(str(value) for value in row))
     return table
 
 
@@ -355,7 +389,7 @@ def say_conformance(kind: str, name: str, outcomes: Sequence[Outcome]) -> None:
         at = f" in {each.dimensions}D" if each.dimensions else ""
         line = each.message if each.state == "broken" else f"{each.check}{at}"
         line += f": {each.message}" if each.state == "refused" else ""
-        out.print(f"{each.state:8} {escape(line)}", soft_wrap=True, highlight=False)
+        out.print(f"{each.state:8} {line}", soft_wrap=True, highlight=False)
     broken = sum(each.state == "broken" for each in outcomes)
     verdict = f"{broken} of {len(outcomes)} checks are broken" if broken else "conforms"
     out.print(f"{kind} {name}: {verdict}.", soft_wrap=True)
@@ -386,17 +420,17 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
     open_ones = [job for job in jobs if job.stopped or job.failures or job.done < job.conditions]
     for job in open_ones[:MOST_JOBS]:
         out.print(
-            f"{job.job}  {escape(job.model)} on {escape(job.dataset)}: {job.done} of "
+            f"{job.job}  {job.model} on {job.dataset}: {job.done} of "
             f"{job.conditions} conditions done, {job.failed} failed, {job.missing} missing; "
             f"{job.parts_done} of {job.parts} parts",
             soft_wrap=True,
         )
         if job.stopped:
-            out.print(f"  {job.stopped}: {escape(job.reason)}", soft_wrap=True)
+            out.print(f"  {job.stopped}: {job.reason}", soft_wrap=True)
         for each in job.failures[:MOST_JOBS]:
             what = f"{each.method} at {each.layer}"
             out.print(
-                f"  {each.status}: {escape(what)} ({each.rows} rows): {escape(each.reason)}",
+                f"  {each.status}: {what} ({each.rows} rows): {each.reason}",
                 soft_wrap=True,
             )
     if len(open_ones) > MOST_JOBS:
@@ -424,24 +458,25 @@ def say_provenance(provenance: Mapping[str, Any], indent: str = "") -> None:
     out = stdout()
     for name, value in provenance.items():
         if isinstance(value, Mapping):
-            out.print(f"{indent}{name}:", markup=False, highlight=False)
+            out.print(f"{indent}{name}:", highlight=False)
             say_provenance(value, indent + "  ")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            out.print(f"{indent}{name}: {len(value)}", markup=False, highlight=False)
+            out.print(f"{indent}{name}: {len(value)}", highlight=False)
             for each in value[:MOST_JOBS]:
                 say_provenance(each, indent + "  ")
         else:
             text = str(value).strip()
             if "\n" in text:
                 text = "\n" + "\n".join(f"{indent}  {line}" for line in text.splitlines())
-            out.print(f"{indent}{name}: {text}", markup=False, highlight=False, soft_wrap=True)
+            out.print(f"{indent}{name}: {text}", highlight=False, soft_wrap=True)
 
 
 def say_report(report: Report) -> None:
     """What was read, and each problem in a sentence."""
     out = stdout()
     for problem in report.problems:
-        out.print(f"[bold red]{problem.kind}:[/] {escape(problem.sentence)}", soft_wrap=True)
+        line = Text.assemble((f"{problem.kind}: ", "bold red"), problem.sentence)
+        out.print(line, soft_wrap=True)
     out.print(
         f"read {report.jobs} jobs, {report.parts} parts, {report.cells} cells, "
         f"{report.bytes / 2**20:.1f} MiB: {len(report.problems) or 'no'} problems. "
@@ -458,7 +493,6 @@ def say_code(code: Sequence[Mapping[str, str]]) -> None:
             f"{setting}={value} in {preview(each['job'] for each in jobs)}: code, which view, "
             f"export and reproduce run only where they are told trust=[{package}].",
             soft_wrap=True,
-            markup=False,
         )
 
 
@@ -468,6 +502,6 @@ def _code_of(found: Mapping[str, str]) -> tuple[str, str, str]:
 
 def say_comparison(found: Comparison) -> None:
     """Whether a job that was run again gave the same rows."""
-    stdout().print(found.sentence, soft_wrap=True, markup=False)
+    stdout().print(found.sentence, soft_wrap=True)
     for name, value in found.differences.items():
-        stdout().print(f"  {name}: {value}", soft_wrap=True, markup=False)
+        stdout().print(f"  {name}: {value}", soft_wrap=True)

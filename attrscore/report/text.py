@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from attrscore.core.columns import title_of
 from attrscore.stats.agreement import map_matrix
@@ -26,8 +26,8 @@ _MOST = 12
 """Conditions of an agreement matrix that a terminal is wide enough for."""
 
 
-def parts(found: Report, /) -> Iterator[Table | str]:
-    """The report from top to bottom: tables, and lines with markup."""
+def parts(found: Report, /) -> Iterator[Table | Text | str]:
+    """The report from top to bottom: tables and lines, of which the text is no markup."""
     yield _head(found)
     yield _scores(found, found.summary, "scores")
     yield _corrected(found, found.summary, "corrected for chance, which is 0")
@@ -35,8 +35,8 @@ def parts(found: Report, /) -> Iterator[Table | str]:
     yield _verdicts(found)
     for verdict in found.verdicts:
         colour = _COLOURS.get(verdict.kind, "default")
-        named = escape(label(verdict.about, _judged(found)))
-        yield f"[bold]{named}[/]: [{colour}]{escape(verdict.sentence)}[/]"
+        named = label(verdict.about, _judged(found))
+        yield Text.assemble((named, "bold"), ": ", (verdict.sentence, colour))
     if len(found.groups):
         yield _scores(found, found.groups, "by group")
         yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
@@ -49,7 +49,7 @@ def parts(found: Report, /) -> Iterator[Table | str]:
         if len(matrix) <= _MOST:
             yield _matrix(model, matrix)
         else:
-            yield f"agreement of {len(matrix)} conditions of {escape(model)}: see --json"
+            yield f"agreement of {len(matrix)} conditions of {model}: see --json"
     if len(found.maps):
         yield from _maps(found.maps)
     if len(found.adjusted):
@@ -61,10 +61,10 @@ def _head(found: Report) -> str:
     units = sorted({f"{_count(n, 'unit')} of {at}" for n, at in _units(found.summary) if at})
     first = (
         f"{_count(found.cells, 'cell')}, {_count(len(found.summary), 'condition')}, "
-        f"score [bold]{found.score}[/] ({escape(found.reading.sentence)}); "
+        f"score {found.score} ({found.reading.sentence}); "
         f"{found.confidence:.0%} intervals over {', '.join(units) or 'no units'}"
     )
-    return "\n".join([first, *(f"note: {escape(note)}" for note in notes)])
+    return "\n".join([first, *(f"note: {note}" for note in notes)])
 
 
 def _count(number: int, what: str) -> str:
@@ -169,7 +169,7 @@ def _evidence(verdict: Verdict, name: str) -> str:
         "evidence": lambda: f"{each.value:.0f} cells",
         "resolvable": lambda: _share(each.value),
     }.get(name, lambda: _interval(each.value, each.low, each.high))()
-    return "\n".join(filter(None, (f"{each.answer}: {number}", escape(each.made_of))))
+    return "\n".join(filter(None, (f"{each.answer}: {number}", each.made_of)))
 
 
 def _comparison(found: Report, between: str, rows: pd.DataFrame) -> Table:
@@ -191,7 +191,7 @@ def _matrix(model: str, matrix: pd.DataFrame) -> Table:
     numbers = [str(i + 1) for i in range(len(matrix))]
     table = _table(f"rank correlation of scores over cells: {model}", ["", "condition"], numbers)
     for number, (name, row) in zip(numbers, matrix.iterrows(), strict=True):
-        table.add_row(number, escape(str(name)), *map(_number, row))
+        table.add_row(number, str(name), *map(_number, row))
     return table
 
 
@@ -210,7 +210,7 @@ def _maps(rows: pd.DataFrame) -> Iterator[Table]:
         pairs_of = zip(ranks.to_numpy(), overlaps.to_numpy(), strict=True)
         for number, name, both in zip(numbers, ranks, pairs_of, strict=True):
             cells = [f"{_number(rank)} {_number(top)}" for rank, top in zip(*both, strict=True)]
-            table.add_row(number, escape(str(name)), *cells)
+            table.add_row(number, str(name), *cells)
         yield table
 
 
@@ -230,16 +230,16 @@ def _adjusted(found: Report) -> Table:
 
 
 def _table(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for name in names:
-        table.add_column(escape(name))
+        table.add_column(name)
     for name in numbers:
-        table.add_column(escape(name), justify="right")
+        table.add_column(name, justify="right")
     return table
 
 
 def _names(row: Any, names: Sequence[str]) -> list[str]:
-    return ["" if pd.isna(row[name]) else escape(str(row[name])) for name in names]
+    return ["" if pd.isna(row[name]) else str(row[name]) for name in names]
 
 
 def _number(value: float) -> str:
@@ -255,5 +255,5 @@ def _share(value: float) -> str:
 
 
 def _interval(value: float, low: float, high: float) -> str:
-    ends = "" if math.isnan(low) else escape(f" [{low:.3f}, {high:.3f}]")
+    ends = "" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]"
     return _number(value) + ends

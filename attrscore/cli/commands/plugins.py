@@ -54,7 +54,7 @@ def _list(as_json: bool) -> int:  # noqa: FBT001  # as the option
         return OK
     output.stdout().print(output.plugin_table(entries))
     for entry in [entry for found in entries.values() for entry in found if entry.problem]:
-        output.stderr().print(f"left out: {entry.problem}", soft_wrap=True, markup=False)
+        output.stderr().print(f"left out: {entry.problem}", soft_wrap=True)
     return OK
 
 
@@ -75,7 +75,7 @@ def _explain(name: str, as_json: bool) -> int:  # noqa: FBT001  # as the option
         lines += ["", "columns:"] if each["readings"] else []
         for column, fields in each["readings"].items():
             lines.append(f"  {column}: {Reading(**fields).sentence}")
-        output.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+        output.stdout().print("\n".join(lines), highlight=False, soft_wrap=True)
     return OK
 
 
@@ -122,7 +122,7 @@ def _new(arguments: Sequence[str]) -> int:
     root = options.output / options.name
     lines = [*map(str, written), "", f"next: python -m pip install -e {root}"]
     lines += [f"      python -m pytest {root}", f"      attrscore plugins check {options.name}"]
-    output.stdout().print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+    output.stdout().print("\n".join(lines), highlight=False, soft_wrap=True)
     return OK
 
 

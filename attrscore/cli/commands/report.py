@@ -33,6 +33,8 @@ def report(arguments: Sequence[str]) -> int:
     On the terminal; with ``-o`` as one HTML page; with ``--figure`` as one figure.
     """
     options = _options(arguments)
+    from rich.table import Table
+
     from attrscore import stats, store
     from attrscore.cli import output
     from attrscore.report import text
@@ -66,7 +68,7 @@ def report(arguments: Sequence[str]) -> int:
         out.file.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
     else:
         for part in text.parts(found):
-            out.print(part, soft_wrap=isinstance(part, str))
+            out.print(part, soft_wrap=not isinstance(part, Table))
     if options.figures:
         from attrscore.report import figures as plots
 
