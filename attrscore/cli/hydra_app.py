@@ -200,7 +200,7 @@ def kept_settings(
 
 
 def code_in_kept(config: str, /) -> dict[str, tuple[str, str]]:
-    """What a kept configuration would run; as :func:`attrscore.core.importing.code_in`."""
+    """What a kept configuration would run; as :func:`attrscore.core.code.code_in`."""
     try:
         return code_in(OmegaConf.to_container(OmegaConf.create(config), resolve=False))
     except UNREADABLE:
