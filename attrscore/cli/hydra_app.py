@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -15,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from attrscore.core.code import code_in
@@ -24,6 +26,7 @@ from attrscore.errors import ConfigError, did_you_mean
 __all__ = [
     "changed",
     "changes_among",
+    "checked_settings",
     "code_in_kept",
     "composed",
     "configuration",
@@ -44,28 +47,52 @@ def settings_of(cfg: DictConfig) -> dict[str, Any]:
 
     ``environment`` is added: texts that were made with the environment -> as they were written.
     """
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
-    written = list(_texts(OmegaConf.to_container(cfg, resolve=False)))
-    known = {
-        os.environ[name]: f"${{oc.env:{name}}}"
-        for text in written
-        for name in re.findall(r"oc\.env:\s*([^\s,}]+)", text)
-        if name in os.environ
-    }
-    pairs = zip(_texts(plain), written, strict=True)
-    made = {
-        text: as_written
-        for text, as_written in pairs
-        if "${" in as_written and any(value and value in text for value in known)
-    }
+    with _recorded() as (known, asked):
+        try:
+            plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        except MissingMandatoryValue as error:
+            raise ConfigError(f"{error.full_key} must be given: {error.full_key}=...") from error
+        made = dict(_made(cfg, OmegaConf.to_container(cfg, resolve=False), plain, asked))
     settings = dict(plain)  # type: ignore[arg-type]  # of a DictConfig it is a dict
     settings["environment"] = known | made
     if settings.get("output") is None and isinstance(model := settings.get("model"), dict):
         settings["output"] = model.get("output")  # as the model's own configuration says
     return settings
+
+
+@contextmanager
+def _recorded() -> Iterator[tuple[dict[str, str], list[str]]]:
+    """What is read from the environment inside -> how it is written; and each name asked for."""
+    known: dict[str, str] = {}
+    asked: list[str] = []
+
+    def env(key: str, *default: Any) -> str | None:
+        value = oc.env(key, *default)
+        if key in os.environ:
+            known[os.environ[key]] = f"${{oc.env:{key}}}"
+            asked.append(key)
+        return value
+
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    try:
+        yield known, asked
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+
+
+def _made(config: Any, written: Any, plain: Any, asked: list[str]) -> Iterator[tuple[str, str]]:
+    """Each text that resolving asked the environment for -> as it was written."""
+    for key, each in written.items() if isinstance(written, dict) else enumerate(written):
+        if isinstance(each, (dict, list)):
+            yield from _made(config[key], each, plain[key], asked)
+        elif isinstance(each, str) and "${" in each:
+            asked.clear()
+            value = config[key]
+            if OmegaConf.is_config(value):
+                OmegaConf.to_container(value, resolve=True)
+            if asked:
+                for text in _texts(plain[key]):
+                    yield text, each
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -80,6 +107,15 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
+def checked_settings(cfg: DictConfig) -> dict[str, Any]:
+    """As :func:`settings_of`, each of the type that it must have. Loads torch."""
+    from attrscore.jobs.settings import check_settings
+
+    settings = settings_of(cfg)
+    check_settings(settings)
+    return settings
+
+
 def unresolved(overrides: Any) -> list[str]:
     """Overrides as they were typed: what ${oc.env:TOKEN} stands for must not reach a file."""
     return [str(each) for each in OmegaConf.to_container(overrides, resolve=False)]  # type: ignore[union-attr]  # a ListConfig gives a list
@@ -90,7 +126,7 @@ def composed(
 ) -> dict[str, Any]:
     """The settings of a command that builds a model or a dataset, from Hydra overrides."""
     help_asked(command, arguments, summary, example, options)
-    return settings_of(configuration(arguments))
+    return checked_settings(configuration(arguments))
 
 
 def options_from(arguments: Sequence[str]) -> dict[str, Any]:
@@ -196,6 +232,9 @@ def kept_settings(
                 f"The configuration of these results says {setting}={value}, which would run code; "
                 f"if you know whose it is, say trust=[{package}]."
             )
+    from attrscore.jobs.settings import check_settings
+
+    check_settings(settings)
     return settings
 
 

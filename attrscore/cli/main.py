@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attrscore.cli.commands.run import run
 from attrscore.cli.hydra_app import register_installed
-from attrscore.cli.outcomes import INTERRUPTED, OK, say
+from attrscore.cli.outcomes import INTERRUPTED, OK, of_system, say
 from attrscore.core.registry import REGISTRIES
 from attrscore.errors import AttrscoreError, AttrscoreWarning, ConfigError, did_you_mean
 
@@ -118,6 +118,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         except (AttrscoreError, HydraException, OmegaConfBaseException) as error:
+            return say(error, arguments)
+        except OSError as error:
+            if not of_system(error):
+                raise
             return say(error, arguments)
         except KeyboardInterrupt:
             from attrscore.cli.output import say_error

@@ -22,6 +22,7 @@ __all__ = [
     "OK",
     "USAGE",
     "Ended",
+    "of_system",
     "say",
     "sentence",
 ]
@@ -47,12 +48,21 @@ def say(error: BaseException, arguments: Sequence[str]) -> int:
     from attrscore.cli.output import say_error
 
     say_error(sentence(error, arguments), getattr(error, "__notes__", ()))
-    asked = isinstance(error, ConfigError | LayerError) or not isinstance(error, AttrscoreError)
+    ours = isinstance(error, AttrscoreError) or of_system(error)
+    asked = isinstance(error, ConfigError | LayerError) or not ours
     return USAGE if asked else FAILED
+
+
+def of_system(error: BaseException) -> bool:
+    """Whether the system refused a file: it is full, somebody else's, or of another kind."""
+    ours = isinstance(error, AttrscoreError)
+    return isinstance(error, OSError) and not ours and error.filename is not None
 
 
 def sentence(error: BaseException, arguments: Sequence[str]) -> str:
     """The message, with a suggestion where a group choice or a setting is misspelt."""
+    if of_system(error):
+        return f"{error.filename}: {error.strerror}."  # type: ignore[attr-defined]  # an OSError
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, given = str(error.missing_cfg_file).rpartition("/")

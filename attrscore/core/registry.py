@@ -197,7 +197,15 @@ class Registry:
         """
 
         def keep(plugin: Plugin) -> Plugin:
+            if _package(plugin) != "attrscore":
+                self._built_in()
             for key in (name, *aliases):
+                if twin := _twin(key, self._local):
+                    raise ConfigError(
+                        f"{self.kind} '{key}' differs from '{twin}', which is registered by "
+                        f"{_origin(self._local[twin])}, by capital letters alone; "
+                        f"{_origin(plugin)} needs another name."
+                    )
                 before = self._local.get(key)
                 if before is not None and _origin(before) != _origin(plugin):
                     raise ConfigError(
@@ -218,7 +226,7 @@ class Registry:
             for name, plugin in self._built_in().items()
         }
         for name, points in self._installed.items():
-            if len(points) == 1 and name not in found:
+            if len(points) == 1 and name not in found and not _twin(name, found):
                 found[name] = Entry(name, points[0].package)
         return sorted(found.values(), key=lambda entry: entry.name)
 
@@ -272,6 +280,11 @@ class Registry:
         if shadowing := self._shadowing(name):
             warnings.warn(shadowing, AttrscoreWarning, stacklevel=2)
             points = []
+        if points and (twin := _twin(name, self._built_in())):
+            raise ConfigError(
+                f"{self.kind} '{name}' of the package {points[0].package} differs from '{twin}' by "
+                "capital letters alone; ask its author to rename the entry point."
+            )
         claims = [_package(local)] if local is not None else []
         claims += [point.package for point in points]
         if not claims:
@@ -393,6 +406,12 @@ class Registry:
     @functools.cached_property
     def _installed(self) -> dict[str, list[Installed]]:
         return installed(self.kind, self.group)
+
+
+def _twin(name: str, known: Iterable[str]) -> str:
+    """The one of these that differs from a name by capital letters alone; empty without one."""
+    folded = name.casefold()
+    return next((each for each in known if each != name and each.casefold() == folded), "")
 
 
 def origin_of(plugin: Callable[..., Any], /) -> str:

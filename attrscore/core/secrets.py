@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["Hidden"]
 
 LEAST = 4
-"""Characters of what is hidden; shorter texts, and numbers, would be found everywhere."""
+"""Characters of what is hidden; shorter texts would be found everywhere."""
 
 
 class Hidden:
     """Texts that were made with the environment -> what stands for them.
 
-    >>> hidden = Hidden({"s3cret": "${oc.env:TOKEN}"})
-    >>> hidden.text("cannot log in with s3cret")
-    'cannot log in with ${oc.env:TOKEN}'
+    >>> hidden = Hidden({"s3cret": "${oc.env:TOKEN}", "2024": "${oc.env:PIN}"})
+    >>> hidden.text("cannot log in with s3cret, 2024, at 120243")
+    'cannot log in with ${oc.env:TOKEN}, ${oc.env:PIN}, at 120243'
     """
 
     def __init__(self, environment: Mapping[str, str], /) -> None:
         longest_first = sorted(environment.items(), key=lambda pair: -len(pair[0]))
-        self._shown = {made: shown for made, shown in longest_first if _is_telling(made)}
+        self._shown = {made: shown for made, shown in longest_first if len(made) >= LEAST}
+        forms = {form: shown for made, shown in self._shown.items() for form in _forms(made)}
+        self._forms = [(re.compile(_pattern(form)), shown) for form, shown in forms.items()]
 
     def text(self, text: str, /) -> str:
         """Without them."""
-        for made, shown in self._shown.items():
-            text = text.replace(made, shown)
+        for form, shown in self._forms:
+            text = form.sub(lambda _, shown=shown: shown, text)  # type: ignore[misc]  # a default binds it
         return text
 
     def texts(self, value: Any, /) -> Any:
@@ -57,5 +61,13 @@ class Hidden:
         return value
 
 
-def _is_telling(text: str) -> bool:
-    return len(text) >= LEAST and not text.replace(".", "").replace("-", "").isdigit()
+def _forms(made: str) -> list[str]:
+    """A text as it is, and as messages and JSON quote it."""
+    return [made, repr(made)[1:-1], json.dumps(made)[1:-1]]
+
+
+def _pattern(form: str) -> str:
+    """Digits alone are no part of a longer number."""
+    if re.fullmatch(r"[-.\d]+", form):
+        return rf"(?<![\d.]){re.escape(form)}(?![\d.]*\d)"
+    return re.escape(form)

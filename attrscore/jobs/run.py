@@ -29,6 +29,7 @@ from attrscore.jobs.contents import about, notify_of_masks
 from attrscore.jobs.fitting import train_if_asked
 from attrscore.jobs.provenance import Clock, facts, machine, of_numbers, overrides_of_numbers
 from attrscore.jobs.rerunning import Which, replace_part, to_do
+from attrscore.jobs.settings import check_results
 from attrscore.report import figures as plots
 
 __all__ = ["Outcome", "refused_by_preflight", "run_job"]
@@ -70,6 +71,7 @@ def run_job(
 
     :raises AttrscoreError: nothing was written that is not whole; parts already written stay.
     """
+    check_results(Path(settings["results"]))
     if settings["threads"]:
         torch.set_num_threads(int(settings["threads"]))
     choose(settings["rerun"], RERUN, option="rerun")

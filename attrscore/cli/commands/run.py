@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attrscore.cli import sweeps
-from attrscore.cli.hydra_app import composed, help_asked, settings_of, unresolved
-from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, Ended, say, sentence
+from attrscore.cli.hydra_app import checked_settings, composed, help_asked, unresolved
+from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, Ended, of_system, say, sentence
 from attrscore.errors import AttrscoreError, EmptyShardError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _job(cfg: DictConfig) -> Ended:
     """One job; its errors are said at once, and a sweep goes on."""
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
-        settings = settings_of(cfg)
+        settings = checked_settings(cfg)
         _warn_of_random_weights(settings)
         from attrscore.cli import output
         from attrscore.jobs.run import run_job  # loads torch
@@ -60,6 +60,8 @@ def _job(cfg: DictConfig) -> Ended:
     except (AttrscoreError, OmegaConfBaseException) as error:
         return Ended(say(error, ()), sentence(error, ()))
     except Exception as error:  # a bug in one job must not cost the sweep its others
+        if of_system(error):
+            return Ended(say(error, ()), sentence(error, ()))
         if not sweep:
             raise
         traceback.print_exc()
@@ -132,7 +134,7 @@ def plan(arguments: Sequence[str]) -> int:
 
     def job(cfg: DictConfig) -> Ended:
         try:
-            settings = settings_of(cfg)
+            settings = checked_settings(cfg)
             from attrscore.jobs.planning import plan as plan_of  # loads torch
 
             plans.append(plan_of(settings, planned=planned))

@@ -155,3 +155,22 @@ def test_plugins_are_values():
     assert repr(built) == repr(METHODS.build("integrated_gradients", steps=7))
     assert built == METHODS.build("ig", steps=7)
     assert METHODS.name_of(built) == "integrated_gradients"
+
+
+@pytest.mark.parametrize("name", ["Grad_Cam", "GRAD_CAM", "Gradcam"])
+def test_a_name_that_differs_by_capitals_alone_is_refused(name):
+    registered = METHODS.names()
+    if name.lower() not in registered:
+        pytest.skip("no alias of that name")
+    with pytest.raises(ConfigError, match="by capital letters alone"):
+        METHODS.register(name)(lambda run, /: {})
+    assert METHODS.names() == registered
+
+
+def test_an_installed_name_that_differs_by_capitals_alone_is_refused(monkeypatch):
+    point = EntryPoint("Grad_Cam", "os:getcwd", "attrscore.methods")
+    found = {"Grad_Cam": [Installed("method", point)]}
+    monkeypatch.setitem(METHODS.__dict__, "_installed", found)
+    with pytest.raises(ConfigError, match="by capital letters alone"):
+        METHODS.load("Grad_Cam")
+    assert "Grad_Cam" not in METHODS.names()
