@@ -253,6 +253,10 @@ def register_installed(arguments: Sequence[str]) -> None:
     command line names are imported to ask them.
     """
     line = " ".join(arguments)
+    for argument in arguments:
+        group, _, choice = argument.partition("=")
+        if choice == "null" and (conf_dir() / group).is_dir():
+            raise ConfigError(f"{argument}: a {group} must be chosen. See: attrscore --help")
     for kind, registry in REGISTRIES.items():
         for name in registry.strangers():
             if (conf_dir() / kind / f"{name}.yaml").exists():

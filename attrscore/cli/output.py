@@ -266,7 +266,7 @@ def say_undefined(scores: pd.DataFrame) -> bool:
 
 def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
     """One sentence for the user, and what was being done."""
-    stderr().print(Text.assemble(("error: ", "bold red"), sentence), soft_wrap=True)
+    stderr().print(Text.assemble(("error: ", "bold red"), shown(sentence)), soft_wrap=True)
     for note in notes:
         stderr().print(f"  {note}", soft_wrap=True)
 
@@ -475,7 +475,7 @@ def say_report(report: Report) -> None:
     """What was read, and each problem in a sentence."""
     out = stdout()
     for problem in report.problems:
-        line = Text.assemble((f"{problem.kind}: ", "bold red"), problem.sentence)
+        line = Text.assemble((f"{problem.kind}: ", "bold red"), shown(problem.sentence))
         out.print(line, soft_wrap=True)
     out.print(
         f"read {report.jobs} jobs, {report.parts} parts, {report.cells} cells, "

@@ -176,7 +176,10 @@ class SweepStart(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before the sweeper and its launcher are made."""
-        Path(config.hydra.sweep.dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            Path(config.hydra.sweep.dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            return  # Hydra makes a warning of it, and its sweeper meets the same
         if (sweep := _SWEEP.get()) is not None:
             sweep.start(config)
 

@@ -31,7 +31,7 @@ def test_text_is_no_markup_and_controls_nothing(made, terminal, capsys, monkeypa
     output.stdout().print(thing, highlight=False)
     output.stderr().print(made(HOSTILE), highlight=False)
     for shown in capsys.readouterr():
-        assert SPELT in shown
+        assert (SPELT.replace(r"\r\x07", "") if made is Text else SPELT) in shown  # rich drops them
         assert not {"\x9b", "\x07", "\r", "\u202e", "\udc80"} & set(shown)
         assert "\x1b[31m" not in shown
 
