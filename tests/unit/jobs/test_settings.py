@@ -93,7 +93,7 @@ def test_odd_results_are_a_sentence(path, capsys):
         assert main(command) in (1, 2), command
         said = capsys.readouterr()
         assert "Traceback" not in said.err
-        assert path in said.err, command
+        assert path in said.err + said.out, command
     assert Path("file").read_text() == "mine"
 
 
