@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from attrscore.cli.hydra_app import checked_settings, configuration
 from attrscore.cli.main import main
+from attrscore.core.registry import conf_dir
 from attrscore.errors import ConfigError
-from attrscore.jobs.settings import check_results
+from attrscore.jobs.settings import Settings, TrainSettings, check_results
 
 WRONG = {
     "batch_size=0": "batch_size=0 must be a whole number from 1",
@@ -108,3 +111,18 @@ def test_a_folder_that_cannot_be_written_is_a_sentence():
 def test_a_folder_that_is_there_or_can_be_made_is_taken(tmp_path):
     check_results(tmp_path)
     check_results(tmp_path / "a" / "b")
+
+
+def test_the_schema_is_that_of_the_configuration():
+    written = OmegaConf.to_container(OmegaConf.load(conf_dir() / "config.yaml"))
+    for schema, known in (
+        (Settings, {k: v for k, v in written.items() if k not in ("defaults", "hydra")}),
+        (TrainSettings, written["train"]),
+    ):
+        for each in fields(schema):
+            if each.default is MISSING:
+                assert each.name in (*known, "heat")
+            else:
+                default = list(each.default) if each.default == () else each.default
+                assert known.pop(each.name) == default, each.name
+        assert set(known) <= {"layout", "label", "train"}
