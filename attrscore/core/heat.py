@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import Method
 from attrscore.core.grids import Grids, Known, Resize, unresolvable
 from attrscore.core.statuses import STATUSES, Status
 from attrscore.errors import DataError, choose
@@ -93,7 +92,7 @@ class Heat:
         options: HeatOptions | None = None,
         *,
         grids: Grids | None = None,
-        method: Method | None = None,
+        method: Callable[..., Any] | None = None,
         layer: str | None = None,
     ) -> None:
         """From a signed map (N, C, *s); ``grids`` shares the pulled-down regions of a batch."""

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from attrscore.errors import ConfigError
 
-__all__ = ["as_tuple", "as_tuples", "check_channels", "check_limit", "check_stains", "require"]
+__all__ = [
+    "TableOptions",
+    "as_tuple",
+    "as_tuples",
+    "check_channels",
+    "check_limit",
+    "check_stains",
+    "require",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """The options of every dataset that a table describes."""
+
+    label_column: str | None = None
+    """Column of the table that is the class; null: none."""
+    class_order: tuple[str, ...] | None = None
+    """The classes in their order; null: sorted as text."""
+    carry: tuple[str, ...] = ()
+    """Columns carried to the results, beside those named Metadata_..."""
+    numbers: tuple[str, ...] = ()
+    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
+    else."""
 
 
 class NothingLeftOut:

@@ -25,13 +25,14 @@ from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
 from attrscore.datasets._options import (
     NothingLeftOut,
+    TableOptions,
     as_tuples,
     check_channels,
     check_limit,
     check_stains,
 )
 from attrscore.datasets.batches import chosen, to_batch
-from attrscore.datasets.cells.tables import TableOptions, read_described, rows_of
+from attrscore.datasets.cells.tables import read_described, rows_of
 from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
 from attrscore.errors import ConfigError, DataError, choose

@@ -23,13 +23,12 @@ from scipy import ndimage
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets._options import NothingLeftOut, as_tuples, check_limit
+from attrscore.datasets._options import NothingLeftOut, TableOptions, as_tuples, check_limit
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.crops import Origins, WholeField, cut
 from attrscore.datasets.cells.geometry import Geometry
 from attrscore.datasets.cells.normalising import Levels, Normalise, levels_of
 from attrscore.datasets.cells.tables import (
-    TableOptions,
     as_text,
     need_columns,
     read_described,

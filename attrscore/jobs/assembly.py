@@ -19,10 +19,11 @@ import torch
 from torch import nn
 
 from attrscore import store
-from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Scorer, Target
+from attrscore.core.contracts import Batch, Dataset, ModelFactory, Target
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import device_of, in_memory_format, in_precision
+from attrscore.core.plugins import Method, Scorer
 from attrscore.core.registry import (
     DATASETS,
     METHODS,

@@ -37,7 +37,10 @@ _ENVIRONMENT = {
     # Arrow's own allocator holds 1 GiB of addresses from the start, which no limit would count.
     "ARROW_DEFAULT_MEMORY_POOL": "system",
 }
-_START = "from attrscore.store.child import main; main()"
+_START = (
+    "from attrscore.store.child import serve; from attrscore.store.verify import check_files; "
+    "serve(check_files)"
+)
 
 
 class ChildError(StoreError):
@@ -123,8 +126,8 @@ def _stopped(code: int, errors: bytes) -> ChildError:
     return ChildError(f"the process stopped ({text})", "crashes")
 
 
-def main() -> None:
-    """The child: one task, given on standard input."""
+def serve(task: Callable[..., None], /) -> None:
+    """The child: run ``task``, with the arguments given on standard input."""
     given = json.loads(sys.stdin.buffer.read())
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
 
@@ -132,13 +135,11 @@ def main() -> None:
         out.write(json.dumps(what) + "\n")
         out.flush()
 
-    from attrscore.store.verify import check_files
-
     memory = int(given["memory"])
     _limit(memory)
     say(_STARTED)
     try:
-        check_files(say, **given["arguments"])
+        task(say, **given["arguments"])
     except AttrscoreError as error:
         if _exhausted(memory):
             raise MemoryError("nearly all was taken") from error

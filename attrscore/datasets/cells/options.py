@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from attrscore.core.regions import Side
 from attrscore.datasets._options import (
+    TableOptions,
     as_tuple,
     as_tuples,
     check_channels,
@@ -28,7 +29,6 @@ from attrscore.datasets.cells.geometry import (
 from attrscore.datasets.cells.normalising import Normalise
 from attrscore.datasets.cells.regions import Boundary
 from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
-from attrscore.datasets.cells.tables import TableOptions
 from attrscore.datasets.images.stored import check_axes, is_length
 from attrscore.errors import ConfigError, choose
 

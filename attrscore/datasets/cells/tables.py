@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.api.types import is_float_dtype
 
+from attrscore.datasets._options import TableOptions
+from attrscore.datasets.cells.options import FieldOptions
 from attrscore.datasets.images.files import stem
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 
-if TYPE_CHECKING:
-    from attrscore.datasets.cells.options import FieldOptions
-
 __all__ = [
     "Annotations",
-    "TableOptions",
     "as_text",
     "classes_of",
     "need_columns",
@@ -152,21 +150,6 @@ def classes_of(
         )
     number = {name: index for index, name in enumerate(classes)}
     return np.array([number.get(each, -1) for each in texts], np.int64), classes
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableOptions:
-    """The options of every dataset that a table describes."""
-
-    label_column: str | None = None
-    """Column of the table that is the class; null: none."""
-    class_order: tuple[str, ...] | None = None
-    """The classes in their order; null: sorted as text."""
-    carry: tuple[str, ...] = ()
-    """Columns carried to the results, beside those named Metadata_..."""
-    numbers: tuple[str, ...] = ()
-    """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
-    else."""
 
 
 def read_described(

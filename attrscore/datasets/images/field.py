@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from attrscore.datasets.images.files import find_files, match_files, shown, stem
+from attrscore.datasets.images.files import find_files, match_files, stem
 from attrscore.datasets.images.image import Image, Labels, open_image, open_labels
-from attrscore.datasets.images.stored import LARGE
+from attrscore.datasets.images.stored import LARGE, shown
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:

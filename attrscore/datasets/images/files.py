@@ -8,9 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attrscore.datasets.images.readers import SUFFIXES
+from attrscore.datasets.images.stored import in_zarr, shown
 from attrscore.errors import DataError
 
-__all__ = ["digest_of", "find_files", "in_zarr", "match_files", "shown", "stem"]
+__all__ = ["digest_of", "find_files", "match_files", "stem"]
 
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 _ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
@@ -42,31 +43,6 @@ def _is_zarr(path: Path) -> bool:
     return path.is_dir() and (
         path.suffix.lower() == ".zarr" or any((path / name).exists() for name in _ZARR_METADATA)
     )
-
-
-def in_zarr(path: Path, /) -> tuple[Path, tuple[str, ...]] | None:
-    """The Zarr folder that ``path`` is or lies in, and the names from there on.
-
-    >>> in_zarr(Path("a/b.ome.zarr/labels/cells"))
-    (PosixPath('a/b.ome.zarr'), ('labels', 'cells'))
-    """
-    for folder in (path, *path.parents):
-        if folder.suffix.lower() == ".zarr":
-            return folder, path.relative_to(folder).parts
-    return None
-
-
-def shown(path: Path, /) -> str:
-    """What a file is called in a sentence: its name, or its path in a Zarr folder.
-
-    Bytes that are not UTF-8 stand there as such: no terminal and no table takes them as they are.
-
-    >>> shown(Path("x/a.tif")), shown(Path("x/b.zarr/labels/cells"))
-    ('a.tif', 'b.zarr/labels/cells')
-    """
-    found = in_zarr(path)
-    name = path.name if found is None else "/".join((found[0].name, *found[1]))
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def stem(path: Path | str, /) -> str:

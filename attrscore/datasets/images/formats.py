@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.files import shown
 from attrscore.datasets.images.readers import Choice
-from attrscore.datasets.images.stored import Decoded, Stored, by_size, check_claim, micrometres
+from attrscore.datasets.images.stored import (
+    Decoded,
+    Stored,
+    by_size,
+    check_claim,
+    micrometres,
+    shown,
+)
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError, preview
 
 __all__ = ["open_bioio", "open_nifti", "open_npy", "open_npz", "open_png"]

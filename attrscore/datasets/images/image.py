@@ -31,7 +31,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.files import shown
 from attrscore.datasets.images.readers import Choice, reader_of
 from attrscore.datasets.images.stored import (
     ORDER,
@@ -40,6 +39,7 @@ from attrscore.datasets.images.stored import (
     known,
     long_axes,
     named,
+    shown,
     stated,
 )
 from attrscore.errors import AttrscoreError, DataError

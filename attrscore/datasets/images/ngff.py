@@ -13,9 +13,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.files import shown
 from attrscore.datasets.images.readers import Choice
-from attrscore.datasets.images.stored import LARGE, Stored, check_claim, micrometres
+from attrscore.datasets.images.stored import LARGE, Stored, check_claim, micrometres, shown
 from attrscore.errors import ConfigError, DataError, preview
 
 __all__ = ["open_ngff"]

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.files import shown
 from attrscore.errors import ConfigError, DataError
 
 __all__ = [
@@ -54,6 +53,31 @@ _MICROMETRES: Mapping[str, float] = {
     **dict.fromkeys(("m", "meter", "metre"), 1e6),
 }
 """The units of length that files name; the Greek mu is there twice, as written."""
+
+
+def in_zarr(path: Path, /) -> tuple[Path, tuple[str, ...]] | None:
+    """The Zarr folder that ``path`` is or lies in, and the names from there on.
+
+    >>> in_zarr(Path("a/b.ome.zarr/labels/cells"))
+    (PosixPath('a/b.ome.zarr'), ('labels', 'cells'))
+    """
+    for folder in (path, *path.parents):
+        if folder.suffix.lower() == ".zarr":
+            return folder, path.relative_to(folder).parts
+    return None
+
+
+def shown(path: Path, /) -> str:
+    """What a file is called in a sentence: its name, or its path in a Zarr folder.
+
+    Bytes that are not UTF-8 stand there as such: no terminal and no table takes them as they are.
+
+    >>> shown(Path("x/a.tif")), shown(Path("x/b.zarr/labels/cells"))
+    ('a.tif', 'b.zarr/labels/cells')
+    """
+    found = in_zarr(path)
+    name = path.name if found is None else "/".join((found[0].name, *found[1]))
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @dataclass(frozen=True, eq=False)

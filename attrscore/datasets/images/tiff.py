@@ -18,9 +18,15 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.files import shown
 from attrscore.datasets.images.readers import Choice
-from attrscore.datasets.images.stored import Decoded, Stored, by_size, check_claim, micrometres
+from attrscore.datasets.images.stored import (
+    Decoded,
+    Stored,
+    by_size,
+    check_claim,
+    micrometres,
+    shown,
+)
 from attrscore.errors import DataError
 
 __all__ = ["open_tiff"]

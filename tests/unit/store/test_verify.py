@@ -98,7 +98,7 @@ def faulty(path):
         {FAULTS[how]}
     return opened(path)
 verify.opened = faulty
-child.main()
+child.serve(verify.check_files)
 """
     monkeypatch.setattr(child, "_START", code)
     report = verify(tmp_path, seconds=4, memory=2**29)

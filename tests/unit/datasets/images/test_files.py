@@ -10,7 +10,8 @@ import pytest
 import tifffile
 
 from attrscore.datasets import Fields
-from attrscore.datasets.images.files import match_files, shown
+from attrscore.datasets.images.files import match_files
+from attrscore.datasets.images.stored import shown
 from attrscore.errors import AttrscoreWarning
 
 
