@@ -29,6 +29,7 @@ occlusion             loss where a window is hidden    signed   F a position    
 feature_ablation      loss where a part is hidden      signed   F a part        -
 kernel_shap           Shapley value of each part       signed   (samples + 1) F -
 captum                as its algorithm says            of that  of that         as above
+kept                  what an earlier job kept         of that  none            -
 ===================== ================================ ======== =============== ==============
 
 Sign: below 0, *signed* maps speak against the score; which part counts is the heat's affair.

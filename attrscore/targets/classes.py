@@ -147,10 +147,21 @@ class Label(_ClassScore):
         return batch.label
 
 
+def _numbered(numbers: Sequence[int], output: Tensor) -> Tensor:
+    """Class indices of outputs that are named by number, (N,)."""
+    if not all(0 <= number < output.shape[1] for number in numbers):
+        raise ConfigError(
+            f"target names the outputs {preview(sorted(set(numbers)))}; this model has "
+            f"{output.shape[1]}, from 0."
+        )
+    one = output.shape[1] == 1  # the one there is speaks for class 1
+    return torch.tensor([int(one) or number for number in numbers], device=output.device)
+
+
 @TARGETS.register("index")
 @dataclass(frozen=True)
 class Index(_ClassScore):
-    """One class for every sample, by number.
+    """One output for every sample, by number; 0 where there is but one.
 
     :raises ConfigError: no such output.
     """
@@ -164,13 +175,7 @@ class Index(_ClassScore):
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
         """Class indices (N,)."""
-        classes = scores_of(self, output).shape[1]
-        if not 0 <= self.index < classes:
-            raise ConfigError(
-                f"target.index={self.index} is not a class of this model; "
-                f"expected 0 to {classes - 1}."
-            )
-        return torch.full((len(batch),), self.index, device=output.device)
+        return _numbered([self.index] * len(batch), output)
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,7 @@ class Given(_ClassScore):
                 "one class for all, one for each sample of a single batch, or labels and "
                 "target='label'."
             )
-        known = scores_of(self, output).shape[1]
-        if not all(0 <= number < known for number in self.classes):
-            raise ConfigError(f"target={self.classes} names classes; expected 0 to {known - 1}.")
-        return torch.tensor(self.classes, device=output.device)
+        return _numbered(self.classes, output)
 
 
 def target_of(given: Any, /) -> Any:

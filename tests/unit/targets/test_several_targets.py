@@ -21,7 +21,7 @@ class Counted(Net):
     forwards = 0
 
     def forward(self, x):
-        type(self).forwards += 1
+        type(self).forwards += len(x) == 4  # crops alone find layers, and try the model
         return super().forward(x)
 
 
@@ -82,7 +82,7 @@ def test_a_sweep_is_one_forward_pass_and_its_rows_are_those_of_single_jobs():
     results = list(
         run(model, batch(), methods=methods, layers="high", target=Embedding(index="0:12"))
     )
-    assert Counted.forwards == 2  # one finds the layers
+    assert Counted.forwards == 1
     assert [result.target for result in results[::2]] == [f"embedding{i}" for i in range(12)]
     for result in results[:4]:
         (alone,) = run(

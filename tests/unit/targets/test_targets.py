@@ -70,7 +70,7 @@ def test_names_in_the_results():
 def test_errors():
     with pytest.raises(ConfigError, match=r"scalar='logits' is not a choice. Did you mean 'logit'"):
         Predicted(scalar="logits")
-    with pytest.raises(ConfigError, match=r"target.index=5 is not a class.*0 to 2"):
+    with pytest.raises(ConfigError, match=r"target names the outputs 5; this model has 3, from 0"):
         Index(index=5).prepare(OUTPUT, batch(n=2))
     unlabelled = batch(n=2)
     unlabelled.label[1] = -1
@@ -127,7 +127,7 @@ def test_one_output_with_labels_and_by_number():
     data.label[:] = torch.tensor([0, 1])
     assert Predicted()(output, Predicted().prepare(output, data)).tolist() == [2, 1]
     assert Label()(output, Label().prepare(output, data)).tolist() == [-2.0, -1.0]
-    assert Index(index=1)(output, Index(index=1).prepare(output, data)).tolist() == [2.0, -1.0]
+    assert Index()(output, Index().prepare(output, data)).tolist() == [2.0, -1.0]
     logp = Label(scalar="logprob")(output, data.label)
     torch.testing.assert_close(logp, torch.nn.functional.logsigmoid(torch.tensor([-2.0, -1.0])))
     with pytest.raises(DataError, match="from 0 to 1"):

@@ -151,7 +151,7 @@ def test_cellpose_is_asked_as_its_version_4_wants_it(field, cellpose, tmp_path):
     before = fields.fingerprint()
     weights.write_bytes(b"y")
     assert Fields(**options, segment_model=str(weights)).fingerprint() != before
-    with pytest.raises(ConfigError, match="neither a file nor a network .* Did you mean 'cpsam'"):
+    with pytest.raises(ConfigError, match="neither a file nor a model .* Did you mean 'cpsam'"):
         Fields(**options, segment_model="cpsamm")
     with pytest.raises(ConfigError, match="cellpose takes one to three channels"):
         Fields(**{**options, "segment_channels": [0, 1, 2, 3]})
