@@ -54,7 +54,7 @@ def test_commands(capsys):
     own_images()
     text = "\n".join(text for language, text in BLOCKS if language == "")
     commands = [line for line in text.splitlines() if line.startswith("attrscore")]
-    assert len(commands) == 21
+    assert len(commands) == 20
     for command in commands:
         words = shlex.split(command, comments=True)[1:]
         verb = words[:1] if words and words[0].isalpha() else []
