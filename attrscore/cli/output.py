@@ -491,7 +491,7 @@ def say_code(code: Sequence[Mapping[str, str]]) -> None:
         setting, value, package = name
         stdout().print(
             f"{setting}={value} in {preview(each['job'] for each in jobs)}: code, which view, "
-            f"export and reproduce run only where they are told trust=[{package}].",
+            f"export and reproduce run only where they are given trust=[{package}].",
             soft_wrap=True,
         )
 
