@@ -140,8 +140,11 @@ class Phantom(NothingLeftOut):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """What label 0 and label 1 mean."""
-        return ("dim", "bright") if self.carrier == "intensity" else ("puncta", "patches")
+        """Names of label 0 (puncta, or dim) and label 1 (patches, or bright), the same for every carrier.
+
+        So that a model trained under one carrier may be audited on crops of another.
+        """
+        return ("A", "B")
 
     @property
     def spec(self) -> InputSpec:
@@ -272,7 +275,7 @@ class _Cells:
 
 @dataclass(frozen=True)
 class _Scene:
-    """The attributes of one crop: 0 is puncta (or dim), 1 is patches (or bright)."""
+    """The attributes of one crop: 0 (class A) is puncta or dim, 1 (class B) patches or bright."""
 
     cell: int
     neighbours: int

@@ -151,8 +151,8 @@ def _numbered(numbers: Sequence[int], output: Tensor) -> Tensor:
     """Class indices of outputs that are named by number, (N,)."""
     if not all(0 <= number < output.shape[1] for number in numbers):
         raise ConfigError(
-            f"target names the outputs {preview(sorted(set(numbers)))}; this model has "
-            f"{output.shape[1]}, from 0."
+            f"The target asks for the outputs {preview(sorted(set(numbers)))}; this model has "
+            f"{output.shape[1]}: expected numbers from 0 to {output.shape[1] - 1}."
         )
     one = output.shape[1] == 1  # the one there is speaks for class 1
     return torch.tensor([int(one) or number for number in numbers], device=output.device)

@@ -235,7 +235,10 @@ def test_plugins_are_listed_and_described(capsys):
         (["device=cuda:7"], "device=cuda:7"),
         (["method=[]"], "No method is chosen"),
         (["show=[phantom-0-0000]"], "is no cell of this dataset. Did you mean 'phantom-0-0"),
-        (["target=index", "target.index=9"], "target.index=9 is not a class of this model"),
+        (
+            ["target=index", "target.index=9"],
+            "asks for the outputs 9; this model has 2: expected numbers from 0 to 1",
+        ),
     ],
 )
 def test_mistakes_get_one_sentence(args, sentence, capsys):

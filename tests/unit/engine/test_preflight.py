@@ -197,7 +197,7 @@ def test_an_output_or_a_class_that_fits_nothing_is_an_error():
     assert only(Two(2), layers="high", output=0).verdict == "ok"
     from attrscore.targets import Index
 
-    with pytest.raises(ConfigError, match="expected 0 to 2"):
+    with pytest.raises(ConfigError, match="expected numbers from 0 to 2"):
         found(net(), layers="high", target=Index(index=7))
 
 

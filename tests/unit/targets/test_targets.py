@@ -70,7 +70,9 @@ def test_names_in_the_results():
 def test_errors():
     with pytest.raises(ConfigError, match=r"scalar='logits' is not a choice. Did you mean 'logit'"):
         Predicted(scalar="logits")
-    with pytest.raises(ConfigError, match=r"target names the outputs 5; this model has 3, from 0"):
+    with pytest.raises(
+        ConfigError, match=r"asks for the outputs 5; this model has 3: expected numbers from 0 to 2"
+    ):
         Index(index=5).prepare(OUTPUT, batch(n=2))
     unlabelled = batch(n=2)
     unlabelled.label[1] = -1
