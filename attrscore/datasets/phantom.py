@@ -140,7 +140,7 @@ class Phantom(NothingLeftOut):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of label 0 (puncta, or dim) and label 1 (patches, or bright), the same for every carrier.
+        """Names of label 0 (puncta, or dim) and 1 (patches, or bright), whatever the carrier.
 
         So that a model trained under one carrier may be audited on crops of another.
         """
