@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from attrscore.engine.preflight import Finding, Survey
     from attrscore.jobs.contents import Contents
     from attrscore.jobs.planning import Plan
-    from attrscore.store import Comparison, JobStatus, Report
+    from attrscore.jobs.rerunning import Comparison
+    from attrscore.store import JobStatus, Report
     from attrscore.testing import Outcome
 
 __all__ = [

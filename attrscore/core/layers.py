@@ -11,9 +11,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attrscore.core.layouts import Layout, LayoutOptions, hidden_state, replace_hidden_state
+from attrscore.core.layouts import (
+    LayerInfo,
+    Layout,
+    LayoutOptions,
+    hidden_state,
+    main_path,
+    replace_hidden_state,
+    trace,
+)
 from attrscore.core.model import unwrap
-from attrscore.core.tracing import LayerInfo, main_path, trace
 from attrscore.errors import ConfigError, LayerError, did_you_mean, preview
 
 __all__ = [

@@ -1,10 +1,12 @@
-"""Layouts of outputs: which axes hold channels, which token is where; measured if need be."""
+"""What a dry run shows of layers: how their outputs lie, how deep they are, the main path."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,19 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from attrscore.core.model import call
+from attrscore.core.model import SealedNetwork, call
 from attrscore.errors import ConfigError, choose
-
-__all__ = [
-    "Layout",
-    "LayoutOptions",
-    "anchor_of",
-    "hidden_state",
-    "measure_axes",
-    "measure_tokens",
-    "replace_hidden_state",
-    "watching",
-]
 
 Axes = Literal["auto", "channels_first", "channels_last", "tokens"]
 _AXES = ("auto", "channels_first", "channels_last", "tokens")
@@ -288,3 +279,299 @@ def _explains(grid: tuple[int, ...], axis: int, touched: Tensor) -> bool:
     along = lines[:, 0]
     whole = bool((lines == along[:, None]).all())
     return whole and bool(along[0]) and not bool((along[1:] & ~along[:-1]).any())
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What one named module did on a dry run."""
+
+    name: str
+    module: nn.Module
+    calls: int
+    shape: tuple[int, ...] | None
+    """Shape of the output, or None where it is not one tensor."""
+    layout: Layout | None = None
+    """None where the output has no grid, or where it is unknown."""
+    reason: str = ""
+    """Why the layout is unknown."""
+    depth: float = math.nan
+    """Share of the model's convolutions and linear layers on a grid that have run, in (0, 1]."""
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        """*s, or None where the output has none."""
+        if self.shape is None or self.layout is None:
+            return None
+        return self.layout.grid_of(self.shape)
+
+    @property
+    def channels(self) -> int | None:
+        """C, or None where there is no grid."""
+        if self.shape is None or self.layout is None:
+            return None
+        return self.layout.channels_of(self.shape)
+
+    @property
+    def wide(self) -> bool:
+        """Whether the grid has more than one position."""
+        return self.grid is not None and math.prod(self.grid) > 1
+
+    @property
+    def pads(self) -> bool:
+        """Whether this layer does nothing but pad, beyond the image, or nothing at all."""
+        leaves = [m for m in self.module.modules() if not list(m.children())]
+        return all(
+            type(leaf).__module__ == "torch.nn.modules.padding" or type(leaf) is nn.Identity
+            for leaf in leaves
+        )
+
+    @property
+    def is_convolution(self) -> bool:
+        """A convolution whose grid has more than one position (squeeze-and-excitation has one)."""
+        return isinstance(self.module, _ConvNd) and self.wide
+
+
+@torch.no_grad()
+def trace(
+    model: nn.Module, inputs: Tensor, /, *others: Tensor, layout: LayoutOptions | None = None
+) -> list[LayerInfo]:
+    """Every named module that ran on ``inputs`` (N, C, *S), in the order in which it finished.
+
+    ``others`` are the model's further inputs. One forward pass for convolutional models; where
+    outputs are tokens, or have channels first here and last there, some more on one crop, to
+    measure which. The caller keeps the model in eval mode.
+    """
+    calls: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...] | None] = {}
+
+    def see(name: str, output: Any) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        hidden = hidden_state(output)
+        shapes[name] = None if hidden is None else tuple(hidden.shape)
+
+    sealed = isinstance(model, SealedNetwork)
+    modules = {name: module for name, module in model.named_modules() if name and not sealed}
+    with watching(modules, see):
+        call(model, inputs, *others)
+    ran = [LayerInfo(name, modules[name], calls[name], shapes[name]) for name in shapes]
+    first = inputs[:1], [other[:1] for other in others]
+    ran = _with_axes(ran, model, len(inputs), *first, layout or LayoutOptions())
+    ran = _with_tokens(ran, model, len(inputs), *first, layout or LayoutOptions())
+    return _with_depth(ran)
+
+
+def _with_axes(
+    ran: list[LayerInfo],
+    model: nn.Module,
+    n: int,
+    inputs: Tensor,
+    others: Sequence[Tensor],
+    options: LayoutOptions,
+) -> list[LayerInfo]:
+    """Layouts of outputs with as many axes as the input."""
+    shapes = {
+        info.name: info.shape
+        for info in ran
+        if info.shape is not None and len(info.shape) == inputs.ndim and info.shape[0] == n
+    }
+    anchors = {
+        info.name: anchor_of(info.module, shapes[info.name]) for info in ran if info.name in shapes
+    }
+    # Where linear layers work on positions, an output can also be channels last, or an attention.
+    mixed = any(
+        len(info.shape or ()) > 2 and anchor_of(info.module, info.shape or ()) == "channels_last"
+        for info in ran
+    )
+    fallback: str = options.axes
+    if not mixed and options.axes in ("auto", "tokens"):
+        fallback = "channels_first"
+    unclear = {
+        info.name: (info.module, shapes[info.name])
+        for info in ran
+        if info.name in shapes and anchors[info.name] is None
+    }
+    measured = measure_axes(model, unclear, inputs, others) if mixed else {}
+    found: list[LayerInfo] = []
+    for info in ran:
+        anchor = anchors.get(info.name)
+        if info.name not in shapes:
+            found.append(info)
+        elif anchor is not None:
+            found.append(replace(info, layout=Layout(anchor)))  # type: ignore[arg-type]  # one of two
+        elif info.name in measured:
+            found.append(replace(info, layout=measured[info.name]))
+        elif fallback in ("channels_first", "channels_last"):
+            found.append(replace(info, layout=Layout(fallback)))  # type: ignore[arg-type]  # as above
+        else:
+            why = (
+                "which of its axes are channels cannot be measured, since the network takes no "
+                "larger crop; unless it is a matrix of attention, say layout.axes=channels_first "
+                "or layout.axes=channels_last"
+            )
+            found.append(replace(info, reason=why))
+    return found
+
+
+def _with_tokens(
+    ran: list[LayerInfo],
+    model: nn.Module,
+    n: int,
+    inputs: Tensor,
+    others: Sequence[Tensor],
+    options: LayoutOptions,
+) -> list[LayerInfo]:
+    """Layouts of outputs (N, T, C), by their number of tokens."""
+    known: dict[int, Layout | str] = {}
+    found = []
+    for info in ran:
+        shape = info.shape
+        if shape is None or len(shape) != 3 or shape[0] != n or shape[1] < 2:
+            found.append(info)
+            continue
+        count = shape[1]
+        if count not in known:
+            known[count] = _tokens(count, info.module, model, inputs, others, options)
+        layout = known[count]
+        if isinstance(layout, Layout):
+            found.append(replace(info, layout=layout))
+        else:
+            found.append(replace(info, reason=layout))
+    return found
+
+
+def _tokens(
+    count: int,
+    witness: nn.Module,
+    model: nn.Module,
+    inputs: Tensor,
+    others: Sequence[Tensor],
+    options: LayoutOptions,
+) -> Layout | str:
+    ask = (
+        "say layout.grid=[...], the number of positions along each axis, and layout.prefix=..., "
+        "the number of tokens before them (class token, registers)"
+    )
+    if options.axes not in ("auto", "tokens"):
+        return f"layout.axes={options.axes} is asked for, and it has three axes"
+    if options.grid is None:
+        found = measure_tokens(model, witness, inputs, others, options)
+        if isinstance(found, Layout):
+            return found
+        return f"where its {count} tokens lie could not be measured ({found}); {ask}"
+    prefix = count - math.prod(options.grid)
+    fits = len(options.grid) == inputs.ndim - 2 and options.prefix in (None, prefix)
+    if not fits or prefix < 0:
+        given = f"layout.grid={list(options.grid)}, layout.prefix={options.prefix}"
+        return f"its {count} tokens do not fit {given}"
+    return Layout("tokens", options.grid, prefix)
+
+
+def _with_depth(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
+    steps = [info.wide and isinstance(info.module, _ConvNd | nn.Linear) for info in ran]
+    total = sum(steps)
+    if not total:
+        return list(ran)
+    done = 0
+    found = []
+    for info, step in zip(ran, steps, strict=True):
+        done += step
+        found.append(replace(info, depth=done / total))
+    return found
+
+
+def main_path(
+    model: nn.Module,
+    ran: Sequence[LayerInfo],
+    inputs: Tensor,
+    /,
+    *others: Tensor,
+    output: str | int | None = None,
+) -> set[str]:
+    """Names of the layers that every way from the image to the output goes through.
+
+    No layer of a branch or inside a residual block is among them, and none whose grid the output
+    does not depend on, as the patches of a vision transformer behind its last attention, where only
+    the class token counts. ``output`` is the item that holds the scores. One forward and one
+    backward pass of noise. Empty where no gradient reaches the image, or
+    where the backward pass fails.
+    """
+    grids = {info.name: info for info in ran if info.wide and info.calls == 1}
+    kept: dict[str, tuple[Tensor, Any]] = {}
+
+    def see(name: str, found: Any) -> None:
+        hidden = hidden_state(found)
+        if hidden is not None and hidden.requires_grad:
+            kept[name] = hidden, hidden.grad_fn  # the node as it is before any in-place change
+
+    generator = torch.Generator().manual_seed(0)
+    with torch.enable_grad():
+        drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
+        image = drawn.to(inputs).requires_grad_()  # a black crop would pass no ReLU
+        modules = {name: info.module for name, info in grids.items()}
+        with watching(modules, see):
+            found = call(model, image, *others)
+        scores = [each.flatten(1) for each in _tensors(found, output) if each.requires_grad]
+        if not scores:
+            return set()
+        # A sum would be blind to the output of a normalisation, which always sums to the same.
+        root = (scores[0] * torch.randn(scores[0].shape, generator=generator).to(scores[0])).sum()
+        layers = [hidden for hidden, _ in kept.values()]
+        try:
+            gradients = torch.autograd.grad(root, layers, allow_unused=True, retain_graph=True)
+        except Exception:  # noqa: BLE001  # of a backward or a hook of the user's
+            return set()
+    through = _cuts(root.grad_fn, image)
+    return {
+        name
+        for (name, (_, node)), gradient in zip(kept.items(), gradients, strict=True)
+        if node in through and gradient is not None and _reaches(grids[name], gradient)
+    }
+
+
+def _reaches(info: LayerInfo, gradient: Tensor) -> bool:
+    """Whether the output depends on more of the layer than its prefix tokens."""
+    layout = info.layout
+    return layout is None or not layout.prefix or bool(layout.to_grid(gradient).any())
+
+
+def _tensors(found: Any, output: str | int | None) -> list[Tensor]:
+    """What is explained, or, where that is not said, the first tensor of what a model returns."""
+    if output is not None and not isinstance(found, Tensor):
+        found = found[output]
+    if isinstance(found, Mapping):
+        found = list(found.values())
+    items = found if isinstance(found, list | tuple) else [found]
+    return [item for item in items if isinstance(item, Tensor) and item.ndim][:1]
+
+
+def _cuts(root: Any, image: Tensor) -> set[Any]:
+    """The nodes of an autograd graph that lie on every way from ``root`` to the image."""
+    order = []  # every node after those that it leads to
+    leads: dict[Any, bool] = {}
+    stack = [(root, False)]
+    while stack:
+        node, left = stack.pop()
+        below = [parent for parent, _ in node.next_functions if parent is not None]
+        if left:
+            ours = getattr(node, "variable", None) is image
+            leads[node] = ours or any(leads[parent] for parent in below)
+            order.append(node)
+        elif node not in leads:
+            leads[node] = False
+            stack.append((node, True))
+            stack += [(parent, False) for parent in below]
+    ways = {
+        node: [parent for parent, _ in node.next_functions if leads.get(parent)]
+        for node in order
+        if leads[node]
+    }
+    arriving = Counter(parent for below in ways.values() for parent in below)
+    cuts = set()
+    pending = 0  # edges from the nodes passed to those still to come
+    for node in reversed(order):
+        if not leads[node]:
+            continue
+        if pending == arriving[node]:
+            cuts.add(node)
+        pending += len(ways[node]) - arriving[node]
+    return cuts

@@ -11,12 +11,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Target
+from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Target
 from attrscore.core.layers import Layers, select_layers
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import SealedNetwork, as_found, call, is_out_of_memory
 from attrscore.core.passes import Pass
-from attrscore.core.plugins import Method
 from attrscore.core.statuses import Status
 from attrscore.errors import (
     AttrscoreError,

@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attrscore.core.contracts import INPUT, Batch, Maps, Target, single_targets
+from attrscore.core.contracts import INPUT, Batch, Maps, Method, Target, single_targets
 from attrscore.core.graph import kind_of, nodes
 from attrscore.core.grids import Grid, area_fraction, unresolvable
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layers import LAYER_RULES
-from attrscore.core.layouts import LayoutOptions
+from attrscore.core.layouts import LayoutOptions, trace
 from attrscore.core.model import (
     Precision,
     as_found,
@@ -29,9 +29,7 @@ from attrscore.core.model import (
     unwrap,
 )
 from attrscore.core.passes import Pass
-from attrscore.core.plugins import Method
 from attrscore.core.registry import METHODS, TARGETS
-from attrscore.core.tracing import trace
 from attrscore.engine.attribution import (
     Chosen,
     Failure,

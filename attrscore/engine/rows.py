@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import INPUT, Batch, Maps
+from attrscore.core.contracts import INPUT, Batch, Maps, Scorer
 from attrscore.core.heat import Heat
 from attrscore.core.layers import Layers
 from attrscore.core.model import is_out_of_memory
 from attrscore.core.passes import Pass
-from attrscore.core.plugins import Scorer
 from attrscore.core.regions import every_region, find_region
 from attrscore.core.statuses import Reason, Status, row_failed, shown, stored
 from attrscore.engine.attribution import OnError, frames_of, sentence

@@ -16,13 +16,22 @@ from typing import Any, Literal, cast
 import numpy as np
 from torch import Tensor, nn
 
-from attrscore.core.contracts import INPUT, Batch, Dataset, Maps, Result, Target, single_targets
+from attrscore.core.contracts import (
+    INPUT,
+    Batch,
+    Dataset,
+    Maps,
+    Method,
+    Result,
+    Scorer,
+    Target,
+    single_targets,
+)
 from attrscore.core.grids import grids_of
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import Precision, device_of, in_precision, is_out_of_memory, unwrap
 from attrscore.core.passes import Pass
-from attrscore.core.plugins import Method, Scorer
 from attrscore.core.registry import METHODS, SCORERS, TARGETS
 from attrscore.core.statuses import SMALLER_BATCHES, Reason
 from attrscore.datasets.batches import Data, Items, batches_from

@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 from attrscore import store
-from attrscore.core.contracts import Batch, Dataset, ModelFactory, Target
+from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Scorer, Target
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import device_of, in_memory_format, in_precision
-from attrscore.core.plugins import Method, Scorer
 from attrscore.core.registry import (
     DATASETS,
     METHODS,
@@ -45,7 +44,7 @@ from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import check_classes, fingerprint, load_weights
 from attrscore.targets import GroupMean
-from attrscore.targets.references import resolved
+from attrscore.targets.embeddings import resolved
 
 __all__ = ["Parts", "build", "build_plugin", "dataset_of", "network", "plugin_of", "plugins_of"]
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from attrscore.core.contracts import Maps
-from attrscore.core.passes import Pass
-from attrscore.core.random import generator_of
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import choose
 

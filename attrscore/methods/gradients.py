@@ -9,10 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import INPUT, Maps
-from attrscore.core.passes import Pass
-from attrscore.core.plugins import Method
-from attrscore.core.random import generator_of
+from attrscore.core.contracts import INPUT, Maps, Method
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods._copies import noisy

@@ -13,8 +13,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from attrscore.core.contracts import INPUT, Batch, Diagnosed, Maps
-from attrscore.core.passes import Pass
-from attrscore.core.random import generator_of
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods._baselines import WithBaseline

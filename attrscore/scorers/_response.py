@@ -12,8 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from attrscore.core.heat import Heat
-from attrscore.core.passes import Pass
-from attrscore.core.random import generator_of
+from attrscore.core.passes import Pass, generator_of
 from attrscore.errors import ConfigError, choose
 from attrscore.targets import scores_of
 

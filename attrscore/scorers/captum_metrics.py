@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT
 from attrscore.core.heat import Heat, join_channels
-from attrscore.core.passes import Pass
-from attrscore.core.random import generator_of
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.readings import Declared
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, UnsupportedError, choose

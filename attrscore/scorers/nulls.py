@@ -19,8 +19,7 @@ from torch import Tensor
 from attrscore.core.contracts import Reasoned
 from attrscore.core.grids import area_fraction
 from attrscore.core.heat import Heat
-from attrscore.core.passes import Pass
-from attrscore.core.random import generator_of
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.readings import Declared
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, DataError, choose, did_you_mean

@@ -8,7 +8,6 @@ back. None of it needs torch. ``docs/format.md`` describes the files.
 from __future__ import annotations
 
 from attrscore.errors import StoreError
-from attrscore.store.compare import Comparison, compare
 from attrscore.store.folders import JobFolder, folders_of, jobs_like, missing_conditions, serving
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
 from attrscore.store.kept import Kept, kept, read_maps
@@ -23,7 +22,6 @@ from attrscore.store.writer import Writer
 
 __all__ = [
     "SCHEMA",
-    "Comparison",
     "Condition",
     "Crops",
     "Job",
@@ -38,7 +36,6 @@ __all__ = [
     "Writer",
     "chosen_cells",
     "collect",
-    "compare",
     "folders_of",
     "identify",
     "jobs_like",

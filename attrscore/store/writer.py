@@ -21,8 +21,8 @@ from attrscore.store.commit import commit, make_folder, remove_leftovers
 from attrscore.store.folders import FAILED, JOBS, JobFolder, paths_in
 from attrscore.store.identity import Job, Range
 from attrscore.store.maps import Crops, MapKey
-from attrscore.store.outcomes import failure_kind, tally
 from attrscore.store.part import Part, encode, part_name, part_ranges
+from attrscore.store.status import failure_kind, tally
 
 __all__ = ["Writer"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import attrscore
-from attrscore.cli.scaffold import new_plugin
+from attrscore.cli.commands.plugins import new_plugin
 from attrscore.core.registry import MODELS, REGISTRIES, Configured
 from attrscore.testing import assert_conforms
 

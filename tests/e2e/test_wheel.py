@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attrscore.cli.scaffold import new_plugin
+from attrscore.cli.commands.plugins import new_plugin
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -14,8 +14,7 @@ from torch import nn
 
 from attrscore.core.contracts import Batch
 from attrscore.core.heat import Heat
-from attrscore.core.passes import Pass
-from attrscore.core.random import generator_of
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import SCORERS
 from attrscore.engine.run import run
 from attrscore.methods import GradCAM, Saliency

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrscore.cli.hydra_app import changes_among, code_in_kept, kept_settings
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK
 from attrscore.errors import AttrscoreError, ConfigError, StoreError
-from attrscore.store import Comparison, JobFolder
+from attrscore.store import JobFolder
 from attrscore.store.folders import Found
+
+if TYPE_CHECKING:
+    from attrscore.jobs.rerunning import Comparison
 
 __all__ = ["collect", "reproduce", "status", "verify"]
 
@@ -193,15 +196,15 @@ def reproduce(arguments: Sequence[str]) -> int:
 
 
 def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:
-    from attrscore.store.compare import compare, moved
+    import pandas as pd
+    import torch
+
+    from attrscore.jobs.assembly import build
+    from attrscore.jobs.rerunning import compare, moved
     from attrscore.store.part import read_table
 
     folder = found.folder
     try:
-        import torch
-
-        from attrscore.jobs.assembly import build
-
         if folder.runs:  # the number of threads decides how some sums are rounded
             torch.set_num_threads(int(folder.runs[-1].get("threads", torch.get_num_threads())))
         settings = {**kept_settings(folder.config, changes), "figures": "none", "show": []}
@@ -215,8 +218,6 @@ def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:
     if "dataset.cells" in changed or any("fingerprint" in name for name in changed):
         comparison = _impossible("The model or the data are not those of then:")
         return replace(comparison, differences=changed)
-    import pandas as pd
-
     stored = pd.concat(map(read_table, found.parts.values()), ignore_index=True)
     again = _again(folder, parts, list(found.parts))
     comparison = compare(stored, again)
@@ -224,6 +225,8 @@ def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:
 
 
 def _impossible(why: str) -> Comparison:
+    from attrscore.jobs.rerunning import Comparison
+
     return Comparison("impossible", f"This cannot be run again here. {why}")
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
-from attrscore.datasets.cells.regions import Boundary, regions_of
+from attrscore.core.regions import Side, ring, signed_distance
+from attrscore.errors import ConfigError, choose
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
     from attrscore.datasets.cells.geometry import Geometry
     from attrscore.datasets.cells.normalising import Levels
     from attrscore.datasets.images import Field
-
-__all__ = [
-    "CutFromFields",
-    "Origins",
-    "Outside",
-    "WholeField",
-    "crop",
-    "cut",
-    "resampled",
-]
 
 Outside = Literal["keep", "zero", "mean"]
 
@@ -255,3 +246,60 @@ def _window_of(
 def _holding(number: int, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """A type for ``dtype`` and this number too, which may be negative."""
     return np.result_type(dtype, np.min_scalar_type(number))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """A ring around the edge of a cell: how far it reaches, and to which side."""
+
+    width: float
+    """Micrometres."""
+    side: Side = "both"
+
+    def __post_init__(self) -> None:
+        choose(self.side, get_args(Side), option="boundary_side")
+        if not self.width > 0:
+            raise ConfigError(
+                f"boundary={self.width} must be a positive number of micrometres, or null for no "
+                "such region."
+            )
+
+    def reach(self, spacing: tuple[float, ...], /) -> tuple[int, ...]:
+        """Pixels beyond a crop along each axis that decide about pixels in it."""
+        # one more: the nearest pixel on the other side of an edge
+        return tuple(int(self.width / each) + 1 for each in spacing)
+
+
+def regions_of(
+    labels: NDArray[Any],
+    number: int,
+    /,
+    *,
+    nuclei: NDArray[Any] | None,
+    boundary: Boundary | None,
+    spacing: tuple[float, ...] | None,
+    margin: tuple[int, ...],
+    out: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Regions of one cell, from label images that reach ``margin`` pixels further.
+
+    Into ``out``, *S each: ``cell``, and ``neighbours``, which are the other numbers; with
+    ``nuclei`` also ``nucleus``, the cell's number there as far as it lies in the cell, and
+    ``cytoplasm``, the rest of the cell; with ``boundary`` the ring around the cell's edge, which
+    reaches into cell and neighbours.
+    """
+    inner = tuple(slice(by, extent - by) for by, extent in zip(margin, labels.shape, strict=True))
+    cell = np.equal(labels[inner], number, out=out["cell"])
+    others = np.greater(labels[inner], 0, out=out["neighbours"])
+    np.greater(others, cell, out=others)
+    if nuclei is not None:
+        nucleus = np.equal(nuclei[inner], number, out=out["nucleus"])
+        nucleus &= cell
+        np.greater(cell, nucleus, out=out["cytoplasm"])
+    if boundary is not None and spacing is not None:
+        beyond = labels < 0  # the field: its border is no edge of the cell
+        distance = signed_distance(
+            labels == number, spacing=spacing, reach=boundary.width, beyond=beyond
+        )
+        near = ring(distance, boundary.width, side=boundary.side) & ~beyond
+        out["boundary"][...] = near[inner]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from attrscore.datasets.images.stored import shown
+from attrscore.datasets.images.readers import shown
 from attrscore.errors import ConfigError, DataError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import ndimage
 
 from attrscore.datasets.cells.geometry import Geometry, jitter_columns
-from attrscore.datasets.images.stored import shown
+from attrscore.datasets.images.readers import shown
 from attrscore.errors import ConfigError, DataError, EmptyShardError
 
 if TYPE_CHECKING:

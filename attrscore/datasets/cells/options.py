@@ -17,7 +17,7 @@ from attrscore.datasets._options import (
     require,
 )
 from attrscore.datasets.cells.conditions import Condition
-from attrscore.datasets.cells.crops import Outside
+from attrscore.datasets.cells.crops import Boundary, Outside
 from attrscore.datasets.cells.geometry import (
     CropUnit,
     Geometry,
@@ -27,9 +27,8 @@ from attrscore.datasets.cells.geometry import (
     spacing_of,
 )
 from attrscore.datasets.cells.normalising import Normalise
-from attrscore.datasets.cells.regions import Boundary
 from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
-from attrscore.datasets.images.stored import check_axes, is_length
+from attrscore.datasets.images.readers import check_axes, is_length
 from attrscore.errors import ConfigError, choose
 
 __all__ = ["FieldOptions"]

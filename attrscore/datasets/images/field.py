@@ -14,7 +14,7 @@ import numpy as np
 
 from attrscore.datasets.images.files import find_files, match_files, stem
 from attrscore.datasets.images.image import Image, Labels, open_image, open_labels
-from attrscore.datasets.images.stored import LARGE, shown
+from attrscore.datasets.images.readers import LARGE, shown
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:

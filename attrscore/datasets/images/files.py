@@ -7,8 +7,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from attrscore.datasets.images.readers import SUFFIXES
-from attrscore.datasets.images.stored import in_zarr, shown
+from attrscore.datasets.images.readers import SUFFIXES, in_zarr, shown
 from attrscore.errors import DataError
 
 __all__ = ["digest_of", "find_files", "match_files", "stem"]

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.readers import Choice
-from attrscore.datasets.images.stored import (
+from attrscore.datasets.images.readers import (
+    Choice,
     Decoded,
     Stored,
     by_size,

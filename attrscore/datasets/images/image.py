@@ -31,14 +31,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.readers import Choice, reader_of
-from attrscore.datasets.images.stored import (
+from attrscore.datasets.images.readers import (
     ORDER,
+    Choice,
     Stored,
     is_length,
     known,
     long_axes,
     named,
+    reader_of,
     shown,
     stated,
 )

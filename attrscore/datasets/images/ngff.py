@@ -13,8 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.readers import Choice
-from attrscore.datasets.images.stored import LARGE, Stored, check_claim, micrometres, shown
+from attrscore.datasets.images.readers import LARGE, Choice, Stored, check_claim, micrometres, shown
 from attrscore.errors import ConfigError, DataError, preview
 
 __all__ = ["open_ngff"]

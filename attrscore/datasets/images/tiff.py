@@ -18,8 +18,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.readers import Choice
-from attrscore.datasets.images.stored import (
+from attrscore.datasets.images.readers import (
+    Choice,
     Decoded,
     Stored,
     by_size,

@@ -8,7 +8,7 @@ import tomllib
 
 import pytest
 
-from attrscore.cli.scaffold import new_plugin
+from attrscore.cli.commands.plugins import new_plugin
 from attrscore.core.registry import REGISTRIES
 from attrscore.errors import ConfigError
 

@@ -16,8 +16,8 @@ from transformers_nets import (
 
 from attrscore.core.contracts import INPUT, InputSpec
 from attrscore.core.layers import select_layers
+from attrscore.core.layouts import main_path, trace
 from attrscore.core.registry import MODELS
-from attrscore.core.tracing import main_path, trace
 from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, LayerError
 

@@ -8,9 +8,9 @@ from nets import SPACES, Net, batch, net
 from torch import nn
 
 from attrscore.core.layers import OverwrittenError, capture, select_layers
+from attrscore.core.layouts import trace
 from attrscore.core.model import unwrap
 from attrscore.core.passes import Pass
-from attrscore.core.tracing import trace
 from attrscore.errors import LayerError
 from attrscore.targets import Predicted
 

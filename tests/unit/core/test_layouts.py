@@ -17,9 +17,8 @@ from transformers_nets import (
 
 from attrscore.core.contracts import Batch
 from attrscore.core.layers import select_layers
-from attrscore.core.layouts import Layout, LayoutOptions
+from attrscore.core.layouts import Layout, LayoutOptions, trace
 from attrscore.core.passes import Pass
-from attrscore.core.tracing import trace
 from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, LayerError
 from attrscore.targets import Index

@@ -12,7 +12,7 @@ from attrscore.datasets.cells.crops import CutFromFields, crop
 from attrscore.datasets.cells.geometry import starts
 from attrscore.datasets.cells.objects import measure
 from attrscore.datasets.images.files import stem
-from attrscore.datasets.images.stored import check_axes
+from attrscore.datasets.images.readers import check_axes
 from attrscore.errors import ConfigError, DataError
 
 

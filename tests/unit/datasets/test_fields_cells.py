@@ -300,7 +300,7 @@ def test_windows_of_large_fields_are_what_whole_fields_give(plates, monkeypatch)
     whole = plates.fields(**options)
     expected, table = whole.read([1, 0]), whole.table
     monkeypatch.setattr("attrscore.datasets.images.field.LARGE", 0)
-    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", 0)
+    monkeypatch.setattr("attrscore.datasets.images.readers.LARGE", 0)
     monkeypatch.setattr("attrscore.datasets.images.field._PIECE", 100)
     pieces = plates.fields(**options)
     found = pieces.read([1, 0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,13 +13,8 @@ import pytest
 from results import BASE, LABELS, fill, job, sweep, table
 
 from attrscore.errors import StoreError
-from attrscore.store import (
-    Writer,
-    child,
-    collect,
-    verify,
-)
-from attrscore.store.child import ChildError, run_in_child
+from attrscore.store import Writer, collect, verify
+from attrscore.store.verify import ChildError, run_in_child
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -90,7 +86,7 @@ def test_what_crashes_hangs_or_fills_the_child_is_named_and_the_rest_is_read(
     folder = fill(tmp_path, job()).folder
     code = f"""
 import sys
-from attrscore.store import child
+from attrscore.store import verify
 verify = sys.modules["attrscore.store.verify"]
 opened = verify.opened
 def faulty(path):
@@ -98,9 +94,9 @@ def faulty(path):
         {FAULTS[how]}
     return opened(path)
 verify.opened = faulty
-child.serve(verify.check_files)
+verify.serve(verify.check_files)
 """
-    monkeypatch.setattr(child, "_START", code)
+    monkeypatch.setattr(sys.modules[verify.__module__], "_START", code)
     report = verify(tmp_path, seconds=4, memory=2**29)
     found = [(Path(problem.path).name, problem.kind) for problem in report.problems]
     assert found == [("000000002-000000004.h5", how)]
@@ -109,7 +105,7 @@ child.serve(verify.check_files)
 
 
 def test_a_child_that_cannot_start_is_an_error(monkeypatch):
-    monkeypatch.setattr(child, "_START", "import nowhere")
+    monkeypatch.setattr(sys.modules[verify.__module__], "_START", "import nowhere")
     with pytest.raises(ChildError, match="No module named 'nowhere'"):
         list(run_in_child({}))
 

@@ -14,7 +14,7 @@ from attrscore.engine.evaluate import evaluate
 from attrscore.engine.run import run
 from attrscore.errors import ConfigError, DataError
 from attrscore.targets import Contrast, Cosine, Embedding, Norm, Predicted
-from attrscore.targets.references import group_mean, resolved
+from attrscore.targets.embeddings import group_mean, resolved
 
 
 class Counted(Net):

@@ -50,7 +50,7 @@ def write(folder, kind, array, axes):
 def test_a_window_in_any_order_type_and_format(tmp_path_factory, kind, data):
     most = data.draw(st.sampled_from([0, 2**28]))  # read by window, or decoded whole
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("attrscore.datasets.images.stored.LARGE", most)
+        patched.setattr("attrscore.datasets.images.readers.LARGE", most)
         check_a_window(tmp_path_factory, kind, data)
 
 

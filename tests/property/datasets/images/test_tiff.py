@@ -47,7 +47,7 @@ def test_tiffs_of_any_layout_and_pixel_type(tmp_path_factory, data):
     stated = axes.replace("T", "") if kind == "plain" or data.draw(st.booleans()) else None
     most = data.draw(st.sampled_from([0, 2**28]))  # by window, or decoded whole
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("attrscore.datasets.images.stored.LARGE", most)
+        patched.setattr("attrscore.datasets.images.readers.LARGE", most)
         image = open_image(path, axes=stated)
         found = image.read()
         window = tuple(slice(n // 3, n - n // 4) for n in image.shape[1:])

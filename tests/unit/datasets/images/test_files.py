@@ -11,7 +11,7 @@ import tifffile
 
 from attrscore.datasets import Fields
 from attrscore.datasets.images.files import match_files
-from attrscore.datasets.images.stored import shown
+from attrscore.datasets.images.readers import shown
 from attrscore.errors import AttrscoreWarning
 
 

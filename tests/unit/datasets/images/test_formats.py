@@ -69,7 +69,7 @@ def bomb(path, extent):
 
 
 def test_npz_that_takes_much_more_memory_than_its_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("attrscore.datasets.images.stored._MOST_CLAIMED", 2**23)
+    monkeypatch.setattr("attrscore.datasets.images.readers._MOST_CLAIMED", 2**23)
     monkeypatch.setattr(np, "load", lambda *given, **options: pytest.fail("decoded"))
     bomb(tmp_path / "a.npz", 9)
     with pytest.raises(DataError, match=r"'a.npz' claims 0.0 GiB of pixels, more than 200 times"):
@@ -152,7 +152,7 @@ def scenes(path, count=1):
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize("most", [0, 2**28])
 def test_bioio_opens_what_a_microscope_writes(tmp_path, monkeypatch, most):
-    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", most)
+    monkeypatch.setattr("attrscore.datasets.images.readers.LARGE", most)
     (array,) = scenes(tmp_path / "a.lif")
     image = open_image(tmp_path / "a.lif")
     assert (image.space, image.shape, image.dtype) == ("ZYX", (2, 3, 20, 30), np.uint16)

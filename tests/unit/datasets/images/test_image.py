@@ -111,7 +111,7 @@ def test_ome_tiff_is_read_by_window_with_its_metadata(root, layout):
 @pytest.fixture
 def _large(monkeypatch):
     """Every image is a large one."""
-    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", 0)
+    monkeypatch.setattr("attrscore.datasets.images.readers.LARGE", 0)
 
 
 @pytest.mark.usefixtures("_large")
@@ -143,7 +143,7 @@ def test_a_window_of_a_large_tiff_decodes_only_the_tiles_that_it_touches(root):
 def test_a_large_tiff_is_decoded_whole_without_zarr(root, monkeypatch):
     array = pixels((40, 50))
     tifffile.imwrite(root / "a.tif", array, compression="zlib")
-    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", 0)
+    monkeypatch.setattr("attrscore.datasets.images.readers.LARGE", 0)
     monkeypatch.setattr("attrscore.datasets.images.tiff.find_spec", lambda name: None)
     image = open_image(root / "a.tif")
     assert type(image.stored.pixels).__name__ == "Decoded"

@@ -20,7 +20,7 @@ def pixels(shape, dtype="uint16", seed=0):
 
 @pytest.fixture(params=[0, 2**28], ids=["by window", "whole"])
 def most(request, monkeypatch):
-    monkeypatch.setattr("attrscore.datasets.images.stored.LARGE", request.param)
+    monkeypatch.setattr("attrscore.datasets.images.readers.LARGE", request.param)
 
 
 def own_pages(path):
