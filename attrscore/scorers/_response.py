@@ -47,9 +47,10 @@ NO_DONOR: Mapping[str, str] = {
 def choose_donors(run: Pass, /, *, donors: Donors, count: int, seed: int) -> Tensor:
     """Rows of the pool for each cell, (N, count), -1 where there are too few.
 
-    The draw follows from ``seed`` and the cell's id. A cell is never its own donor, by its id, and
-    cells of the pool that are not finite, or have an empty or full mask, are none. The class is the
-    label, or what the model predicts where there is none.
+    Classes take turns, in an order and with cells drawn from ``seed`` and the cell's id; those of
+    unknown class are one. A cell is never its own donor, by its id, and cells of the pool that are
+    not finite, or have an empty or full mask, are none. The class is the label, or what the model
+    predicts where there is none.
 
     :raises UnsupportedError: no pool.
     """
@@ -57,16 +58,21 @@ def choose_donors(run: Pass, /, *, donors: Donors, count: int, seed: int) -> Ten
     covered = (pool.regions["cell"] > 0.5).flatten(1)
     fit = pool.inputs.flatten(1).isfinite().all(1) & covered.any(1) & ~covered.all(1)
     allowed = fit[None].expand(len(run.batch), -1)
+    own, theirs = _classes(run.batch.label, run), _classes(pool.label, run, of_pool=True)
     if donors != "any":
-        own, theirs = _classes(run.batch.label, run), _classes(pool.label, run, of_pool=True)
         known = (own >= 0)[:, None] & (theirs >= 0)
         alike = own[:, None] == theirs
         allowed = allowed & known & (alike if donors == "same_class" else ~alike)
+    _, kind = torch.unique(theirs.cpu(), return_inverse=True)
     chosen = torch.full((len(run.batch), count), -1)
-    for row, (cell, may) in enumerate(zip(run.batch.ids, allowed.tolist(), strict=True)):
-        order = torch.randperm(len(pool), generator=generator_of(seed, "donors", cell)).tolist()
-        found = [p for p in order if may[p] and pool.ids[p] != cell][:count]
-        chosen[row, : len(found)] = torch.tensor(found, dtype=chosen.dtype)
+    for row, (cell, may) in enumerate(zip(run.batch.ids, allowed.cpu(), strict=True)):
+        drawn = generator_of(seed, "donors", cell)
+        order = torch.randperm(len(pool), generator=drawn)
+        order = order[may[order] & torch.tensor([pool.ids[p] != cell for p in order.tolist()])]
+        first = torch.randperm(int(kind.max()) + 1, generator=drawn)[kind[order]]
+        turn = (kind[order][:, None] == kind[order]).tril(-1).sum(1)
+        found = order[(turn * len(pool) + first).argsort()][:count]
+        chosen[row, : len(found)] = found
     return chosen.to(run.batch.inputs.device)
 
 

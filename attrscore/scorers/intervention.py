@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrscore.core.contracts import Reasoned
 from attrscore.core.heat import Heat
@@ -30,9 +30,10 @@ from attrscore.scorers._response import (
     respond,
     why_undefined,
 )
-from attrscore.targets import scores_of
+from attrscore.targets import margin, scores_of
 
 __all__ = [
+    "CELL",
     "INSIDE",
     "NO_SIDES",
     "OUTSIDE",
@@ -43,7 +44,7 @@ __all__ = [
     "one_sided",
 ]
 
-OUTSIDE, INSIDE = 0, 1
+OUTSIDE, INSIDE, CELL = 0, 1, 2
 
 NO_SIDES = "the mask is nowhere, or everywhere, above 0.5."
 
@@ -74,7 +75,12 @@ def mask_of(region: Tensor, /) -> Tensor:
     return (region > 0.5)[:, None]
 
 
+SIDES = ("outside", "inside", "cell")
+
 NO_CLASS = "without classes, none can flip."
+NO_CHANGE = "neither swap changes anything."
+NO_MARGIN = "a margin is infinite."
+NO_BACKGROUND = "cell and neighbours leave no background."
 
 
 @SCORERS.register("swap")
@@ -82,51 +88,68 @@ NO_CLASS = "without classes, none can flip."
 class Swap:
     """How much the explained probability drops when a part of the crop is another cell's.
 
-    ``outside``: all but the cell is a donor's. ``inside``: the cell is a donor's. The columns are
-    the drops p(clean) - p(swapped), averaged over ``count`` donors; ``score`` is inside - outside,
-    above 0 where the cell matters more than all the rest; ``outside_flips`` and ``inside_flips``
-    are the shares of donors that change the predicted class. For embeddings these are NaN, and a
-    drop is that of the scalar in standard deviations of it over the pool.
+    ``outside``: all but the cell is a donor's. ``inside``: the cell's pixels are a donor's, within
+    its own outline. ``cell``: the whole cell is a donor's, pixels and outline, on top of what it
+    meets; where the old cell was and the new one is not stands the mean of each channel over the
+    background, which is what neither cell nor ``neighbours`` cover. The columns are the drops
+    p(clean) - p(swapped), averaged over ``count`` donors; ``*_margin`` those of the margin, the
+    logit of the explained class less the best other, which does not saturate; ``*_flips`` are the
+    shares of donors that change the predicted class. ``score`` is inside - outside. For embeddings
+    margins and flips are NaN, and a drop is that of the scalar in standard deviations over the
+    pool.
+
+    Drops have a sign: of surroundings that agree with the prediction by chance alone, they cancel
+    over cells. ``outside_share`` has none: the mean absolute change of the margin (of embeddings:
+    the scalar) by ``outside``, over that and the one by ``cell``. 0 is a model that reads the cell
+    alone, 1 one that reads anything else; one that reads both alike has 1/2 with donors of ``any``
+    class, and less with those of another, for then the cell's class changes every time.
+
+    What a side can see: the recipient's outline stays in ``outside`` and in ``inside``, which
+    sees texture and brightness; both are 0 for a model that reads nothing but the area or the shape
+    of the cell, and ``cell`` is not, which sees all of them.
 
     Only like replaces like, so that each side is tested alone. Outside, where the donor's own cell
     would show beside the recipient's, and inside, where the donor's cell is too small to fill the
     mask, ``remainder`` stands: ``mean``, of each channel over the donor's pixels of that side;
     ``recipient``, its own pixels, which leaves some of what should be gone; ``donor``, whatever it
-    has there. For ``inside`` the donor is moved, around the edges, so that the ``centroid`` of its
-    mask meets the recipient's (``align="none"``: crop on crop).
+    has there. For ``inside`` and ``cell`` the donor is moved so that the ``centroid`` of its mask
+    meets the recipient's (``align="none"``: crop on crop); what leaves the crop is cut off.
 
-    NaN where the mask is empty or full, a pixel is not finite, or the pool has no donor. Donors of
-    the same class give a weaker test. Costs 2 x ``count`` forwards a cell and batch, ``chunk``
-    crops in memory at once. The edges of a swap are unlike any image: compare models, and read
-    it beside a score of attribution.
+    Classes take turns as donors. NaN where the mask is empty or full, a pixel is not finite, or the
+    pool has no donor; ``cell*`` and ``outside_share`` also without background. Costs 3 x ``count``
+    forwards a cell and batch, ``chunk`` crops in memory at once. The edges of a swap are unlike any
+    image: compare models, and read it beside a score of attribution.
 
     >>> import attrscore
     >>> from attrscore.testing.samples import cells, net, pool
     >>> (result,) = attrscore.run(net(), cells(), scorers=Swap(count=2), layers="high", pool=pool())
     >>> result.columns["swap"].round(5)
-    array([ 0.00051, -0.00043, -0.00017,  0.00126])
+    array([ 0.00098, -0.00043, -0.00017,  0.00071])
     """
 
     readings: ClassVar[Declared] = {
         "score": {"better": "higher", "chance": 0, "says": "drop by swapping inside less outside"},
         "*_flips": {"range": (0, 1), "chance": None},
-        "inside": {"better": "higher", "chance": None},
-        "outside": {"better": "lower", "chance": None},
+        "outside_share": {"better": "lower", "range": (0, 1), "chance": None},
+        "inside*": {"better": "higher", "chance": None},
+        "cell*": {"better": "higher", "chance": None},
+        "outside*": {"better": "lower", "chance": None},
     }
 
     donors: Donors = "other_class"
-    """Which cells of the pool may be donors."""
+    """Which cells of the pool may be donors; those of the same class are a weaker test."""
     count: int = 4
-    """Donors averaged; 2 forwards each."""
+    """Donors averaged; 3 forwards each."""
     remainder: Literal["mean", "recipient", "donor"] = "mean"
     """Where the donor has nothing of that side."""
     align: Literal["centroid", "none"] = "centroid"
-    """How a donor's cell is laid into the mask."""
+    """How a donor's cell is laid into the crop."""
     chunk: int = 64
     """Most crops in memory at once."""
     seed: int = 0
     """Of what is drawn; a cell's draws follow from it and the id alone."""
     needs_pool: ClassVar[bool] = True
+    of_maps: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         choose(self.donors, DONORS, option="donors")
@@ -141,47 +164,69 @@ class Swap:
 
     def _swapped(self, run: Pass) -> Reasoned:
         chosen = choose_donors(run, donors=self.donors, count=self.count, seed=self.seed)
-        pool, inputs = run.need_pool(), run.batch.inputs
+        inputs, regions, pool = run.batch.inputs, run.batch.regions, run.need_pool()
         own, theirs = (mask_of(batch.regions["cell"]) for batch in (run.batch, pool))
         means = torch.stack([_mean(pool.inputs, ~theirs), _mean(pool.inputs, theirs)])
         centres = _centroid(own), _centroid(theirs)
+        background = ~(own | mask_of(regions.get("neighbours", regions["cell"])))
+        crowded = ~background.flatten(1).any(1)
+        bare = torch.where(own, _mean(inputs, background).nan_to_num(), inputs)
 
         def alter(rows: Tensor, numbers: Tensor) -> Tensor:
             side, donor = numbers // self.count, chosen[rows, numbers % self.count].clamp(min=0)
             image, cell = pool.inputs[donor], theirs[donor]
             if self.align == "centroid":
-                by = (centres[0][rows] - centres[1][donor]).round().long() * side[:, None]
+                by = (centres[0][rows] - centres[1][donor]).round().long()
+                by = by.masked_fill((side == OUTSIDE)[:, None], 0)
                 image, cell = _moved(image, by), _moved(cell, by)
             rest = {
-                "mean": means[side, donor],
+                "mean": means[side.clamp(max=INSIDE), donor],
                 "recipient": inputs[rows],
                 "donor": image,
             }[self.remainder]
-            return exchanged(inputs[rows], exchanged(rest, image, cell, side), own[rows], side)
+            one_side = exchanged(inputs[rows], exchanged(rest, image, cell, side), own[rows], side)
+            whole = (side == CELL).view(-1, *[1] * (image.ndim - 1))
+            return torch.where(whole, torch.where(cell, image, bare[rows]), one_side)
 
-        responses, output = respond(run, 2 * self.count, alter, chunk=self.chunk)
+        responses, output = respond(run, len(SIDES) * self.count, alter, chunk=self.chunk)
         drops = (clean_response(run)[:, None] - responses) * self._scale(run)[:, None]
-        altered, clean = (scores_of(run.target, each).argmax(-1) for each in (output, run.output))
-        flips = (altered != clean[:, None]).double()
-        if not getattr(run.target, "of_classes", True):
-            flips = torch.full_like(flips, torch.nan)
+        values = {"": drops, "_change": drops.abs(), **self._of_classes(run, output)}
         lost = one_sided(run)
         lacking = (chosen < 0) | lost[:, None]
-        columns: dict[str, Tensor] = {}
-        for name, values in (("", drops), ("_flips", flips)):
-            outside, inside = (
-                each.masked_fill(lacking, torch.nan).nanmean(1)
-                for each in torch.split(values, self.count, 1)
-            )
-            columns |= {f"outside{name}": outside, f"inside{name}": inside}
+        columns = {
+            f"{side}{name}": each.masked_fill(lacking, torch.nan).nanmean(1)
+            for name, every in values.items()
+            for side, each in zip(SIDES, torch.split(every, self.count, 1), strict=True)
+        }
+        for name in values:
+            columns[f"cell{name}"] = columns[f"cell{name}"].masked_fill(crowded, torch.nan)
+        outside, cell = columns.pop("outside_change"), columns.pop("cell_change")
+        del columns["inside_change"]
+        columns["outside_share"] = outside / (outside + cell)
         return Reasoned(
             {"score": columns["inside"] - columns["outside"], **columns},
             {
+                NO_CHANGE: outside + cell == 0,
                 NO_DONOR[self.donors]: (chosen < 0).all(1),
                 NO_SIDES: lost,
+                NO_BACKGROUND: crowded,
                 NO_CLASS: columns["inside_flips"].isnan(),
+                NO_MARGIN: columns["inside_margin"].isnan(),
             },
         )
+
+    def _of_classes(self, run: Pass, output: Tensor) -> dict[str, Tensor]:
+        """Drops of the margin and flips, (N, alterations) each, of outputs (N, alterations, K)."""
+        if not getattr(run.target, "of_classes", True):
+            none = output.new_full(output.shape[:2], torch.nan, dtype=torch.float64)
+            return {"_margin": none, "_flips": none}
+        clean = scores_of(run.target, run.output.double())
+        altered = scores_of(run.target, output.double().flatten(0, 1))
+        flips = altered.argmax(1).view(output.shape[:2]) != clean.argmax(1)[:, None]
+        margins = margin(altered, run.aux.repeat_interleave(output.shape[1]))
+        drops = margin(clean, run.aux)[:, None] - margins.view_as(flips)
+        drops = drops.masked_fill(~drops.isfinite().all(1, keepdim=True), torch.nan)
+        return {"_margin": drops, "_flips": flips.double(), "_change": drops.abs()}
 
     @staticmethod
     def _scale(run: Pass) -> Tensor:
@@ -212,10 +257,11 @@ def _centroid(mask: Tensor) -> Tensor:
 
 
 def _moved(values: Tensor, by: Tensor) -> Tensor:
-    """Each sample (m, C, *S) rolled by its own voxels (m, axes)."""
-    axes = tuple(range(1, values.ndim - 1))
+    """Each sample (m, C, *S) moved by its own voxels (m, axes), 0 where nothing comes to lie."""
+    last_first = by.flip(1)
+    pads = torch.stack([last_first, -last_first], 2).flatten(1).tolist()
     return torch.stack(
-        [each.roll(tuple(shift), axes) for each, shift in zip(values, by.tolist(), strict=True)]
+        [nn.functional.pad(each, pad) for each, pad in zip(values, pads, strict=True)]
     )
 
 
@@ -240,6 +286,7 @@ class MaskOutside(Filling):
 
     fill: Fill = "mean"
     """What stands in place of what is taken away."""
+    of_maps: ClassVar[bool] = False
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:  # noqa: ARG002  # contract
         """Column -> (N,) float64; the same for every map of a batch."""
