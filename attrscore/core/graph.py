@@ -7,20 +7,42 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Calls", "activations", "calls", "kind_of", "listed", "nodes", "out_of_place"]
+__all__ = [
+    "Calls",
+    "Severed",
+    "beyond_linear",
+    "calls",
+    "kind_of",
+    "listed",
+    "nodes",
+    "out_of_place",
+    "parents",
+]
 
-_ACTIVATIONS = re.compile(
-    r"^(Celu|Elu|Gelu|Glu|Hardshrink|Hardsigmoid|Hardswish|Hardtanh|LeakyRelu|LogSigmoid|Mish|Prelu|"
-    r"PreluKernel|Relu6|Rrelu|RreluWithNoise|Silu|Softplus|Softshrink|Tanh|Threshold)Backward"
-)
+_LINEAR = {
+    *("AccumulateGrad", "Add", "Addmm", "Alias", "AsStrided", "Cat", "Clone", "Col2Im"),
+    *("ConstantPadNd", "Convolution", "CopySlices", "CudnnBatchNorm", "CudnnConvolution"),
+    *("Expand", "Flip", "Gather", "Im2Col", "Index", "IndexSelect", "Mean", "MiopenBatchNorm"),
+    *("MkldnnConvolution", "Mv", "NativeBatchNorm", "Neg", "Permute", "PixelShuffle"),
+    *("PixelUnshuffle", "Repeat", "ReshapeAlias", "Roll", "Rsub", "Select", "Slice", "Split"),
+    *("SplitWithSizes", "Squeeze", "Stack", "Sub", "Sum", "T", "Transpose", "ToCopy", "Unbind"),
+    *("UnsafeSplit", "UnsafeView", "Unsqueeze", "View"),
+}
+"""Graph nodes that are linear in all of their operands together, up to a constant."""
+
+_LINEAR_BEGINNINGS = ("AdaptiveAvgPool", "AvgPool", "Reflection", "Replication", "Upsample")
+
+_PRODUCTS = ("Mul", "Div", "Mm", "Bmm", "Dot")
+"""Linear where only one operand depends on the input."""
 
 
 def nodes(root: Any, /, *, stop: Collection[Any] = ()) -> Iterator[Any]:
@@ -45,30 +67,87 @@ def kind_of(node: Any, /) -> str:
     return re.sub(r"Backward\d*$", "", type(node).__name__)
 
 
-def activations(root: Any, known: Collection[Any], /) -> list[str]:
-    """The activations behind ``root`` other than the nodes ``known``, in words."""
-    found = []
-    for node in nodes(root):
-        kind = type(node).__name__
-        if kind.startswith("ReluBackward"):
-            if node not in known:
-                found.append("functional ReLU")
-        elif _ACTIVATIONS.match(kind):
-            if node not in known:
-                found.append(kind_of(node))
-        elif isinstance(node, torch.autograd.function.BackwardCFunction):
-            found.append(f"custom autograd function {kind_of(node)}")
-        elif kind.startswith("MulBackward") and _is_swish(parents(node)):
-            found.append("x * sigmoid(x)")
-    return found
+def beyond_linear(
+    root: Any, known: Collection[Any], /, *, beside: tuple[str, ...] = ()
+) -> list[Any]:
+    """The nodes behind ``root`` that are not linear, but those ``known``.
+
+    Nor those whose kind begins as one of ``beside``.
+    """
+    allowed = (*_LINEAR_BEGINNINGS, *beside)
+    return [
+        node
+        for node in nodes(root)
+        if node not in known and not (_is_linear(node) or kind_of(node).startswith(allowed))
+    ]
 
 
-def _is_swish(factors: list[Any]) -> bool:
-    """Whether one factor is the sigmoid of the other, as in a SiLU written by hand."""
-    for gate, other in (factors, factors[::-1]) if len(factors) == 2 else ():
-        if type(gate).__name__.startswith("SigmoidBackward") and other is not None:
-            return any(parent is other for parent in parents(gate))
-    return False
+def _is_linear(node: Any) -> bool:
+    kind = kind_of(node)
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return False  # whatever its name
+    if kind in _PRODUCTS:
+        depend = [parent for parent in parents(node) if parent is not None]
+        return len(depend) == 1 and not (kind == "Div" and parents(node)[0] is None)
+    return kind in _LINEAR
+
+
+_FILLED = re.compile(r"_like$|^new_")
+"""Operations that take a shape and a type from a tensor, not its values."""
+
+
+_BESIDE = {"add", "cat", "copy", "rsub", "stack", "sub"}
+"""What puts values beside others and gates none: a shortcut by ``.data`` has no gradient in torch
+either."""
+
+
+class Severed(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's own
+    """Finds where values of the input that carry no gradient gate those that do.
+
+    ``x * (x > 0)`` is a ReLU, of which the graph shows a product with a constant. Nor does the
+    graph show what was done to a slice in place: ``x[:, :2].relu_()``. ``found`` names both.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as above
+        self.found: list[str] = []
+        self._made: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        _types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        name = func.__name__.partition(".")[0]
+        given = list(_tensors(args))
+        carry = [each for each in given if each.requires_grad]
+        severed = any(id(each) in self._made and not each.requires_grad for each in given)
+        if not torch.is_grad_enabled():
+            pass  # what comes of it carries no gradient either
+        elif carry and severed and name.rstrip("_") not in _BESIDE:
+            self.found.append(f"{name} with values that carry no gradient")
+        elif carry and name.endswith("_") and args[0]._is_view() and not _is_linear_in(name, carry):
+            self.found.append(f"{name} on a slice")
+        made = func(*args, **(kwargs or {}))
+        if (carry or severed) and not _FILLED.search(name):
+            self._made |= {id(each): each for each in _tensors((made,))}
+        return made
+
+
+def _is_linear_in(name: str, carry: list[Tensor]) -> bool:
+    """Whether an operation in place is linear in the tensors that depend on the input."""
+    scaled = name in ("div_", "mul_") and len(carry) == 1
+    return scaled or name in ("add_", "copy_", "fill_", "sub_", "zero_")
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def listed(names: Iterable[str], /) -> str:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Batch, Target
+from attrscore.core.graph import Severed, kind_of, out_of_place
 from attrscore.core.layers import Layers, OverwrittenError, capture, with_layouts
 from attrscore.core.layouts import watching
 from attrscore.core.light import LightGradients
@@ -43,8 +44,12 @@ class Graph(NamedTuple):
     inputs: Tensor
     scalar: Tensor
     """The explained score, (N,); differentiate it with ``retain_graph=True``."""
+    output: Tensor
+    """What the model put out, (N, K)."""
     relus: frozenset[Any]
     """The node of each call of an ``nn.ReLU`` module."""
+    severed: tuple[str, ...]
+    """What the graph does not show: :class:`attrscore.core.graph.Severed`."""
 
 
 class Recorded(NamedTuple):
@@ -55,6 +60,7 @@ class Recorded(NamedTuple):
     output: Tensor
     inputs: Tensor
     relus: frozenset[Any]
+    severed: tuple[str, ...]
 
 
 def gradients_of(
@@ -94,8 +100,9 @@ def relu_nodes(model: nn.Module) -> Iterator[set[Any]]:
     """The graph node of each call of an ``nn.ReLU`` module inside."""
     found: set[Any] = set()
 
-    def remember(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        found.add(output.grad_fn)
+    def remember(_module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and kind_of(output.grad_fn) == "Relu":
+            found.add(output.grad_fn)
 
     relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
     handles = [module.register_forward_hook(remember) for module in relus]
@@ -104,7 +111,6 @@ def relu_nodes(model: nn.Module) -> Iterator[set[Any]]:
     finally:
         for handle in handles:
             handle.remove()
-        found.discard(None)
 
 
 AT_ONCE = {"cpu": 1}
@@ -437,13 +443,16 @@ class Pass:
         whole = self._to_input or self._keep_graph
         if whole:
             inputs = inputs.clone().requires_grad_()
-        with (
-            # Only where asked for: a hook on every ReLU takes time.
-            relu_nodes(self.model if self._keep_graph else nn.Identity()) as relus,
-            capture(self.layers, inputs.ndim - 2, gradients=True) as sources,
-            # A graph that a guided method walks must hold torch's own nodes.
-            contextlib.nullcontext() if self._keep_graph or self._as_torch else LightGradients(),
-        ):
+        severed, relus = Severed(), set[Any]()
+        with contextlib.ExitStack() as stack:
+            if self._keep_graph:  # alone: all this takes time
+                stack.enter_context(out_of_place(self.model))
+                relus = stack.enter_context(relu_nodes(self.model))
+            sources = stack.enter_context(capture(self.layers, inputs.ndim - 2, gradients=True))
+            if self._keep_graph:
+                stack.enter_context(severed)
+            elif not self._as_torch:
+                stack.enter_context(LightGradients())
             output = self._forward(inputs)
         self._output = output.detach()
         self._activations = {
@@ -451,7 +460,7 @@ class Pass:
         }
         if self._to_input:
             sources[INPUT] = inputs
-        return Recorded(sources, output, inputs, frozenset(relus))
+        return Recorded(sources, output, inputs, frozenset(relus), tuple(severed.found))
 
     def _scores(self, inputs: Tensor, others: Iterable[Tensor]) -> Tensor:
         found = call(self.model, inputs, *others, autocast=self.autocast)
@@ -489,7 +498,9 @@ class Pass:
                 "perturbation method: captum Occlusion."
             )
         if self._keep_graph:
-            self._graph = Graph(recorded.inputs, scalar, recorded.relus)
+            self._graph = Graph(
+                recorded.inputs, scalar, recorded.output, recorded.relus, recorded.severed
+            )
         if self._to_input:
             self._input_gradient = by_name[INPUT]
         found = {

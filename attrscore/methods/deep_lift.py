@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from captum.attr import DeepLift as CaptumDeepLift
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
-from attrscore.core.graph import calls, kind_of, listed, nodes, out_of_place, parents
+from attrscore.core.graph import Calls, Severed, beyond_linear, calls, kind_of, listed, out_of_place
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError
@@ -29,29 +29,6 @@ _RESCALED = (
 """What Captum rescales, but Softmax, whose rule there mixes the samples of a batch."""
 
 POOLS = (nn.MaxPool2d, nn.MaxPool3d)
-
-_LINEAR = {
-    *("AccumulateGrad", "Add", "Addmm", "Alias", "AsStrided", "Cat", "Clone", "ConstantPadNd"),
-    *("Convolution", "CopySlices", "CudnnBatchNorm", "CudnnConvolution", "Expand", "Gather"),
-    *(
-        "Index",
-        "IndexSelect",
-        "Mean",
-        "MiopenBatchNorm",
-        "MkldnnConvolution",
-        "Mv",
-        "NativeBatchNorm",
-    ),
-    *("Neg", "Permute", "Repeat", "ReshapeAlias", "Roll", "Select", "Slice", "Split"),
-    *("SplitWithSizes", "Squeeze", "Stack", "Sub", "Sum", "T", "Transpose", "ToCopy", "Unbind"),
-    *("UnsafeSplit", "UnsafeView", "Unsqueeze", "View"),
-}
-"""Graph nodes that are linear in all of their operands together, up to a constant."""
-
-_LINEAR_BEGINNINGS = ("AdaptiveAvgPool", "AvgPool", "Reflection", "Replication", "Upsample")
-
-_PRODUCTS = ("Mul", "Div", "Mm", "Bmm", "Dot")
-"""Linear where only one operand depends on the input."""
 
 TOLERANCE = 1e-3
 """Largest error of completeness, as a share of everything in the map."""
@@ -87,9 +64,9 @@ class DeepLift(WithBaseline):
         additional = tuple(each[:1] for each in run.additional)
         with run.prepared(), out_of_place(run.model):
             rescaled = (m for m in run.model.modules() if type(m) in _RESCALED)
-            with calls(rescaled) as seen:
+            with calls(rescaled) as seen, Severed() as severed:
                 scalar = run.explained(inputs, *additional)
-        problem = _problem(scalar, seen.outputs, seen.times)
+        problem = _problem(scalar, seen, severed.found)
         if problem:
             raise UnsupportedError(
                 f"deep_lift cannot explain {type(run.model).__name__}: {problem}. Captum would "
@@ -162,33 +139,23 @@ def _apart(model: nn.Module) -> Iterator[None]:
             handle.remove()
 
 
-def _problem(scalar: Tensor, outputs: dict[Any, nn.Module], times: Any) -> str:
+def _problem(scalar: Tensor, seen: Calls, severed: list[str]) -> str:
     """Why Captum's rules do not hold for this graph; empty if they do."""
     if scalar.grad_fn is None:
         return "no gradient flows from the input to the score"
-    twice = [module for module, count in times.items() if count > 1]
+    twice = [module for module, count in seen.times.items() if count > 1]
     if twice:
         return f"{type(twice[0]).__name__} modules run twice in one forward pass"
-    for module in outputs.values():
+    for module in seen.outputs.values():
         if isinstance(module, POOLS) and _overlaps(module):
             return (
                 f"{type(module).__name__} has windows that overlap (kernel {module.kernel_size}, "
                 f"stride {module.stride})"
             )
-    beside = [kind_of(node) for node in nodes(scalar.grad_fn) if not _is_known(node, outputs)]
+    beside = [kind_of(node) for node in beyond_linear(scalar.grad_fn, seen.outputs)] or severed
     if beside:
         return f"the way to the score has operations that it cannot rescale: {listed(beside)}"
     return ""
-
-
-def _is_known(node: Any, outputs: dict[Any, nn.Module]) -> bool:
-    kind = kind_of(node)
-    if node in outputs or kind in _LINEAR or kind.startswith(_LINEAR_BEGINNINGS):
-        return True
-    depend = [parent for parent in parents(node) if parent is not None]
-    if kind in _PRODUCTS:
-        return len(depend) == 1 and not (kind == "Div" and parents(node)[0] is None)
-    return False
 
 
 def _overlaps(pool: nn.Module) -> bool:

@@ -1,24 +1,27 @@
 """Guided backpropagation, Deconvolution and Guided Grad-CAM, for models of nn.ReLU modules.
 
-Captum guides ``nn.ReLU`` modules; on SiLU, GELU or a functional ReLU it returns the plain gradient
-without a word. Here the autograd graph is read first, and such a model is refused. The rule is
-set at the ReLU's own node of that graph: the check costs no pass of its own, and a ReLU whose input
-is used elsewhere too comes out right, where Captum rectifies the sum of all that flows back there.
+Captum guides ``nn.ReLU`` modules; on SiLU, a functional ReLU or a sigmoid gate it returns the plain
+gradient without a word. Here the autograd graph is read first: between the input and the output of
+the model there may be nn.ReLU modules, what is linear, pooling and normalisation, and all else is
+refused. The rule is set at the ReLU's own node of that graph: the check costs no pass of its own,
+and a ReLU whose input is used elsewhere too comes out right, where Captum rectifies the sum of all
+that flows back there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrscore.core.contracts import INPUT, Maps
-from attrscore.core.graph import activations, calls, listed
+from attrscore.core.graph import Severed, beyond_linear, kind_of, listed, out_of_place
 from attrscore.core.grids import Grid
-from attrscore.core.passes import Pass
+from attrscore.core.model import call, check_output
+from attrscore.core.passes import Pass, relu_nodes
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError, choose
 from attrscore.methods.cams import grad_cam
@@ -26,6 +29,9 @@ from attrscore.methods.cams import grad_cam
 __all__ = ["Deconvolution", "GuidedBackprop", "GuidedGradCAM", "check_guidable", "guided_backprop"]
 
 Rule = Literal["guided", "deconvolution"]
+
+_BESIDE = ("AdaptiveMaxPool", "MaxPool", "MkldnnMaxPool", "NativeGroupNorm", "NativeLayerNorm")
+"""What a gradient passes as it is, beside what is linear: pooling and normalisation."""
 
 
 def guided_backprop(run: Pass, /, *, rule: Rule = "guided") -> Tensor:
@@ -43,8 +49,8 @@ def _guided(run: Pass, rule: Rule) -> Tensor:
     def rectify(into: tuple[Tensor, ...], out: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return ((into if rule == "guided" else out)[0].clamp(min=0),)
 
-    inputs, scalar, relus = run.graph
-    _refuse_others(run, scalar, relus)
+    inputs, scalar, output, relus, severed = run.graph
+    _refuse_others(run, output, relus, severed)
     handles = [relu.register_hook(rectify) for relu in relus]
     try:
         (gradient,) = torch.autograd.grad(scalar.sum(), inputs, retain_graph=True)
@@ -62,14 +68,19 @@ def check_guidable(run: Pass, /) -> None:
     :raises UnsupportedError: one is not, or there is none; Captum would return a plain gradient.
     """
     inputs = run.batch.inputs[:1].detach().clone().requires_grad_()
-    with calls(module for module in run.model.modules() if isinstance(module, nn.ReLU)) as seen:
-        scalar = run.explained(inputs, *(each[:1] for each in run.additional))
-    _refuse_others(run, scalar, seen.outputs)
+    others = (each[:1] for each in run.batch.others)
+    with out_of_place(run.model), relu_nodes(run.model) as relus, Severed() as severed:
+        found = call(run.model, inputs, *others, autocast=run.autocast)
+        output = check_output(found, 1, run.explained.output)
+    _refuse_others(run, output, relus, severed.found)
 
 
-def _refuse_others(run: Pass, scalar: Tensor, relus: Collection[Any]) -> None:
+def _refuse_others(
+    run: Pass, output: Tensor, relus: Collection[Any], severed: Iterable[str]
+) -> None:
     name = type(run.model).__name__
-    found = activations(scalar.grad_fn, relus)
+    nodes = beyond_linear(output.grad_fn, relus, beside=_BESIDE)
+    found = [_named(node) for node in nodes] or [*severed]
     if found:
         raise UnsupportedError(
             f"Guided methods need every activation to be an nn.ReLU module; {name} has "
@@ -83,6 +94,13 @@ def _refuse_others(run: Pass, scalar: Tensor, relus: Collection[Any]) -> None:
         )
 
 
+def _named(node: Any) -> str:
+    kind = kind_of(node)
+    if isinstance(node, torch.autograd.function.BackwardCFunction):
+        return f"custom autograd function {kind}"
+    return {"Relu": "functional ReLU", "Mul": "product of features"}.get(kind, kind)
+
+
 @METHODS.register("guided_backprop")
 @dataclass(frozen=True)
 class GuidedBackprop:
@@ -90,8 +108,10 @@ class GuidedBackprop:
 
     Signed, but mostly shows edges: it changes little with the weights of the upper layers (Adebayo
     et al., NeurIPS 2018). Costs one backward pass, shared with ``guided_grad_cam``, on the shared
-    forward pass. Refuses models with activations other than ``nn.ReLU`` modules. Springenberg et
-    al., ICLR workshops 2015; numbers as Captum's ``GuidedBackprop``.
+    forward pass. Between input and output it accepts ``nn.ReLU`` modules, what is linear, pooling
+    and normalisation, and refuses all else: other activations, a functional ReLU,
+    ``clamp(min=0)``, ``x * (x > 0)``, sigmoid gates (squeeze and excitation), attention, a softmax
+    at the end. Springenberg et al., ICLR workshops 2015; numbers as Captum's ``GuidedBackprop``.
     """
 
     explains: ClassVar[str] = INPUT
@@ -108,8 +128,8 @@ class Deconvolution:
     """Deconvolution: the score sent back, each ReLU rectifying what comes from above.
 
     Whether a unit was active on the way up is ignored, except by max pooling. Signed. Costs one
-    backward pass on the shared forward pass. Refuses models with activations other than
-    ``nn.ReLU`` modules. Zeiler, Fergus, ECCV 2014; numbers as Captum's ``Deconvolution``.
+    backward pass on the shared forward pass. Refuses what ``guided_backprop`` does. Zeiler, Fergus,
+    ECCV 2014; numbers as Captum's ``Deconvolution``.
     """
 
     explains: ClassVar[str] = INPUT
@@ -127,7 +147,7 @@ class GuidedGradCAM:
 
     ``interpolate`` brings the Grad-CAM to the input (Captum's default is ``nearest``). Signed.
     Costs one guided backward pass for all layers beside the shared forward and backward. Refuses
-    models with activations other than ``nn.ReLU`` modules. Selvaraju et al., ICCV 2017.
+    what ``guided_backprop`` does. Selvaraju et al., ICCV 2017.
     """
 
     needs_graph: ClassVar[bool] = True
