@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 __all__ = [
     "AttrscoreError",
@@ -12,11 +16,14 @@ __all__ = [
     "DataError",
     "EmptyShardError",
     "LayerError",
+    "Stopped",
     "StoreError",
     "UnsupportedError",
     "choose",
     "did_you_mean",
+    "end_if_stopped",
     "preview",
+    "stoppable",
 ]
 
 
@@ -58,6 +65,75 @@ class StoreError(AttrscoreError, OSError):
 
 class AttrscoreWarning(UserWarning):
     """Something was left out or cannot be trusted, and the work went on."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal ends the process, as Ctrl-C does: no failure of what it interrupted.
+
+    Nothing that records failures catches it. Its cause is what the signal's handler raised.
+    """
+
+    def __init__(self, number: int, why: str = "") -> None:
+        self.number = number
+        super().__init__(f"{signal.Signals(number).name}{why and ': '}{why}")
+
+
+STOPS = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+
+_stopped: list[Stopped] = []
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise Stopped inside the block where a signal, or its handler, ends the process.
+
+    Handlers raise in the middle of whatever runs: submitit's an exception that code which records
+    failures would take for one. What such a handler raised comes out of the block as it was.
+    Without effect inside another such block, and outside the main thread, which gets no signals.
+    """
+    if _before or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    for number in [getattr(signal, name) for name in STOPS if hasattr(signal, name)]:
+        before = signal.getsignal(number)
+        if callable(before) or before is signal.SIG_DFL:
+            _before[number] = before
+            signal.signal(number, _stop)
+    try:
+        yield
+        end_if_stopped()
+    except Stopped as stopped:
+        if stopped.__cause__ is None:
+            raise
+        raise stopped.__cause__ from None
+    finally:
+        _stopped.clear()
+        for number, before in _before.items():
+            signal.signal(number, before)
+        _before.clear()
+
+
+_before: dict[int, Callable[[int, FrameType | None], object] | int] = {}
+"""Signal -> its handler outside of the block that is open."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    before, stopped, cause = _before[number], Stopped(number), None
+    if callable(before):
+        try:
+            before(number, frame)
+        except BaseException as error:  # noqa: BLE001  # raised as the cause
+            stopped, cause = Stopped(number, str(error)), error
+        else:
+            return
+    _stopped.append(stopped)
+    raise stopped from cause
+
+
+def end_if_stopped() -> None:
+    """Raise Stopped again where other people's code caught it: ``except:``, ``__del__``."""
+    if _stopped:
+        raise _stopped[0]
 
 
 def preview(names: Iterable[object], /, *, most: int = 8) -> str:

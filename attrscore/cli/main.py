@@ -25,9 +25,20 @@ from attrscore.cli.commands.run import run
 from attrscore.cli.hydra_app import register_installed
 from attrscore.cli.outcomes import INTERRUPTED, OK, of_system, say
 from attrscore.core.registry import REGISTRIES
-from attrscore.errors import AttrscoreError, AttrscoreWarning, ConfigError, did_you_mean
+from attrscore.errors import (
+    AttrscoreError,
+    AttrscoreWarning,
+    ConfigError,
+    Stopped,
+    did_you_mean,
+)
 
 __all__ = ["COMMANDS", "Command", "main"]
+
+KEPT = (
+    "Parts that were written are kept, of the one being computed nothing; the same command goes on "
+    "from there."
+)
 
 
 @dataclass(frozen=True)
@@ -123,13 +134,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not of_system(error):
                 raise
             return say(error, arguments)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             from attrscore.cli.output import say_error
 
-            say_error(
-                "interrupted. What was finished is kept; the same command goes on from there."
-            )
-            return INTERRUPTED
+            say_error(f"interrupted{f' by {error}' if str(error) else ''}. {KEPT}")
+            return 128 + error.number if isinstance(error, Stopped) else INTERRUPTED
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attrscore.cli.hydra_app import register_installed, unresolved
 from attrscore.cli.outcomes import FAILED, MEANING, OK, USAGE, Ended
 from attrscore.core.registry import REGISTRIES, conf_dir, is_one_plugin
-from attrscore.errors import AttrscoreError
+from attrscore.errors import AttrscoreError, stoppable
 
 __all__ = ["LISTED", "WORKERS", "Sweep", "SweepStart", "fused", "run", "share", "workers_of"]
 
@@ -74,7 +74,8 @@ def _through_hydra(
     here: list[Ended] = []
 
     def one(cfg: DictConfig) -> None:
-        ended = job(cfg)
+        with stoppable():
+            ended = job(cfg)
         here.append(ended)  # in another process, to a copy
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             _write(ended)

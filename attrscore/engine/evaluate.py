@@ -21,11 +21,12 @@ from attrscore.core.statuses import reason_table
 from attrscore.datasets.batches import Data, Items, batches_from, how_many
 from attrscore.engine.pool import draw_pool, needs_pool
 from attrscore.engine.run import batches_of, run
-from attrscore.errors import AttrscoreWarning, DataError
+from attrscore.errors import AttrscoreWarning, DataError, stoppable
 
 __all__ = ["evaluate", "rows_of", "to_frame"]
 
 
+@stoppable()
 def evaluate(
     model: nn.Module | Mapping[str, nn.Module],
     data: Data | Dataset,

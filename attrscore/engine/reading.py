@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -61,7 +62,12 @@ class Reader:
 
     def _read_ahead(self) -> Iterator[tuple[list[Batch], Lost]]:
         try:
-            yield from self._loader
+            before = signal.getsignal(signal.SIGCHLD)
+            reading = iter(self._loader)
+            if threading.current_thread() is threading.main_thread():
+                # torch's handler would raise in the middle of a method; a read notices all the same
+                signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+            yield from reading
         except (BrokenPipeError, ConnectionError, EOFError, RuntimeError) as error:
             # torch says so of its own processes; what they raise begins with "Caught"
             if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):

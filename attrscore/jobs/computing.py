@@ -17,6 +17,7 @@ from attrscore.engine.evaluate import rows_of
 from attrscore.engine.memory import Gauge, Room
 from attrscore.engine.reading import Lost, readable
 from attrscore.engine.run import Keep, run
+from attrscore.errors import end_if_stopped
 from attrscore.jobs.assembly import Parts
 from attrscore.store.maps import MapKey
 
@@ -87,6 +88,7 @@ def compute(
             on_step=watch.on_step,
         )
     )
+    end_if_stopped()
     watch.add(results)
     part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
     return part if keep == "none" else replace(part, crops=_kept_crops(parts, rows))

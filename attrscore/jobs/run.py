@@ -22,7 +22,7 @@ from attrscore.engine.pool import those_readable
 from attrscore.engine.preflight import SAMPLE, Finding, preflight, refusals
 from attrscore.engine.reading import readable
 from attrscore.engine.run import run
-from attrscore.errors import choose
+from attrscore.errors import choose, stoppable
 from attrscore.jobs.assembly import Parts, build
 from attrscore.jobs.computing import Watch, compute
 from attrscore.jobs.contents import about, notify_of_masks
@@ -54,6 +54,7 @@ class Outcome:
     figures: tuple[Path, ...] = ()
 
 
+@stoppable()
 def run_job(
     settings: Mapping[str, Any],
     *,
