@@ -16,6 +16,7 @@ import planted
 import real
 import sanity
 import torch
+import verdict
 from common import Check, Scale
 
 PARTS = {
@@ -25,6 +26,7 @@ PARTS = {
     "geometry": geometry.run,
     "paper": paper.run,
     "real": real.run,
+    "verdict": verdict.run,  # on two processes of its own
 }
 
 
