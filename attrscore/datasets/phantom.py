@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Carrier", "Confounder", "Phantom"]
 
-Carrier = Literal["cell", "neighbours", "background", "intensity", "mixture"]
+Carrier = Literal["cell", "neighbours", "background", "intensity", "size", "mixture"]
 Confounder = Literal["background", "neighbours", "intensity"]
 
 GENERATOR = 1
@@ -57,7 +57,8 @@ class Phantom(NothingLeftOut):
     Every crop has four binary attributes, independent and balanced: the organelle texture of the
     cell, that of its neighbours, the texture of the background (puncta or patches, of equal
     mean and spread), and the brightness of the cell. ``carrier`` says which of them is the
-    label, so the same seed gives the same images under other labels. With ``mixture`` the label is
+    label, so the same seed gives the same images under other labels; ``size`` alone gives others,
+    whose cells are small or large, and nothing else tells the label. With ``mixture`` the label is
     the cell's texture and the attribute named by ``confounder`` agrees with it with probability
     ``strength``: 0.5 is independence, 1 a perfect confounder.
 
@@ -97,6 +98,10 @@ class Phantom(NothingLeftOut):
     """How many."""
     wells: int = 8
     """On each plate."""
+    plate_effect: float = 0.0
+    """Standard deviation, between plates, of the logarithm of each stain's brightness."""
+    well_effect: float = 0.0
+    """The same between the wells of a plate."""
     seed: int = 0
     """Of all that is drawn."""
 
@@ -131,6 +136,9 @@ class Phantom(NothingLeftOut):
         require(0 <= self.strength <= 1, f"strength={self.strength} must be within 0 and 1")
         require(0 <= self.offset <= 0.25, f"offset={self.offset} must be within 0 and 0.25")
         require(0 <= self.noise <= 0.5, f"noise={self.noise} must be within 0 and 0.5")
+        for name in ("plate_effect", "well_effect"):
+            effect = getattr(self, name)
+            require(0 <= effect <= 1, f"{name}={effect} must be within 0 and 1")
         for name, least in (("cells", 1), ("plates", 1), ("wells", 1), ("seed", 0)):
             value = getattr(self, name)
             require(
@@ -140,7 +148,7 @@ class Phantom(NothingLeftOut):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of label 0 (puncta, or dim) and 1 (patches, or bright), whatever the carrier.
+        """Label 0 (puncta, dim, small) and label 1 (patches, bright, large), whatever the carrier.
 
         So that a model trained under one carrier may be audited on crops of another.
         """
@@ -189,7 +197,7 @@ class Phantom(NothingLeftOut):
 
     def _attributes(self, row: int) -> dict[str, int]:
         # one stream a purpose: more neighbours, say, must not shift the texture's random numbers
-        draw = self._stream(row, 0).random(6)
+        draw = self._stream(row, 0).random(7)
         bits = {
             name: int(value < 0.5)
             for name, value in zip(
@@ -203,13 +211,18 @@ class Phantom(NothingLeftOut):
             bits[self.confounder] = bits["cell"] if agree else 1 - bits["cell"]
         fewest, most = self.neighbours
         count = fewest + int(draw[5] * (most - fewest + 1))
+        bits["size"] = int(draw[6] < 0.5)
         return {**bits, "count": max(count, 1) if self._needs_neighbours else count}
 
     def _arranged(self, row: int, attributes: Mapping[str, int]) -> _Cells:
+        low, high = self.area
+        third = (high - low) / 3
+        own = (high - third, high) if attributes["size"] else (low, low + third)
         return _arrange(
             self._stream(row, 1),
             self._stream(row, 2),
             size=self.size,
+            own=own if self.carrier == "size" else self.area,
             area=self.area,
             offset=self.offset,
             neighbours=attributes["count"],
@@ -243,12 +256,24 @@ class Phantom(NothingLeftOut):
             intensity=bits["intensity"],
         )
         image = _paint(self._stream(row, 3), cells, scene, stains=self.stains, noise=self.noise)
+        if self.plate_effect or self.well_effect:
+            image = np.clip(image * self._stained(row), 0, 1)
         return image, {
             "cell": cells.cell,
             "nucleus": cells.nucleus,
             "cytoplasm": cells.cell & ~cells.nucleus,
             "neighbours": cells.neighbours > 0,
         }
+
+    def _stained(self, row: int) -> NDArray[np.float32]:
+        """How bright each stain is on the plate and in the well of a crop: (C, 1 ...)."""
+        well = row % (self.plates * self.wells)
+        effects = ((4, well // self.wells, self.plate_effect), (5, well, self.well_effect))
+        shift = sum(
+            spread * self._stream(unit, purpose).normal(size=self.channels)
+            for purpose, unit, spread in effects
+        )
+        return np.exp(shift).astype(np.float32).reshape(-1, *[1] * len(self.size))
 
     def _stream(self, row: int, purpose: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence([self.seed, row, purpose]))
@@ -289,14 +314,18 @@ def _arrange(
     /,
     *,
     size: tuple[int, ...],
+    own: tuple[float, float],
     area: tuple[float, float],
     offset: float,
     neighbours: int,
 ) -> _Cells:
-    """One cell near the centre and ``neighbours`` others around it, each visible in the crop."""
+    """One cell near the centre and ``neighbours`` others around it, each visible in the crop.
+
+    ``own`` is the lowest and highest area of the cell, ``area`` that of the others.
+    """
     ndim = len(size)
     centre = 2 * offset * cell_draw.uniform(-1, 1, ndim)
-    radius = _radius(cell_draw.uniform(*area), ndim)
+    radius = _radius(cell_draw.uniform(*own), ndim)
     level, nuclear = _cell(cell_draw, centre, radius, size)
     cell = level < 1
     nucleus = cell & (nuclear < 1)

@@ -198,3 +198,39 @@ def test_wrong_options_are_told_in_one_sentence(options, message):
 def test_a_row_that_does_not_exist():
     with pytest.raises(DataError, match="Row 2 does not exist; rows are 0 to 1"):
         Phantom(cells=2).read([0, 2])
+
+
+@pytest.mark.parametrize("size", [(48, 48), (8, 32, 32)])
+def test_a_label_of_size_is_the_area_and_nothing_else(size):
+    phantom = Phantom(size=size, cells=200, carrier="size")
+    table, batch = phantom.table, phantom.read(range(200))
+    area = batch.regions["cell"].flatten(1).double().mean(1).numpy()
+    large = table["label"].to_numpy() == 1
+    assert 0.4 < large.mean() < 0.6
+    assert area[large].min() > area[~large].max()
+    for name in ("cell_texture", "background_texture", "cell_intensity", "neighbours"):
+        assert abs(table[f"Metadata_{name}"].corr(table["label"])) < 0.2, name
+
+
+def test_plates_and_wells_have_effects_of_their_own_where_asked():
+    plain = Phantom(cells=96, plates=4, wells=6)
+    alike, moved = plain.read(range(96)), {}
+    for name in ("plate_effect", "well_effect"):
+        moved[name] = Phantom(cells=96, plates=4, wells=6, **{name: 0.2}).read(range(96))
+        assert torch.equal(moved[name].regions["cell"], alike.regions["cell"])
+        assert float(moved[name].inputs.max()) <= 1
+    dim = alike.inputs < 0.4  # not clipped
+    units = {"plate_effect": ["Metadata_Plate"], "well_effect": ["Metadata_Plate", "Metadata_Well"]}
+    for name, columns in units.items():
+        ratio = torch.where(dim, moved[name].inputs, 0).flatten(2).sum(2)
+        ratio = (ratio / torch.where(dim, alike.inputs, 0).flatten(2).sum(2)).log()
+        groups = [plain.table[column].to_numpy() for column in columns]
+        unit = np.unique(
+            ["/".join(each) for each in zip(*groups, strict=True)], return_inverse=True
+        )
+        means = np.stack([ratio[unit[1] == one].mean(0).numpy() for one in range(len(unit[0]))])
+        within = np.abs(ratio.numpy() - means[unit[1]]).max()
+        assert within < 1e-4
+        assert 0.1 < means.std() < 0.4
+    with pytest.raises(ConfigError, match="plate_effect=2"):
+        Phantom(plate_effect=2)
