@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -25,13 +25,28 @@ __all__ = [
     "of_system",
     "say",
     "sentence",
+    "worst",
 ]
 
 OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; something raised; the command is wrong; done, but something was left out;
 stopped by the user."""
 
-MEANING = {FAILED: "failed", USAGE: "could not start", INCOMPLETE: "left something out"}
+MEANING = {
+    OK: "done",
+    FAILED: "failed",
+    USAGE: "could not start",
+    INCOMPLETE: "left something out",
+}
+
+
+def worst(codes: Iterable[int], /) -> int:
+    """The exit code of several: what failed before what could not start, then what left out.
+
+    >>> worst([0, 3, 1, 3]), worst([3, 0]), worst([])
+    (1, 3, 0)
+    """
+    return min((code for code in codes if code), default=OK)
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,13 @@ class Ended:
     code: int
     why: str = ""
     overrides: Sequence[str] = ()
+    how: str = ""
+    """In a word or two, where it is more than the code says: ``cancelled``, ``out of memory``."""
+
+    @property
+    def state(self) -> str:
+        """What became of it, in a word or two."""
+        return self.how or MEANING.get(self.code, str(self.code))
 
 
 def say(error: BaseException, arguments: Sequence[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from attrscore.jobs.planning import Plan
     from attrscore.jobs.rerunning import Comparison
     from attrscore.store import JobStatus, Report
+    from attrscore.store.asked import Asked
     from attrscore.testing import Outcome
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "plan_table",
     "plugin_table",
     "progress",
+    "say_asked",
     "say_code",
     "say_comparison",
     "say_conformance",
@@ -452,6 +455,27 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
         out.print("The command that made them computes what is missing.")
     if any(job.failed for job in jobs):
         out.print("With rerun=failed it also computes again what failed.")
+
+
+def say_asked(asked: Sequence[Asked]) -> None:
+    """How many of the jobs that sweeps asked for are in which state; those that are not done."""
+    if not asked:
+        return
+    out = stdout()
+    counts = Counter(job.state for job in asked)
+    listed = ", ".join(f"{number} {state}" for state, number in counts.most_common())
+    out.print(f"Of {len(asked)} jobs that sweeps asked for: {listed}.", soft_wrap=True)
+    left = [job for job in asked if not job.done]
+    for job in left[:MOST_JOBS]:
+        queue = f" ({job.queue})" if job.queue and job.state == "queued" else ""
+        out.print(f"  {job.state}{queue}: {shown(' '.join(job.overrides))}", soft_wrap=True)
+    if len(left) > MOST_JOBS:
+        out.print(f"and {len(left) - MOST_JOBS} more; all of them: --json")
+    if any(job.state not in ("queued", "running") for job in left):
+        out.print(
+            "The command of the sweep runs them; to forget a sweep, delete its file in sweeps/.",
+            soft_wrap=True,
+        )
 
 
 def say_provenance(provenance: Mapping[str, Any], indent: str = "") -> None:

@@ -15,13 +15,16 @@ import itertools
 import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -31,15 +34,28 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from attrscore.cli.hydra_app import register_installed, unresolved
-from attrscore.cli.outcomes import FAILED, MEANING, OK, USAGE, Ended
+from attrscore.cli.outcomes import FAILED, OK, USAGE, Ended, worst
 from attrscore.core.registry import REGISTRIES, conf_dir, is_one_plugin
-from attrscore.errors import AttrscoreError, stoppable
+from attrscore.errors import AttrscoreError, StoreError, stoppable
 
-__all__ = ["LISTED", "WORKERS", "Sweep", "SweepStart", "fused", "run", "share", "workers_of"]
+__all__ = [
+    "LISTED",
+    "SLURM_ENDED",
+    "WORKERS",
+    "Sweep",
+    "SweepStart",
+    "fused",
+    "lost",
+    "queued",
+    "run",
+    "share",
+    "slurm_states",
+    "workers_of",
+]
 
 LISTED = ("method", "scorer", "layers")
 """Settings that may hold several values, which one job then computes together."""
@@ -48,24 +64,33 @@ WORKERS = "ATTRSCORE_WORKERS"
 """Environment variable: how many processes of a sweep work on this machine at once."""
 
 
-def run(arguments: Sequence[str], job: Callable[[DictConfig], Ended], /) -> int:
+def run(
+    arguments: Sequence[str],
+    job: Callable[[DictConfig], Ended],
+    /,
+    *,
+    record: Literal["kept", "none"] = "none",
+) -> int:
     """Run ``job`` for each configuration that the arguments give, through Hydra; the exit code.
+
+    ``record="kept"``: the results folder says what a sweep asked for, and what became of its jobs
+    (:mod:`attrscore.store.asked`).
 
     Where a fused job cannot start, its combinations run one by one, so that a wrong layer costs
     its own combination alone.
     """
-    ended, sweep = _through_hydra(arguments, job, Sweep())
+    ended, sweep = _through_hydra(arguments, job, Sweep(record=record))
     wrong = [each for each in ended if each.code == USAGE]
     if wrong and sweep.fused:
         from attrscore.cli.output import stderr
 
         stderr().print(f"{len(wrong)} jobs could not start: their combinations run one by one.")
         ended = [each for each in ended if each not in wrong]
-        more, sweep = _through_hydra(arguments, job, Sweep(apart=wrong))
+        more, sweep = _through_hydra(arguments, job, Sweep(apart=wrong, record=record))
         ended += more
     if sweep.folder is not None:
         _say(ended)
-    return max((each.code for each in ended), default=OK)
+    return worst(each.code for each in ended)
 
 
 def _through_hydra(
@@ -74,11 +99,13 @@ def _through_hydra(
     here: list[Ended] = []
 
     def one(cfg: DictConfig) -> None:
-        with stoppable():
-            ended = job(cfg)
+        overrides = tuple(unresolved(HydraConfig.get().overrides.task))
+        with stoppable(), _recorded(_recording(cfg, sweep), overrides) as said:
+            ended = replace(job(cfg), overrides=overrides)
+            said.append(ended)
         here.append(ended)  # in another process, to a copy
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            _write(ended)
+            _write(HydraConfig.get().sweep.dir, HydraConfig.get().job.num, ended)
 
     register_installed(arguments)
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -96,11 +123,35 @@ def _through_hydra(
             raise
         error = raised  # a worker died, its launcher gave up: the jobs that ended are known
     finally:
+        sweep.over.close()
         sys.argv = argv
         _SWEEP.reset(running)
         _set(WORKERS, workers)
         _set("HYDRA_FULL_ERROR", full_error)
     return (here if sweep.folder is None else sweep.ended(error)), sweep
+
+
+@contextmanager
+def _recorded(results: Path | None, overrides: Sequence[str]) -> Iterator[list[Ended]]:
+    """Keep what becomes of a job, which is added to the list that the block gets."""
+    said: list[Ended] = []
+    if results is None:
+        yield said
+        return
+    from attrscore.store import asked  # here and below: --help needs no h5py
+
+    with asked.being_answered(results, overrides):
+        yield said
+        with suppress(StoreError):  # a full disk: the job has said so
+            asked.answered(results, overrides, said[0].state)
+
+
+def _recording(cfg: DictConfig, sweep: Sweep) -> Path | None:
+    """The results folder that keeps what becomes of this job, which some sweep asked for."""
+    if sweep.listed or sweep.record == "none":
+        return sweep.results if sweep.listed else None
+    results = Path(str(OmegaConf.select(cfg, "results") or ""))
+    return results if (results / "sweeps").is_dir() else None
 
 
 def _set(name: str, value: str | None) -> None:
@@ -120,6 +171,17 @@ class Sweep:
     jobs: Sequence[Sequence[str]] = ()
     """The overrides of each job."""
     fused: bool = False
+    record: Literal["kept", "none"] = "none"
+    results: Path = Path()
+    """The folder that keeps what was asked for."""
+    listed: Path | None = None
+    """Where it says so."""
+    over: ExitStack = field(default_factory=ExitStack)
+    """What is done when the jobs have ended."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, which do not end it."""
+        return {**self.__dict__, "over": ExitStack()}
 
     def start(self, config: DictConfig) -> None:
         """Rewrite the command line that Hydra's sweeper is about to read."""
@@ -149,6 +211,13 @@ class Sweep:
         workers = workers_of(config.hydra.launcher, len(self.jobs), sweeper.max_batch_size)
         if workers > 1:
             os.environ[WORKERS] = str(workers)
+        if self.record == "kept":
+            self.results = Path(str(config.results)).resolve()
+            from attrscore.store import asked
+
+            with suppress(StoreError):  # the jobs meet the same, and say it
+                self.listed = asked.ask(self.results, self.jobs)
+                self.over.enter_context(asked.heartbeat(self.listed))
 
     def ended(self, error: Exception | None) -> list[Ended]:
         """What each job came to, in order; those that did not say it were stopped by ``error``."""
@@ -158,7 +227,16 @@ class Sweep:
             path.unlink()
         why = f"{type(error).__name__}: {error}" if error else "It ended without a word."
         for number, overrides in enumerate(self.jobs):
-            found.setdefault(number, Ended(FAILED, why, overrides))
+            found.setdefault(number, Ended(FAILED, why, overrides, "failed"))
+        if self.listed:
+            from attrscore.store import asked
+
+            for each in found.values():
+                if each.how:  # it did not say so itself
+                    with suppress(StoreError):
+                        asked.answered(self.results, each.overrides, each.how)
+            if any(each.code == USAGE for each in found.values()):
+                self.listed.unlink(missing_ok=True)  # a mistake in the command leaves nothing to do
         if error and not self.jobs:
             found[len(found)] = Ended(FAILED, why)
         return [found[number] for number in sorted(found)]
@@ -227,12 +305,34 @@ def _texts(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={text}" for text in override.sweep_string_iterator()]
 
 
-def _write(ended: Ended) -> None:
+def _write(folder: str | Path, number: int, ended: Ended) -> None:
     """Keep what a job came to, where the process that started the sweep finds it."""
-    config = HydraConfig.get()
-    ended = replace(ended, overrides=tuple(unresolved(config.overrides.task)))
-    path = Path(config.sweep.dir, f"ended-{config.job.num}.json")
+    path = Path(folder, f"ended-{number}.json")
     path.write_text(json.dumps(asdict(ended)), encoding="ascii")
+
+
+def lost(number: int, how: str, why: str = "", /) -> str:
+    """Launchers say so of a job that has ended: how, where it did not say what it came to itself.
+
+    What became of it.
+    """
+    sweep = _SWEEP.get()
+    if sweep is None or sweep.folder is None:
+        return how
+    path = sweep.folder / f"ended-{number}.json"
+    if not path.exists():
+        _write(sweep.folder, number, Ended(FAILED, why, sweep.jobs[number], how))
+    return Ended(**json.loads(path.read_bytes())).state
+
+
+def queued(number: int, queue: str, /) -> None:
+    """Launchers say so of a job that a scheduler has now, by the name that it has there."""
+    sweep = _SWEEP.get()
+    if sweep is not None and sweep.listed is not None:
+        from attrscore.store import asked
+
+        with suppress(StoreError):
+            asked.answered(sweep.results, sweep.jobs[number], "queued", queue=queue)
 
 
 def _say(ended: Sequence[Ended]) -> None:
@@ -240,12 +340,12 @@ def _say(ended: Sequence[Ended]) -> None:
 
     They said so themselves, but some in processes that write to a log of their own.
     """
-    wrong = Counter(each.code for each in ended if each.code)
-    if not wrong:
+    if not any(each.code for each in ended):
         return
     from attrscore.cli.output import say_error, stderr
 
-    counts = ", ".join(f"{number} {MEANING.get(code, code)}" for code, number in wrong.items())
+    states = Counter(each.state for each in sorted(ended, key=lambda each: each.code != OK))
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
     stderr().print(f"of {len(ended)} jobs: {counts}", soft_wrap=True)
     for each in ended:
         if each.why:
@@ -259,7 +359,7 @@ def workers_of(launcher: Mapping[str, Any], jobs: int, at_once: int | None = Non
     """How many processes a launcher starts on this machine for so many jobs.
 
     joblib has ``n_jobs``; submitit starts all jobs on this machine at once. What runs elsewhere
-    (slurm, ray) gets cores and devices from its scheduler.
+    (slurm, dask) gets cores and devices from its scheduler.
     """
     target = str(launcher.get("_target_", ""))
     jobs = min(jobs, at_once or jobs)
@@ -273,15 +373,17 @@ def workers_of(launcher: Mapping[str, Any], jobs: int, at_once: int | None = Non
 def share(settings: Mapping[str, Any], number: int, /) -> dict[str, Any]:
     """The settings of job ``number`` of a sweep, with its share of the machine.
 
-    Where ``threads`` is null, torch gets the cores divided by the workers, but no more than it has.
+    Where ``threads`` is null, torch gets the cores divided by the workers, but no more than it has;
+    in a job of Slurm, the cores are those that were asked for.
     Where ``device`` is auto and there are several, they are dealt round by the number.
     """
     import torch  # here: what starts a sweep needs none
 
     workers = int(os.environ.get(WORKERS, "1"))
     settings = dict(settings)
-    if workers > 1 and settings["threads"] is None:
-        settings["threads"] = min(torch.get_num_threads(), max(1, _cores() // workers))
+    most = max(1, _cores() // workers)
+    if settings["threads"] is None and (workers > 1 or most < torch.get_num_threads()):
+        settings["threads"] = min(torch.get_num_threads(), most)
     devices = torch.cuda.device_count() if workers > 1 and settings["device"] == "auto" else 0
     if devices > 1:
         settings["device"] = f"cuda:{number % devices}"
@@ -289,6 +391,39 @@ def share(settings: Mapping[str, Any], number: int, /) -> dict[str, Any]:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Those that this process may use: of its affinity mask, and of its job of Slurm."""
+    known = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        known = len(os.sched_getaffinity(0))
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(known, int(given)) if given.isdigit() and int(given) else known
+
+
+SLURM_ENDED = {
+    "BOOT_FAIL": "lost its node",
+    "CANCELLED": "cancelled",
+    "COMPLETED": "failed",  # of one that did not say what it came to
+    "DEADLINE": "out of time",
+    "FAILED": "failed",
+    "NODE_FAIL": "lost its node",
+    "OUT_OF_MEMORY": "out of memory",
+    "PREEMPTED": "preempted",
+    "TIMEOUT": "out of time",
+}
+"""States in which Slurm runs a job no more -> what became of it."""
+
+
+def slurm_states() -> dict[str, str] | None:
+    """Each of our jobs that Slurm knows -> its state, such as RUNNING; None where it does not say.
+
+    Asks ``squeue``, which needs no accounting; jobs that ended are known for some minutes.
+    """
+    squeue = shutil.which("squeue")
+    if squeue is None:
+        return None
+    asked = [squeue, "-h", "-r", "-t", "all", "-u", str(os.geteuid()), "-o", "%i %T"]
+    try:
+        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603  # fixed arguments
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(line.split() for line in told.stdout.splitlines())

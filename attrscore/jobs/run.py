@@ -31,6 +31,7 @@ from attrscore.jobs.provenance import Clock, facts, machine, of_numbers, overrid
 from attrscore.jobs.rerunning import Which, replace_part, to_do
 from attrscore.jobs.settings import check_results
 from attrscore.report import figures as plots
+from attrscore.store.commit import heartbeat
 
 __all__ = ["Outcome", "refused_by_preflight", "run_job"]
 
@@ -148,14 +149,15 @@ class _Work:
         try:
             refused = self._refused({method for method, _, _ in wanted}) if ranges else {}
             for start, stop in ranges:
-                part = compute(
-                    self.parts,
-                    range(start, stop),
-                    wanted=wanted,
-                    refused=refused,
-                    keep=self.parts.settings["keep"],
-                    watch=self.watch,
-                )
+                with heartbeat(here.part(start, stop)):
+                    part = compute(
+                        self.parts,
+                        range(start, stop),
+                        wanted=wanted,
+                        refused=refused,
+                        keep=self.parts.settings["keep"],
+                        watch=self.watch,
+                    )
                 writer.write_part(start, stop, part)
         except BaseException as error:
             writer.fail(error, self._ran())

@@ -12,15 +12,18 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from attrscore.errors import StoreError
 
 __all__ = [
+    "beats",
     "commit",
+    "heartbeat",
     "leftovers",
     "make_folder",
     "new_file",
@@ -30,8 +33,10 @@ __all__ = [
 ]
 
 DAY = 86_400.0
+BEAT, SILENCE = 15.0, 90.0
+"""Seconds between two signs of life, and after how many without one a process is taken for gone."""
 _HOST = re.sub(r"[^\w-]", "_", socket.gethostname()) or "host"
-_LEFTOVER = re.compile(r"^\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp$")
+_LEFTOVER = re.compile(r"^\.(?P<name>.+?)(\.\d+)?\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.tmp$")
 _NUMBER = itertools.count(1)
 _BEING_WRITTEN: set[str] = set()
 """Names of temporary files of this process."""
@@ -94,6 +99,52 @@ def _aside(path: Path) -> Iterator[Path]:
     finally:
         _remove(aside)
         _BEING_WRITTEN.discard(aside.name)
+
+
+@contextmanager
+def heartbeat(path: Path, /) -> Iterator[None]:
+    """While the block runs, show that this process is making ``path``.
+
+    A temporary file beside it says so, touched every 15 seconds; without effect where it cannot be
+    written.
+    """
+    aside = path.with_name(f".{path.name}.{next(_NUMBER)}.{_HOST}.{os.getpid()}.tmp")
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            with suppress(OSError):
+                os.utime(aside)
+
+    _BEING_WRITTEN.add(aside.name)
+    with suppress(OSError):
+        aside.touch()
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        over.set()
+        beating.join()
+        _remove(aside)
+        _BEING_WRITTEN.discard(aside.name)
+
+
+def beats(folder: Path, /) -> dict[str, bool]:
+    """What is being made in a folder, by name -> whether its process lives, as far as is known."""
+    found: dict[str, bool] = {}
+    try:
+        names = [each.name for each in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for name in names:
+        if match := _LEFTOVER.match(name):
+            lives = not _is_leftover(folder / name)
+            if lives and match["host"] != _HOST:
+                with suppress(OSError):
+                    lives = time.time() - (folder / name).stat().st_mtime < SILENCE
+            found[match["name"]] = lives or found.get(match["name"], False)
+    return found
 
 
 def leftovers(folder: Path, /) -> list[Path]:

@@ -15,7 +15,7 @@ import pandas as pd
 from attrscore.core.statuses import FAILURES, failed
 from attrscore.errors import StoreError
 from attrscore.store.columns import read_attribute
-from attrscore.store.commit import leftovers
+from attrscore.store.commit import beats, leftovers
 from attrscore.store.folders import (
     FAILED,
     JOB,
@@ -47,7 +47,7 @@ class JobStatus:
     """Status -> rows written."""
     failures: tuple[Failed, ...] = ()
     stopped: str = ""
-    """How the last run ended, if it did not finish: ``interrupted``, ``error``, ..."""
+    """How the last run ended, if it did not finish: ``interrupted``, ``error``, ... ``running``."""
     reason: str = ""
     leftovers: int = 0
     """Temporary files that nobody will finish."""
@@ -138,7 +138,7 @@ def provenance_of(path: Location, /) -> dict[str, Any]:
 
 
 def _of_job(path: Path) -> JobStatus:
-    leftover = 0
+    leftover, running = 0, ""
     sizes: dict[str, int] = {}
     stopped = reason = ""
     with os.scandir(path) as entries:
@@ -147,6 +147,8 @@ def _of_job(path: Path) -> JobStatus:
                 sizes[entry.name] = entry.stat().st_size
             elif entry.name.endswith(".tmp"):
                 leftover = len(leftovers(path))
+                alive = [name for name, lives in beats(path).items() if lives]
+                running = next((name for name in alive if part_ranges([name])), "")
             elif entry.name == FAILED:
                 stopped, reason = _stopped(path)
     try:
@@ -169,10 +171,12 @@ def _of_job(path: Path) -> JobStatus:
         return JobStatus(path, path.name, stopped="damaged", reason=reason, leftovers=leftover)
     broken = {(f.method, f.layer) for f in total.failures if f.status in FAILURES}
     failed = sum(pair in broken for pair in conditions)
-    if stopped and stopped != "interrupted":
+    if stopped and stopped != "interrupted" and not running:
         failed = len(conditions)
     elif not stopped and len(done) < len(ranges):
-        stopped, reason = "unfinished", "running, or its process is gone"
+        stopped, reason = "unfinished", "its process is gone, or has not begun a part"
+    if running and len(done) < len(ranges):
+        stopped, reason = "running", f"it computes {running}"
     return JobStatus(
         path,
         path.name,

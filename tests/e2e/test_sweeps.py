@@ -110,7 +110,7 @@ def test_a_wrong_layer_costs_its_own_combination_alone(capsys):
     sweep = ["method=grad_cam,hires_cam", "layers=features.3,nowhere"]
     assert main(["-m", *SMALL, *sweep]) == 2
     err = capsys.readouterr().err
-    assert "of 4 jobs: 2 could not start" in err
+    assert "of 4 jobs: 2 done, 2 could not start" in err
     assert "No layer matches 'nowhere'" in err
     scores = attrscore.read_scores("results")
     assert set(scores["method"]) == {"grad_cam", "hires_cam"}
@@ -121,7 +121,7 @@ def test_only_what_could_not_start_runs_apart(capsys):
     sweep = ["method=grad_cam,hires_cam", "layers=features.3", "model.width=0,4,8"]
     assert main(["-m", *SMALL, *sweep]) == 2
     told = capsys.readouterr()
-    assert "of 4 jobs: 2 could not start" in told.err
+    assert "of 4 jobs: 2 done, 2 could not start" in told.err
     assert told.err.count("model.width=0") == 2
     assert len(jobs("results")) == 2
 
@@ -197,7 +197,7 @@ def test_launchers_run_every_job_and_their_failures_reach_the_user(launcher, cap
     # two that are done, two that cannot start
     assert main(["-m", APART, *SMALL, *sweep, "model.width=16,0", "results=out"]) == 2
     err = capsys.readouterr().err
-    assert "of 4 jobs: 2 could not start" in err
+    assert "of 4 jobs: 2 done, 2 could not start" in err
     assert "width" in err
     assert len(jobs("out")) == 2
 
@@ -234,6 +234,56 @@ def test_launchers_compose_with_our_configuration(launcher):
         "ray": ["+hydra.launcher.ray.remote.num_gpus=1"],
     }
     configuration([f"hydra/launcher={launcher}", *more.get(launcher, ())])
+
+
+def status(capsys, results="results"):
+    """What ``attrscore status`` says of the jobs that sweeps asked for, and its exit code."""
+    capsys.readouterr()
+    code = main(["status", results, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    return code, {" ".join(job["overrides"]): job["state"] for job in said["asked"]}
+
+
+STOPPING = (
+    "import pathlib, signal\n"
+    "def model():\n"
+    "    if pathlib.Path('stop').exists():\n"
+    "        signal.raise_signal(signal.SIGTERM)\n"
+    "    from attrscore.models.tiny import TinyCNN\n"
+    "    from attrscore.core.contracts import InputSpec\n"
+    "    return TinyCNN()(InputSpec(3, (32, 32), 2))\n"
+)
+
+
+def test_status_names_the_jobs_that_never_started(capsys, tmp_path):
+    (tmp_path / "halting.py").write_text(STOPPING)
+    halt = tmp_path / "stop"
+    halt.touch()
+    sweep = ["model=factory", "model.target=halting.model", "trust=[halting]", "dataset.seed=0,1,2"]
+    command = ["-m", *SMALL, *sweep]
+    assert main(command) == 128 + 15
+    err = capsys.readouterr().err
+    assert "interrupted by SIGTERM" in err
+    assert "of the one being computed nothing" in err
+    code, states = status(capsys)
+    assert code == 3
+    assert sorted(states.values()) == ["absent", "absent", "stopped"]
+    assert main(["status"]) == 3
+    assert "Of 3 jobs that sweeps asked for: 2 absent, 1 stopped." in capsys.readouterr().out
+
+    halt.unlink()
+    # one of them by itself: the folder knows that it was asked for
+    assert main([*SMALL, *sweep[:3], "dataset.seed=1"]) == 0
+    code, states = status(capsys)
+    assert (code, sorted(states.values())) == (3, ["absent", "done", "stopped"])
+    assert main(command) == 0
+    code, states = status(capsys)
+    assert (code, set(states.values())) == (0, {"done"})
+
+
+def test_a_mistake_in_the_command_leaves_nothing_to_do(capsys):
+    assert main(["-m", *SMALL, "model.width=0,4"]) == 2
+    assert status(capsys) == (0, {})
 
 
 def planned(out: str) -> list[dict[str, object]]:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrscore.cli.hydra_app import changes_among, code_in_kept, kept_settings
-from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK
+from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, worst
+from attrscore.cli.sweeps import SLURM_ENDED, slurm_states
 from attrscore.errors import AttrscoreError, ConfigError, StoreError
 from attrscore.store import JobFolder
-from attrscore.store.folders import Found
+from attrscore.store.asked import SWEEPS, asked_of
+from attrscore.store.folders import JOBS, Found
 
 if TYPE_CHECKING:
     from attrscore.jobs.rerunning import Comparison
@@ -83,10 +85,14 @@ def collect(arguments: Sequence[str]) -> int:
 
 
 def status(arguments: Sequence[str]) -> int:
-    """Show what is done, failed and missing in a results folder, or how one file was made."""
+    """Show what is done, failed, running and missing in a results folder; or how one file was made.
+
+    The jobs that sweeps asked for are listed too where they are not done: absent, queued, running,
+    or how they ended.
+    """
     parser = argparse.ArgumentParser(
         prog="attrscore status",
-        description=status.__doc__,
+        description=(status.__doc__ or "").partition("\n")[0],
         epilog="example: attrscore status results/",
     )
     parser.add_argument("path", type=Path, **RESULTS, help=OR_FILE)
@@ -102,12 +108,20 @@ def status(arguments: Sequence[str]) -> int:
         else:
             output.say_provenance(provenance)
         return OK
-    jobs = states.status_of(options.path)
+    states_there = slurm_states() if (options.path / SWEEPS).is_dir() else None
+    queue = states_there and {job for job, at in states_there.items() if at not in SLURM_ENDED}
+    sweeps = asked_of(options.path, queue=queue)
+    begun = not sweeps or (options.path / JOBS).is_dir()
+    jobs = states.status_of(options.path) if begun else []
+    asked = list({job.overrides: job for jobs in sweeps.values() for job in jobs}.values())
     if options.json:
-        sys.stdout.write(json.dumps([job.as_dict() for job in jobs], indent=1) + "\n")
+        told = {"jobs": [job.as_dict() for job in jobs], "asked": [asdict(job) for job in asked]}
+        sys.stdout.write(json.dumps(told, indent=1) + "\n")
     else:
         output.say_status(jobs)
-    return OK if all(job.done == job.conditions and not job.stopped for job in jobs) else INCOMPLETE
+        output.say_asked(asked)
+    done = all(job.done == job.conditions and not job.stopped for job in jobs)
+    return OK if done and all(job.done for job in asked) else INCOMPLETE
 
 
 def verify(arguments: Sequence[str]) -> int:
@@ -192,7 +206,9 @@ def reproduce(arguments: Sequence[str]) -> int:
         verdicts.append(comparison.verdict)
     if options.json:
         sys.stdout.write(json.dumps(listed, indent=1, default=str) + "\n")
-    return max({"identical": OK, "differs": INCOMPLETE, "impossible": FAILED}[v] for v in verdicts)
+    return worst(
+        {"identical": OK, "differs": INCOMPLETE, "impossible": FAILED}[v] for v in verdicts
+    )
 
 
 def _reproduced(found: Found, changes: Sequence[str]) -> Comparison:

@@ -30,7 +30,7 @@ __all__ = ["plan", "run", "train"]
 
 def run(arguments: Sequence[str]) -> int:
     """Run one job, or with ``-m`` a sweep; the exit code."""
-    return sweeps.run(arguments, _job)
+    return sweeps.run(arguments, _job, record="kept")
 
 
 def _job(cfg: DictConfig) -> Ended:
@@ -42,8 +42,7 @@ def _job(cfg: DictConfig) -> Ended:
         from attrscore.cli import output
         from attrscore.jobs.run import run_job  # loads torch
 
-        if sweep:
-            settings = sweeps.share(settings, HydraConfig.get().job.num)
+        settings = sweeps.share(settings, HydraConfig.get().job.num if sweep else 0)
         with output.progress("cells") as advance:
             outcome = run_job(
                 settings,

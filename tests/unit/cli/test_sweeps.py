@@ -12,8 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attrscore.cli import sweeps
-from attrscore.cli.outcomes import FAILED, Ended
-from attrscore.cli.sweeps import WORKERS, Sweep, fused, share, workers_of
+from attrscore.cli.outcomes import FAILED, Ended, worst
+from attrscore.cli.sweeps import WORKERS, Sweep, fused, share, slurm_states, workers_of
 from attrscore.core.registry import conf_dir
 
 
@@ -64,6 +64,34 @@ def test_jobs_that_did_not_say_what_they_came_to_are_lost(tmp_path):
     assert second == Ended(0, "", ["seed=1"])
     assert third.code == FAILED
     assert not list(tmp_path.iterdir())
+
+
+def test_what_failed_decides_before_what_was_left_out():
+    assert [worst(codes) for codes in ([0, 3, 1, 3], [2, 3], [2, 1], [3, 0], [0], [])] == [
+        *(1, 2, 1, 3, 0, 0)
+    ]
+
+
+def test_a_job_of_slurm_has_the_cores_that_it_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert share(SETTINGS, 0) == SETTINGS  # torch's own choice
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "3")
+    assert share(SETTINGS, 0)["threads"] == 3
+    assert share({**SETTINGS, "threads": 7}, 0)["threads"] == 7
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert share(SETTINGS, 0)["threads"] == 2
+
+
+def test_what_slurm_says_of_jobs(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert slurm_states() is None
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\necho '7_0 RUNNING'\necho '7_1 CANCELLED'\n")
+    squeue.chmod(0o755)
+    assert slurm_states() == {"7_0": "RUNNING", "7_1": "CANCELLED"}
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert slurm_states() is None, "its controller does not answer"
 
 
 SETTINGS = {"threads": None, "device": "auto"}

@@ -60,7 +60,8 @@ def test_the_verbs_tell(tmp_path, capsys, monkeypatch):
     assert main(["verify", "results"]) == 0
     assert "no problems" in capsys.readouterr().out
     assert main(["status", "results", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["rows"] == {"ok": 5}
+    told = json.loads(capsys.readouterr().out)
+    assert (told["jobs"][0]["rows"], told["asked"]) == ({"ok": 5}, [])
     part = writer.folder / "000000000-000000002.h5"
     assert main(["status", str(part)]) == 0
     assert "identity:" in capsys.readouterr().out
