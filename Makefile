@@ -1,4 +1,4 @@
-# For users: make demo. For developers: make check (fast), make test (everything). All make the environment first.
+# For users: make demo. For developers: make check (fast), make test (everything), make docs. All make the environment first.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -6,7 +6,7 @@ BASE   := $(VENV)/base-ready
 DEV    := $(VENV)/dev-ready
 PIP    := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo conf lint check test system clean
+.PHONY: demo conf lint check test docs system clean
 
 $(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else "attrscore needs Python 3.11 to 3.13; this is %d.%d. Say which: make PYTHON=python3.12 demo" % v[:2])'
@@ -16,7 +16,8 @@ $(BASE): pyproject.toml constraints.txt
 	touch $@
 
 $(DEV): $(BASE)
-	$(PIP) --editable '.[dev]'
+	$(PIP) pip  # one that knows dependency groups
+	$(PIP) --editable . --group dev
 	$(PIP) --no-deps grad-cam hydra-ray-launcher
 	touch $@
 
@@ -42,6 +43,11 @@ check: lint
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
+# The site: build/docs/index.html. Notebooks are shown as they are; EXECUTE=cache runs them first.
+EXECUTE ?= off
+docs: $(DEV)
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -c docs -d build/doctrees -D nb_execution_mode=$(EXECUTE) . build/docs
 
 # What some tests need from the system: Chromium for the report's page, a virtual screen for napari. Without it,
 # those tests are skipped and say so.
