@@ -88,6 +88,8 @@ def sentence(error: BaseException, arguments: Sequence[str]) -> str:
     text = str(error).strip()
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, given = str(error.missing_cfg_file).rpartition("/")
+        if (group, given) == ("hydra/launcher", "slurm"):
+            return "hydra/launcher=slurm needs an extra: pip install 'attrscore[submitit]'."
         return f"No {group} is called {given!r}. {did_you_mean(given, error.options)}"
     lost = re.search(r"Could not load '(\w+)/([^']+)'", text)
     if lost and (conf_dir() / lost[1]).is_dir():

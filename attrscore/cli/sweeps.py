@@ -37,8 +37,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from attrscore.cli.hydra_app import register_installed, unresolved
-from attrscore.cli.outcomes import FAILED, OK, USAGE, Ended, worst
+from attrscore.cli.hydra_app import checked_settings, register_installed, unresolved
+from attrscore.cli.outcomes import FAILED, MEANING, OK, USAGE, Ended, worst
 from attrscore.core.registry import REGISTRIES, conf_dir, is_one_plugin
 from attrscore.errors import AttrscoreError, StoreError, stoppable
 
@@ -48,6 +48,7 @@ __all__ = [
     "WORKERS",
     "Sweep",
     "SweepStart",
+    "finished",
     "fused",
     "lost",
     "queued",
@@ -98,7 +99,7 @@ def _through_hydra(
 ) -> tuple[list[Ended], Sweep]:
     here: list[Ended] = []
 
-    def one(cfg: DictConfig) -> None:
+    def one(cfg: DictConfig) -> Ended:
         overrides = tuple(unresolved(HydraConfig.get().overrides.task))
         with stoppable(), _recorded(_recording(cfg, sweep), overrides) as said:
             ended = replace(job(cfg), overrides=overrides)
@@ -106,6 +107,7 @@ def _through_hydra(
         here.append(ended)  # in another process, to a copy
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             _write(HydraConfig.get().sweep.dir, HydraConfig.get().job.num, ended)
+        return ended
 
     register_installed(arguments)
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -311,18 +313,48 @@ def _write(folder: str | Path, number: int, ended: Ended) -> None:
     path.write_text(json.dumps(asdict(ended)), encoding="ascii")
 
 
-def lost(number: int, how: str, why: str = "", /) -> str:
-    """Launchers say so of a job that has ended: how, where it did not say what it came to itself.
+def lost(number: int, how: str | Ended, why: str = "", /) -> str:
+    """Launchers say so of a job that has ended: what it came to, or how it ended without a word.
 
     What became of it.
     """
     sweep = _SWEEP.get()
     if sweep is None or sweep.folder is None:
-        return how
+        return str(how)
     path = sweep.folder / f"ended-{number}.json"
-    if not path.exists():
+    if isinstance(how, Ended):
+        _write(sweep.folder, number, how)
+    elif not path.exists():
         _write(sweep.folder, number, Ended(FAILED, why, sweep.jobs[number], how))
     return Ended(**json.loads(path.read_bytes())).state
+
+
+def finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[str], /) -> bool:
+    """Launchers ask so whether a job need not be submitted, as the results hold all of it.
+
+    Asked of those that ended well before: its parts are built here, from the data as they are now.
+    """
+    sweep = _SWEEP.get()
+    if sweep is None or sweep.folder is None or sweep.listed is None:
+        return False
+    from attrscore.store import asked
+
+    known = asked.known_answer(sweep.results, sweep.jobs[number])
+    if not known.done:
+        return False
+    own = loader.load_sweep_config(config, list(overrides))
+    with read_write(own), open_dict(own):
+        del own["hydra"]
+    try:
+        from attrscore.jobs.run import is_finished
+
+        if not is_finished(checked_settings(own)):
+            return False
+    except (AttrscoreError, OmegaConfBaseException):
+        return False
+    code = next(code for code, state in MEANING.items() if state == known.state)
+    _write(sweep.folder, number, Ended(code, "", sweep.jobs[number]))
+    return True
 
 
 def queued(number: int, queue: str, /) -> None:
@@ -358,8 +390,8 @@ def _say(ended: Sequence[Ended]) -> None:
 def workers_of(launcher: Mapping[str, Any], jobs: int, at_once: int | None = None, /) -> int:
     """How many processes a launcher starts on this machine for so many jobs.
 
-    joblib has ``n_jobs``; submitit starts all jobs on this machine at once. What runs elsewhere
-    (slurm, dask) gets cores and devices from its scheduler.
+    joblib has ``n_jobs``, dask ``n_workers``; submitit starts all jobs on this machine at once.
+    What runs elsewhere gets cores and devices from its scheduler.
     """
     target = str(launcher.get("_target_", ""))
     jobs = min(jobs, at_once or jobs)
@@ -367,6 +399,8 @@ def workers_of(launcher: Mapping[str, Any], jobs: int, at_once: int | None = Non
         from joblib import effective_n_jobs
 
         return min(jobs, int(effective_n_jobs(launcher["n_jobs"])))
+    if target.endswith("DaskLauncher") and launcher["scheduler"] is None:
+        return min(jobs, int(launcher["n_workers"]))
     return jobs if target.endswith("LocalLauncher") else 1
 
 

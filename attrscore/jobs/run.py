@@ -33,7 +33,7 @@ from attrscore.jobs.settings import check_results
 from attrscore.report import figures as plots
 from attrscore.store.commit import heartbeat
 
-__all__ = ["Outcome", "refused_by_preflight", "run_job"]
+__all__ = ["Outcome", "is_finished", "refused_by_preflight", "run_job"]
 
 RERUN = ("missing", "failed", "all")
 
@@ -96,6 +96,16 @@ def run_job(
         parts.reader.close()
     scores = store.read_scores(*store.folders_of(work.jobs, parts.job))
     return Outcome(work.results, work.computed, scores, parts.dataset, parts.job, figures)
+
+
+def is_finished(settings: Mapping[str, Any], /) -> bool:
+    """Whether the results folder holds all of a job already; costs building it.
+
+    :raises AttrscoreError: as the job would, before it starts.
+    """
+    parts = build(settings)
+    jobs = store.jobs_like(Path(settings["results"]), parts.job)
+    return settings["rerun"] == "missing" and not store.missing_conditions(jobs, parts.job)
 
 
 @dataclass

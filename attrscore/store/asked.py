@@ -17,7 +17,16 @@ from attrscore.store.commit import beats, commit, heartbeat, make_folder, remove
 from attrscore.store.folders import Location, paths_in
 from attrscore.store.identity import SCHEMA, identify
 
-__all__ = ["SWEEPS", "Asked", "answered", "ask", "asked_of", "being_answered", "heartbeat"]
+__all__ = [
+    "SWEEPS",
+    "Asked",
+    "answered",
+    "ask",
+    "asked_of",
+    "being_answered",
+    "heartbeat",
+    "known_answer",
+]
 
 SWEEPS = "sweeps"
 DONE = ("done", "left something out")
@@ -79,7 +88,7 @@ def answered(
     commit(_path(results, overrides), json.dumps({"schema": SCHEMA, **content}).encode())
 
 
-def _known(results: Location, overrides: Sequence[str], /) -> Asked:
+def known_answer(results: Location, overrides: Sequence[str], /) -> Asked:
     """What became of one job, as its file says; whoever runs it may be gone."""
     try:
         known = json.loads(_path(results, overrides).read_bytes())
@@ -104,7 +113,7 @@ def asked_of(
         except (OSError, ValueError, KeyError, TypeError):
             continue
         for overrides in jobs:
-            job = _known(results, overrides)
+            job = known_answer(results, overrides)
             state = job.state
             alive = running.get(_path(results, overrides).name)
             if alive is not None:

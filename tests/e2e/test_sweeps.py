@@ -223,15 +223,22 @@ def test_a_worker_that_dies_is_told_and_the_same_command_goes_on(capsys, tmp_pat
     assert len(attrscore.read_scores("results")) == 24
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+@pytest.mark.parametrize(
+    "launcher", ["joblib", "submitit_local", "submitit_slurm", "slurm", "dask"]
+)
 def test_launchers_compose_with_our_configuration(launcher):
     from attrscore.cli.hydra_app import configuration
 
-    package = f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher"
+    package = "distributed"
+    if launcher != "dask":
+        package = f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher"
+    if launcher == "slurm":
+        package = "hydra_plugins.hydra_submitit_launcher"
     pytest.importorskip(package, reason="an extra that is not installed here; make test has it")
     more = {  # as the README says
         "submitit_slurm": ["hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1"],
-        "ray": ["+hydra.launcher.ray.remote.num_gpus=1"],
+        "slurm": ["hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1"],
+        "dask": ["hydra.launcher.scheduler='tcp://host:8786'"],
     }
     configuration([f"hydra/launcher={launcher}", *more.get(launcher, ())])
 

@@ -1,0 +1,125 @@
+"""``hydra/launcher=dask``: the jobs of a sweep on Dask, here or where a scheduler's workers are.
+
+dask-jobqueue starts such workers on Slurm, PBS, LSF or SGE. A job whose worker dies runs again on
+another, three times at most.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from attrscore.cli import sweeps
+from attrscore.errors import ConfigError
+
+__all__ = ["DaskLauncher"]
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Hydra's state belongs to a process, whatever number of threads its worker has."""
+
+
+ConfigStore.instance().store(
+    group="hydra/launcher",
+    name="dask",
+    node={
+        "_target_": "hydra_plugins.attrscore_dask.DaskLauncher",
+        # address (tcp://host:8786) or file (scheduler.json) of a scheduler; null: workers here
+        "scheduler": None,
+        # processes on this machine, where no scheduler is given
+        "n_workers": 2,
+    },
+)
+
+
+class DaskLauncher(Launcher):
+    """Gives every job to Dask, and waits for each by itself."""
+
+    def __init__(self, scheduler: str | None, n_workers: int) -> None:
+        self.scheduler, self.n_workers = scheduler, n_workers
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """As Hydra calls it."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """What became of each job is known to the sweep; here they only end."""
+        try:
+            import dask
+            from distributed import Client, as_completed
+        except ImportError as error:
+            needs = "hydra/launcher=dask needs distributed: pip install 'attrscore[dask]'"
+            raise ConfigError(needs) from error
+        from attrscore.cli.output import stderr
+
+        if self.scheduler is None:
+            where: dict[str, Any] = {
+                "n_workers": self.n_workers,
+                "threads_per_worker": 1,
+                "dashboard_address": None,
+            }
+        else:
+            by = "scheduler_file" if self.scheduler.endswith(".json") else "address"
+            where = {by: self.scheduler}
+        work = (self.hydra_context, self.task_function, self.config, Singleton.get_state())
+        # else every worker gets one thread, whatever share of the cores is its own
+        with (
+            dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
+            Client(**where) as client,
+        ):
+            futures = {
+                client.submit(
+                    _job, number, list(overrides), str(Path.cwd()), *work, pure=False
+                ): number
+                for number, overrides in enumerate(job_overrides, initial_job_idx)
+                if not sweeps.finished(
+                    number, self.hydra_context.config_loader, self.config, overrides
+                )
+            }
+            for future in as_completed(list(futures)):
+                number, why = futures[future], future.exception()
+                if why is None:
+                    how = sweeps.lost(number, future.result())
+                else:
+                    how = sweeps.lost(number, "killed", f"{type(why).__name__}: {why}")
+                stderr().print(f"job {number}: {how}", soft_wrap=True)
+        return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
+
+
+def _job(
+    number: int,
+    overrides: list[str],
+    folder: str,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    config: DictConfig,
+    state: dict[Any, Any],
+) -> Any:
+    """Runs on a worker, in the folder of the command."""
+    with _ONE_AT_A_TIME:
+        os.chdir(folder)
+        setup_globals()
+        Singleton.set_state(state)
+        own = hydra_context.config_loader.load_sweep_config(config, overrides)
+        with open_dict(own):
+            own.hydra.job.id, own.hydra.job.num = f"{own.hydra.job.name}_{number}", number
+        return run_job(
+            hydra_context=hydra_context,
+            config=own,
+            task_function=task_function,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        ).return_value
