@@ -220,6 +220,8 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
         for names, values in rows:
             table.add_row(*names, *values[:count])
         notes = []
+        if "seed" in scores and (seeds := scores["seed"].nunique()) > 1:
+            notes.append(f"over {seeds} seeds")
         if lower := [c for c in columns[:count] if reading_of(scores, c).better == "lower"]:
             notes.append(f"lower is better: {', '.join(lower)}")
         if count < len(columns):

@@ -346,7 +346,8 @@ class Scorer(Protocol):
     A mapping gives several columns, ``<scorer>.<key>``; the key ``score`` becomes ``<scorer>``, and
     :class:`attrscore.core.contracts.Reasoned` says why a value is NaN. One that takes other cells
     (``run.need_pool()``), as a method may too, says so with an attribute ``needs_pool = True``;
-    what does not depend on the map is computed by ``run.once``.
+    what does not depend on the map is computed by ``run.once``, and one that looks at no map at all
+    says ``of_maps = False``: draws of random weights, which are a null of maps, do without it.
     """
 
     def __call__(self, heat: Heat, run: Pass, /) -> Tensor | Mapping[str, Tensor]:

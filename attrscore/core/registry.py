@@ -447,6 +447,8 @@ class ModelOptions:
     """Weights drawn anew from the run's seed (Adebayo et al. 2018)."""
     randomize_to: str | int | None = None
     """Of cascade: a layer, or how many from the output."""
+    draws: int = 19
+    """Of random weights: as many jobs, from this seed on, with their scores alone."""
     prefix: Mapping[str, str | None] | None = None
     """Beginnings of names in the weights -> what stands for them: {net.: '', criterion.: null};
     null drops."""

@@ -8,6 +8,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from attrscore.core.contracts import Batch, Dataset
 from attrscore.engine.attribution import frames_of, sentence
+from attrscore.engine.preflight import SAMPLE
 from attrscore.errors import ConfigError, DataError
 
 __all__ = ["Lost", "Reader", "readable"]
@@ -36,7 +38,8 @@ class Reader:
     """Reads as :func:`readable` does, in processes that go ahead of what is asked for.
 
     The batches, their order and what is lost are the same for any number of processes; with 0
-    nothing is read ahead. The processes start at the first batch and end with ``close``.
+    nothing is read ahead. The processes start at the first batch and end with ``close``. As many
+    bytes of crops as there is ``room`` for are kept, and not read again.
 
     :raises ConfigError: not a number of processes, or a dataset that cannot be sent to one.
     """
@@ -47,9 +50,31 @@ class Reader:
         self.dataset, self.processes = dataset, processes
         self._plan: list[Sequence[int]] = []
         self._loader: Any = None
+        self.room = 0
+        self._kept: dict[tuple[tuple[int, ...], int], tuple[list[Batch], Lost]] = {}
+
+    @cached_property
+    def sample(self) -> Batch:
+        """The first cells that can be read, for a preflight."""
+        return next(readable(self.dataset, range(len(self.dataset.table)), SAMPLE, {}))
 
     def batches(self, rows: Sequence[int], size: int, lost: Lost, /) -> Iterator[Batch]:
         """Batches of these rows, in order; ``lost`` gains what cannot be read."""
+        key = (tuple(rows), size)
+        if key in self._kept:
+            batches, missing = self._kept[key]
+            lost.update(missing)
+            yield from batches
+            return
+        kept: list[Batch] = []
+        for batch in self._read(rows, size, lost):
+            self.room -= sum(each.nbytes for each in (batch.inputs, *batch.regions.values()))
+            kept += [batch] if self.room > 0 else []
+            yield batch
+        if self.room > 0:
+            self._kept[key] = kept, {row: lost[row] for row in rows if row in lost}
+
+    def _read(self, rows: Sequence[int], size: int, lost: Lost) -> Iterator[Batch]:
         if not self.processes:
             yield from readable(self.dataset, rows, size, lost)
             return

@@ -46,14 +46,24 @@ from attrscore.models.weights import check_classes, fingerprint, load_weights
 from attrscore.targets import GroupMean
 from attrscore.targets.embeddings import resolved
 
-__all__ = ["Parts", "build", "build_plugin", "dataset_of", "network", "plugin_of", "plugins_of"]
+__all__ = [
+    "Parts",
+    "build",
+    "build_plugin",
+    "dataset_of",
+    "draws_of",
+    "network",
+    "plugin_of",
+    "plugins_of",
+]
 
 PART_ROWS = 1024
 PART_BYTES = 64 * 2**20
 """Parts of the results hold at most this much, maps included."""
 
-_NOT_NUMBERS = ("weights", "seed", "prefix", "output")
-"""Options of a model that its fingerprint stands for, or the job's own ``output``."""
+_NOT_NUMBERS = ("weights", "seed", "prefix", "output", "draws")
+"""Options of a model that its fingerprint stands for, or the job's own ``output``; and how many
+jobs there are."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,11 @@ class Parts:
     """Everything a job consists of, built and checked before anything is written."""
 
     model: nn.Module
+    trained: str
+    """Fingerprint of the weights that random ones replace; empty where none are."""
     dataset: Dataset
+    reader: Reader
+    """Reads the dataset, ahead where ``readers`` says so."""
     target: Target
     heat: HeatOptions
     methods: Mapping[str, Method]
@@ -83,11 +97,6 @@ class Parts:
                 {**self.settings, "dataset": {**self.settings["dataset"], "shard": None}}
             )
         return draw_pool(whole, self.settings["pool"], seed=self.settings["seed"])
-
-    @cached_property
-    def reader(self) -> Reader:
-        """Reads the dataset, ahead where ``readers`` says so."""
-        return Reader(self.dataset, self.settings["readers"])
 
     @cached_property
     def options(self) -> RunOptions:
@@ -196,17 +205,23 @@ def _input_rule(own: Mapping[str, Any], dataset: Dataset) -> InputRule | None:
     )
 
 
-def _fingerprint(model: nn.Module, settings: Mapping[str, Any], dataset: Dataset) -> str:
-    """Also of the weights that randomised ones replace.
+def _trained(settings: Mapping[str, Any], dataset: Dataset) -> str:
+    """Fingerprint of the weights that random ones replace, if they do."""
+    if settings["model"].get("randomize", "none") == "none":
+        return ""
+    plain = {**settings["model"], "randomize": "none", "randomize_to": None}
+    return fingerprint(network({**settings, "model": plain}, dataset))
+
+
+def _fingerprint(model: nn.Module, trained: str) -> str:
+    """Also of the weights that random ones replace.
 
     The draws of two trained models can be equal, and each needs rows of its own as its null.
     """
     own = fingerprint(model)
-    if settings["model"].get("randomize", "none") == "none":
+    if not trained:
         return own
-    plain = {**settings["model"], "randomize": "none", "randomize_to": None}
-    trained = network({**settings, "model": plain}, dataset)
-    return hashlib.blake2b((own + fingerprint(trained)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b((own + trained).encode(), digest_size=16).hexdigest()
 
 
 def _device(wanted: str) -> torch.device:
@@ -220,8 +235,42 @@ def _device(wanted: str) -> torch.device:
         ) from error
 
 
-def build(settings: Mapping[str, Any]) -> Parts:
+def draws_of(settings: Mapping[str, Any], /) -> list[Mapping[str, Any]]:
+    """The settings of each job that these stand for: one, or one a draw of random weights.
+
+    A draw is the job that ``model.draws=1`` gives with a ``seed`` of its own, without figures, kept
+    maps, and scorers that look at no map, where others do.
+
+    :raises ConfigError: no number of draws.
+    """
+    model = settings["model"]
+    draws = model.get("draws", MODEL_OPTIONS["draws"])
+    if type(draws) is not int or draws < 1:
+        raise ConfigError(f"model.draws={draws} must be a whole number from 1; 19 is usual.")
+    if draws == 1 or model.get("randomize", "none") == "none":
+        return [settings]
+    built = plugins_of(SCORERS, settings)
+    kept = {key: settings["scorer"][key] for key, (each, _) in built.items() if _of_maps(each)}
+    one = {
+        **settings,
+        "model": {**model, "draws": 1},
+        "scorer": kept or settings["scorer"],
+        "keep": "none",
+        "figures": "none",
+    }
+    return [{**one, "seed": settings["seed"] + number} for number in range(draws)]
+
+
+def _of_maps(scorer: Any) -> bool:
+    """Whether a scorer looks at maps, as all do that do not say ``of_maps = False``."""
+    behind = getattr(scorer, "function", scorer)
+    return bool(getattr(scorer, "of_maps", getattr(behind, "of_maps", True)))
+
+
+def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
     """Every part of the job, checked against each other.
+
+    ``like`` is a job that differs by its ``seed`` alone; what does not depend on it is shared.
 
     :raises AttrscoreError: the first thing that does not fit, in one sentence.
     """
@@ -230,8 +279,8 @@ def build(settings: Mapping[str, Any]) -> Parts:
     scorers = plugins_of(SCORERS, settings)
     target = plugin_of(TARGETS, settings)
     heat = HeatOptions(**settings["heat"])
-    dataset = dataset_of(settings)
-    Reader(dataset, settings["readers"])  # a wrong number is an error before anything is written
+    dataset = dataset_of(settings) if like is None else like.dataset
+    reader = Reader(dataset, settings["readers"]) if like is None else like.reader
     unlabelled = int((dataset.table["label"] < 0).sum())
     if settings["target"]["name"] == "label" and unlabelled:
         raise DataError(
@@ -246,6 +295,7 @@ def build(settings: Mapping[str, Any]) -> Parts:
             "own; give the file that holds the vector, or leave dataset.shard out."
         )
     model = network(settings, dataset)
+    trained = _trained(settings, dataset) if like is None else like.trained
     first = one_readable(dataset).to(device_of(model))
     plain = {key: plugin for key, (plugin, _) in methods.items()}
     target = resolved(
@@ -273,13 +323,15 @@ def build(settings: Mapping[str, Any]) -> Parts:
     base = {
         "model": {
             **_identity(MODELS, settings, leave_out=_NOT_NUMBERS),
-            "fingerprint": _fingerprint(model, settings, dataset),
+            "fingerprint": _fingerprint(model, trained),
         },
         "dataset": {
             "name": settings["dataset"]["name"],
             "fingerprint": dataset.fingerprint(),
             **_shard(settings["dataset"]),
-        },
+        }
+        if like is None
+        else like.job.base["dataset"],
         "target": {
             **_identity(TARGETS, settings),
             # Vectors by their numbers, not by the path of their file; groups by their cells.
@@ -298,7 +350,9 @@ def build(settings: Mapping[str, Any]) -> Parts:
     }
     parts = Parts(
         model=model,
+        trained=trained,
         dataset=dataset,
+        reader=reader,
         target=target,
         heat=heat,
         methods=plain,

@@ -18,7 +18,7 @@ from attrscore.core.model import unwrap
 from attrscore.engine.evaluate import rows_of
 from attrscore.engine.run import batches_of, run
 from attrscore.errors import StoreError
-from attrscore.jobs.assembly import Parts, build
+from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import joined_maps
 from attrscore.store.folders import JobFolder
 from attrscore.store.part import encode
@@ -49,23 +49,32 @@ class Plan:
 
 
 def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
-    """What a job would do. ``planned`` gets its conditions, and those in it count as done.
+    """What a job would do, with all its draws of random weights.
 
-    Costs building the job and two batches of what is missing.
+    ``planned`` gets its conditions, and those in it count as done. Costs building the job, once a
+    draw, and two batches of what is missing.
 
     :raises AttrscoreError: as the job would, before it starts.
     """
-    parts = build(settings)
-    job = parts.job
+    draws = draws_of(settings)
+    parts = build(draws[0])
     results = Path(settings["results"])
-    names = {c: store.identify([job.identity["base"], c.identity]) for c in job.conditions}
-    absent = store.missing_conditions(store.jobs_like(results, job), job)
-    left = tuple(condition for condition in absent if names[condition] not in planned)
-    planned |= {names[condition] for condition in left}
-    cells = _cells_left(results, replace(job, conditions=absent)) if left else 0
-    forwards = backwards = seconds = megabytes = 0.0
-    if cells:
-        forwards, backwards, seconds, megabytes = _probe(parts, left)
+    conditions = done = cells = 0
+    probed: tuple[float, float, float, float] | None = None
+    for number, one in enumerate(draws):
+        parts = build(one, like=parts) if number else parts
+        job = parts.job
+        names = {c: store.identify([job.identity["base"], c.identity]) for c in job.conditions}
+        absent = store.missing_conditions(store.jobs_like(results, job), job)
+        left = tuple(condition for condition in absent if names[condition] not in planned)
+        planned |= {names[condition] for condition in left}
+        conditions += len(job.conditions)
+        done += len(job.conditions) - len(left)
+        here = _cells_left(results, replace(job, conditions=absent)) if left else 0
+        if here and probed is None:
+            probed = _probe(parts, left)
+        cells += here
+    forwards, backwards, seconds, megabytes = probed or (0.0, 0.0, 0.0, 0.0)
     return Plan(
         model=parts.labels["model"],
         dataset=parts.labels["dataset"],
@@ -73,8 +82,8 @@ def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
         methods=_each(c.method.key for c in job.conditions),
         layers=_each(c.layer for c in job.conditions),
         scorers=_each(c.scorer.key for c in job.conditions),
-        conditions=len(job.conditions),
-        done=len(job.conditions) - len(left),
+        conditions=conditions,
+        done=done,
         cells=cells,
         forwards=forwards,
         backwards=backwards,

@@ -25,6 +25,7 @@ __all__ = [
     "facts",
     "hardware",
     "machine",
+    "of_a_draw",
     "of_numbers",
     "overrides_of_numbers",
     "repository",
@@ -70,6 +71,23 @@ def overrides_of_numbers(overrides: Sequence[str], besides: Collection[str] = ()
     """Overrides without those of settings that no number depends on."""
     left_out = {*NO_NUMBERS, *besides}
     return [each for each in overrides if re.split(r"[./=@]", each.lstrip("+~"))[0] not in left_out]
+
+
+def of_a_draw(
+    config: str, overrides: Sequence[str], /, *, seed: int, first: int
+) -> tuple[str, list[str]]:
+    r"""Configuration and overrides of one draw of random weights, of those from the seed ``first``.
+
+    What else refers to the seed keeps the value that it has.
+
+    >>> of_a_draw("dataset:\n  seed: ${seed}\nseed: 0\n", ["model.draws=9"], seed=3, first=0)
+    ('dataset:\n  seed: 0\nseed: 3\n', ['model.draws=1', 'keep=none', 'seed=3'])
+    """
+    config = config.replace("${seed}", str(first))
+    for setting, value in (("seed", seed), ("keep", "none"), ("(?<=^model:\n)(  .*\n)*  draws", 1)):
+        config = re.sub(rf"(?m)^({setting}): .*$", rf"\1: {value}", config)
+    others = [each for each in overrides if not re.match(r"\+*(model\.draws|keep|seed)=", each)]
+    return config, [*others, "model.draws=1", "keep=none", f"seed={seed}"]
 
 
 def hardware() -> dict[str, Any]:

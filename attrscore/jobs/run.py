@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,15 +19,21 @@ from attrscore.core.readings import readings_of
 from attrscore.engine.attribution import Pair
 from attrscore.engine.memory import Gauge
 from attrscore.engine.pool import those_readable
-from attrscore.engine.preflight import SAMPLE, Finding, preflight, refusals
-from attrscore.engine.reading import readable
+from attrscore.engine.preflight import Finding, preflight, refusals
 from attrscore.engine.run import run
-from attrscore.errors import choose, stoppable
-from attrscore.jobs.assembly import Parts, build
+from attrscore.errors import choose, preview, stoppable
+from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import Watch, compute
 from attrscore.jobs.contents import about, notify_of_masks
 from attrscore.jobs.fitting import train_if_asked
-from attrscore.jobs.provenance import Clock, facts, machine, of_numbers, overrides_of_numbers
+from attrscore.jobs.provenance import (
+    Clock,
+    facts,
+    machine,
+    of_a_draw,
+    of_numbers,
+    overrides_of_numbers,
+)
 from attrscore.jobs.rerunning import Which, replace_part, to_do
 from attrscore.jobs.settings import check_results
 from attrscore.report import figures as plots
@@ -36,6 +42,9 @@ from attrscore.store.commit import heartbeat
 __all__ = ["Outcome", "is_finished", "refused_by_preflight", "run_job"]
 
 RERUN = ("missing", "failed", "all")
+
+KEPT = 2**30
+"""Bytes of crops that are kept for the next draw of random weights."""
 
 SHOWN = {2: 4, 3: 2}
 """Cells in the figure of a job, by dimensions; in 3D each takes several slices."""
@@ -67,9 +76,10 @@ def run_job(
 ) -> Outcome:
     """Compute what the results folder lacks of a job, and show it.
 
+    Draws of random weights are a job each, one after another, for which the data are read once.
     ``config`` is the text of the configuration, interpolations unresolved. ``on_progress`` gets how
-    many cells are done, of how many, and what a slow method is at; ``on_findings`` what the
-    preflight found, before the first; ``notify`` a line where there is something to say.
+    many cells are done, of how many, and which draw and what a slow method is at; ``on_findings``
+    what the preflight found, before the first; ``notify`` a line where there is something to say.
 
     :raises AttrscoreError: nothing was written that is not whole; parts already written stay.
     """
@@ -79,23 +89,29 @@ def run_job(
     choose(settings["rerun"], RERUN, option="rerun")
     clock = Clock()
     train_if_asked(settings, notify)
-    parts = build(settings)
-    notify_of_masks(parts.dataset, notify)
-    work = _Work(parts, clock, config, overrides, on_progress, on_findings)
+    draws = draws_of(settings)
+    if left_out := sorted(settings["scorer"].keys() - draws[0]["scorer"].keys()):
+        notify(f"left out of draws of random weights, for it looks at no map: {preview(left_out)}")
+    first = build(draws[0])
+    first.reader.room = KEPT if len(draws) > 1 else 0
+    notify_of_masks(first.dataset, notify)
+    done = 0
     figures: tuple[Path, ...] = ()
-    fresh: set[tuple[str, int, int]] = set()
+    folders: list[Path] = []
     try:
-        missing = store.missing_conditions(work.jobs, parts.job)
-        if missing:
-            job = work.fill(missing, fresh)
-            if settings["figures"] == "all":
-                figures = _draw(parts, work.results / "figures" / f"cells-{job.id}.png")
-        if settings["rerun"] != "missing":
-            work.fill_again(settings["rerun"], fresh)
+        for number, one in enumerate(draws):
+            parts = build(one, like=first) if number else first
+            work = _Work(parts, clock, config, overrides, on_progress, on_findings, done)
+            if len(draws) > 1:
+                work.of_a_draw(number, len(draws), first=settings["seed"])
+            figures += work.fill(settings["rerun"])
+            done += work.computed
+            folders += store.folders_of(work.jobs, parts.job)
+            clock = Clock()
     finally:
-        parts.reader.close()
-    scores = store.read_scores(*store.folders_of(work.jobs, parts.job))
-    return Outcome(work.results, work.computed, scores, parts.dataset, parts.job, figures)
+        first.reader.close()
+    scores = store.read_scores(*folders)
+    return Outcome(Path(settings["results"]), done, scores, first.dataset, first.job, figures)
 
 
 def is_finished(settings: Mapping[str, Any], /) -> bool:
@@ -118,9 +134,15 @@ class _Work:
     overrides: Sequence[str]
     on_progress: Callable[[int, int, str], None]
     on_findings: Callable[[Sequence[Finding]], None]
+    before: int = 0
+    """Cells computed by earlier draws."""
     computed: int = 0
     """Cells computed."""
     total: int = 0
+    draws: int = 1
+    """This one and those to come."""
+    note: str = ""
+    """Which draw."""
 
     def __post_init__(self) -> None:
         self.results = Path(self.parts.settings["results"])
@@ -132,7 +154,28 @@ class _Work:
             gauge=Gauge(device_of(self.parts.model)),
         )
 
-    def fill(
+    def of_a_draw(self, number: int, draws: int, *, first: int) -> None:
+        """Be the draw ``number`` of random weights, of those whose seeds begin at ``first``."""
+        self.draws, self.note = draws - number, f"draw {number + 1} of {draws}"
+        seed = self.parts.settings["seed"]
+        self.config, self.overrides = of_a_draw(self.config, self.overrides, seed=seed, first=first)
+        if number:  # they are those of the first
+            self.on_findings = lambda _findings: None
+
+    def fill(self, rerun: Literal["missing", "failed", "all"]) -> tuple[Path, ...]:
+        """Compute what is missing, and what is asked for again; the figures made."""
+        figures: tuple[Path, ...] = ()
+        fresh: set[tuple[str, int, int]] = set()
+        missing = store.missing_conditions(self.jobs, self.parts.job)
+        if missing:
+            job = self.fill_missing(missing, fresh)
+            if self.parts.settings["figures"] == "all":
+                figures = _draw(self.parts, self.results / "figures" / f"cells-{job.id}.png")
+        if rerun != "missing":
+            self.fill_again(rerun, fresh)
+        return figures
+
+    def fill_missing(
         self, missing: tuple[store.Condition, ...], fresh: set[tuple[str, int, int]]
     ) -> store.Job:
         """Compute and commit what is not there; ``fresh`` gains the parts made."""
@@ -194,7 +237,8 @@ class _Work:
         self._report()
 
     def _report(self, note: str = "") -> None:
-        self.on_progress(self.computed, self.total, note)
+        note = ", ".join(filter(None, (self.note, note)))
+        self.on_progress(self.before + self.computed, self.before + self.total * self.draws, note)
 
     def _refused(self, methods: set[str]) -> dict[Pair, str]:
         return refused_by_preflight(self.parts, methods, self.on_findings)
@@ -222,7 +266,7 @@ def refused_by_preflight(
     """Try the methods that are still to be computed: method and layer -> why it is refused."""
     findings = preflight(
         parts.model,
-        next(readable(parts.dataset, range(parts.job.rows), SAMPLE, {})),
+        parts.reader.sample,
         methods={name: method for name, method in parts.methods.items() if name in methods},
         layers=parts.chosen,
         target=parts.target,

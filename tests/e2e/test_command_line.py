@@ -454,7 +454,7 @@ def test_shards_resumes_and_batches_swap_with_the_same_donors():
 
 
 def test_randomised_networks_are_a_sweep_that_results_tell_apart(capsys):
-    sweep = ["model.randomize=none,last,all", "label.model=honest"]
+    sweep = ["model.randomize=none,last,all", "label.model=honest", "model.draws=2"]
     assert main(["-m", *SMALL, *sweep]) == 0
     assert main([*SMALL, "model.randomize=cascade", "model.randomize_to=2", *sweep[1:]]) == 0
     scores = attrscore.read_scores("results")
@@ -462,6 +462,8 @@ def test_randomised_networks_are_a_sweep_that_results_tell_apart(capsys):
     means = scores.groupby("model.randomize")["explained"].mean()
     assert set(means.index) == {"none", "last", "cascade", "all"}
     assert means.nunique() == 4
+    draws = scores.groupby("model.randomize")["seed"].nunique()
+    assert draws.to_dict() == {"none": 1, "last": 2, "cascade": 2, "all": 2}
     capsys.readouterr()
     assert main(["collect", "results"]) == 0
     table = capsys.readouterr().out

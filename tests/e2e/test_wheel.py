@@ -126,6 +126,7 @@ def test_new_plugins_of_all_kinds_work_from_their_wheels(python, tmp_path):
         "method.my_method.power=1,0",
         "scorer=my_scorer",
         "model.randomize=none,all",
+        "model.draws=1",
         "figures=none",
         cwd=tmp_path,
     )
