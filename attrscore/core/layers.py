@@ -298,7 +298,8 @@ def capture(
             if gradients and not hidden.requires_grad:
                 hidden = hidden.detach().requires_grad_()
             recorded[name], versions[name] = hidden, hidden._version
-            given = hidden.clone() if module in _OVERWRITTEN else hidden
+            # A view, on which hooks of the user's come to lie: autograd.grad is blind to the rest.
+            given = hidden.clone() if module in _OVERWRITTEN else hidden.view_as(hidden)
             return replace_hidden_state(output, given)
 
         return hook

@@ -95,6 +95,19 @@ def gradients_of(
     return [[None if each is None else each[i] for each in together] for i in range(len(scalars))]
 
 
+def accumulated(
+    scalar: Tensor, sources: Iterable[Tensor], /, *, last: bool = True
+) -> list[Tensor | None]:
+    """The gradients of a scalar by ``backward()``, which is all that reentrant checkpoints can."""
+    sources = list(sources)
+    for each in sources:
+        if each.requires_grad:
+            each.retain_grad()
+    if scalar.requires_grad:
+        scalar.backward(retain_graph=not last)  # type: ignore[no-untyped-call]  # torch
+    return [each.grad for each in sources]
+
+
 @contextmanager
 def relu_nodes(model: nn.Module) -> Iterator[set[Any]]:
     """The graph node of each call of an ``nn.ReLU`` module inside."""
@@ -411,14 +424,14 @@ class Pass:
     def _backward(self) -> None:
         """One forward and one backward pass for all layers.
 
-        Where gradients of our own took part and it fails (checkpointed parts run their forward
-        again without them), once more as torch does it.
+        Where it fails, once more as users of torch do it: without gradients of our own, of which
+        checkpointed parts know nothing when they run again, and by ``backward()``.
         """
         try:
             self._differentiate()
         except Exception as error:
             settled = isinstance(error, UnsupportedError) or is_out_of_memory(error)
-            if settled or self._keep_graph or self._as_torch:
+            if settled or self._as_torch:
                 raise
             self._as_torch = True
             self._differentiate()
@@ -427,8 +440,14 @@ class Pass:
         with as_found(self.model):
             recorded = self._record()
             scalar = self.target(recorded.output, self.aux)
-            (gradients,) = gradients_of([scalar.sum()], recorded.sources, last=not self._keep_graph)
+            gradients = self._gradients_of(scalar.sum(), recorded.sources)
         self._keep(recorded, scalar, gradients)
+
+    def _gradients_of(self, scalar: Tensor, sources: dict[str, Tensor]) -> Sequence[Tensor | None]:
+        last = not self._keep_graph
+        if self._as_torch:
+            return accumulated(scalar, sources.values(), last=last)
+        return gradients_of([scalar], sources, last=last)[0]
 
     def _record(self) -> Recorded:
         """One forward pass in the autograd graph, as deep as is asked for."""

@@ -57,8 +57,9 @@ OnError = Literal["record", "raise"]
 
 _NOTHING = (
     "The explained score does not depend on this layer, or on none of its positions (behind the "
-    "last attention of a vision transformer only the class token counts): no map. Choose a layer "
-    "before."
+    "last attention of a vision transformer only the class token counts), or the layer runs "
+    "without gradients (no_grad, a checkpointed part with use_reentrant=True): no map. Choose a "
+    "layer before."
 )
 
 

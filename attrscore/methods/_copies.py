@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from attrscore.core.contracts import INPUT
 from attrscore.core.light import LightGradients
 from attrscore.core.model import is_out_of_memory
-from attrscore.core.passes import Pass
+from attrscore.core.passes import Pass, accumulated, gradients_of
 from attrscore.errors import ConfigError, UnsupportedError
 
 __all__ = [
@@ -70,22 +69,21 @@ def gradients_at(run: Pass, points: Tensor, rows: slice, /) -> Tensor:
     :raises UnsupportedError: no gradient reaches the input.
     """
     try:
-        return _gradients_at(run, points, rows, LightGradients())
-    except Exception as error:  # a checkpointed part, say: as torch does it
+        return _gradients_at(run, points, rows, as_torch=False)
+    except Exception as error:  # a checkpointed part, say
         if isinstance(error, UnsupportedError) or is_out_of_memory(error):
             raise
-        return _gradients_at(run, points, rows, contextlib.nullcontext())
+        return _gradients_at(run, points, rows, as_torch=True)
 
 
-def _gradients_at(
-    run: Pass, points: Tensor, rows: slice, mode: AbstractContextManager[Any]
-) -> Tensor:
+def _gradients_at(run: Pass, points: Tensor, rows: slice, *, as_torch: bool) -> Tensor:
     inputs = points.flatten(0, 1).detach().requires_grad_()
-    with mode:
-        scalar = explained_at(run, inputs, rows)
-    gradient: Tensor | None = None
-    if scalar.requires_grad:
-        (gradient,) = torch.autograd.grad(scalar.sum(), inputs, allow_unused=True)
+    with contextlib.nullcontext() if as_torch else LightGradients():
+        scalar = explained_at(run, inputs, rows).sum()
+    if as_torch:
+        (gradient,) = accumulated(scalar, [inputs])
+    else:
+        ((gradient,),) = gradients_of([scalar], {INPUT: inputs})
     if gradient is None:
         raise UnsupportedError(
             f"No gradient flows from the input to the output of {type(run.model).__name__}: a "

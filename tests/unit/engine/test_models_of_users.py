@@ -129,30 +129,63 @@ def test_a_backward_that_fails_costs_its_methods_rows_alone(how):
 class Checkpointed(nn.Module):
     """Batch normalisation and a pointwise convolution in a part that is run again backwards."""
 
-    def __init__(self, *, through: bool) -> None:
+    def __init__(self, how: str) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             self.first = nn.Conv3d(2, 3, 3, padding=1)
             self.part = nn.Sequential(nn.BatchNorm3d(3), nn.ReLU(), nn.Conv3d(3, 4, 1), nn.ReLU())
             self.head = nn.Linear(4, 3)
-        self.through = through
+        self.how = how
         self.double().eval()
 
     def forward(self, x):
         x = self.first(x)
-        x = checkpoint(self.part, x, use_reentrant=False) if self.through else self.part(x)
+        reentrant = self.how == "reentrant"
+        x = self.part(x) if self.how == "" else checkpoint(self.part, x, use_reentrant=reentrant)
         return self.head(x.flatten(2).mean(2))
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("how", ["reentrant", "without"])
 @pytest.mark.parametrize("method", ["grad_cam", "saliency", "integrated_gradients"])
-def test_checkpointed_parts_have_the_gradients_of_plain_ones(method):
+def test_checkpointed_parts_have_the_gradients_of_plain_ones(method, how):
     (ours,), (plain,) = (
-        run(Checkpointed(through=each), batch(3), methods=method, layers="first", keep="native")
-        for each in (True, False)
+        run(Checkpointed(each), batch(3), methods=method, layers="first", keep="native")
+        for each in (how, "")
     )
     assert set(ours.columns["status"]) == {"ok"}
     np.testing.assert_allclose(ours.maps, plain.maps, rtol=1e-10, atol=1e-14)
+
+
+class Hooked(nn.Module):
+    """Doubles the gradient at a layer's output, by a hook on the tensor itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, x):
+        low = self.inner.low(x)
+        if low.requires_grad:
+            low.register_hook(lambda gradient: 2 * gradient)
+        high = self.inner.high(self.inner.act1(low))
+        return self.inner.head(self.inner.act2(high).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("beside", [[], ["saliency"], ["guided_backprop"]])
+def test_a_hook_on_a_layers_output_counts_whatever_shares_the_pass(beside):
+    data = batch()
+    found, *_ = run(
+        Hooked(),
+        data,
+        methods=["hires_cam", *beside],
+        layers="inner.low",
+        target="label",
+        keep="native",
+    )
+    (plain,) = run(net(), data, methods="hires_cam", layers="low", target="label", keep="native")
+    np.testing.assert_allclose(found.maps, 2 * plain.maps, rtol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:`?torch.nn.utils.weight_norm")
