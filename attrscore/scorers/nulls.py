@@ -88,16 +88,18 @@ class MaskSwap:
     """Where the share of heat S stands among the same map's shares on the masks of other cells.
 
     What centred crops alone give. The masks are those of the pool but the cell's own, by its id.
-    ``of="lift"`` compares S over the area fraction of the mask, for a larger cell has a larger
-    share wherever the model looks; ``mean`` and ``sd`` are then of that. Costs no forward.
+    Compared is the lift, S over the area fraction of the mask, and ``mean`` and ``sd`` are of that:
+    a larger cell has a larger share wherever the model looks, so that under random weights the
+    share itself (``of="share"``) is above .95 of the null in .29 of the largest fifth of cells, by
+    their area alone. Costs no forward.
     """
 
     readings: ClassVar[Declared] = STANDING
 
     region: str = "cell"
     """A region of the dataset."""
-    of: Literal["share", "lift"] = "share"
-    """The share, or the share over the area fraction."""
+    of: Literal["share", "lift"] = "lift"
+    """The share, or the share over the area fraction, which does not follow the area."""
     needs_pool: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -145,7 +147,12 @@ class CircularShift:
     """Where the share of heat S stands among those under all circular shifts of the map.
 
     Exactly, by Fourier transforms; ``mean`` is the area fraction. Keeps the shape of map and mask
-    and loses where they lie. Costs no forward, and two Fourier transforms of the crop.
+    and loses where they lie, around the edges.
+
+    It says how much the place matters, and is no test of what was learnt: a smooth map with its
+    mass in the middle stands high on a centred cell whatever made it. Under random weights the
+    score is above .95 in up to .96 of the cells. Costs no forward, and two Fourier transforms of
+    the crop.
     """
 
     readings: ClassVar[Declared] = STANDING

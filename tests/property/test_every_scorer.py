@@ -29,6 +29,7 @@ NEED = {
     "pointing_game:tolerance": {"tolerance": 0.5},
     "top_k:number": {"k": 7},
     "channel_shares:all": {"regions": None, "stains": ["DNA", "AGP"]},
+    "mask_swap:share": {"of": "share"},
     "grad_camo:nucleus": {"region": "nucleus"},
     "distance:cytoplasm": {"region": "cytoplasm"},
 }
@@ -134,7 +135,9 @@ def by_chance(name: str, key: str, columns, data: Batch):
     area = data.regions["cell"].flatten(1).double().mean(1)
     if name == "circular_shift":
         return {"s": 0.5, "s.mean": area, "s.sd": 0, "s.z": np.nan}[key]
-    if name == "mask_swap":  # a flat map has the share f on any mask
+    if name == "mask_swap" and setting == "":  # a flat map has the lift 1 on any mask
+        return {"s": 0.5, "s.mean": 1, "s.sd": 0, "s.z": np.nan}[key]
+    if name == "mask_swap":  # and the share f
         others = pool(len(data.space)).regions["cell"].flatten(1).double().mean(1)
         return standing(area, others.expand(len(area), -1))[key.partition(".")[2] or "score"]
     if name == "random_map":  # f among the shares of random maps, which have their own mean

@@ -93,7 +93,7 @@ def test_an_honest_network_stands_high_in_every_null(planted):
     nulls = {
         "circular_shift": SCORERS.build("circular_shift"),
         "random_map": SCORERS.build("random_map"),
-        "mask_swap": SCORERS.build("mask_swap", of="lift"),
+        "mask_swap": SCORERS.build("mask_swap"),
     }
     means = {}
     for carrier in ("cell", "background"):
