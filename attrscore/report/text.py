@@ -12,16 +12,22 @@ from rich.text import Text
 
 from attrscore.core.columns import title_of
 from attrscore.stats.agreement import map_matrix
-from attrscore.stats.conditions import distinguishing, label
+from attrscore.stats.conditions import distinguishing
 from attrscore.stats.reporting import MOST_COMPARED, SHOWN
 from attrscore.stats.summary import CORRECTED
+from attrscore.stats.verdict import model_verdicts
 
 if TYPE_CHECKING:
     from attrscore.stats import Evidence, Report, Verdict
 
 __all__ = ["parts"]
 
-_COLOURS = {"cell-focused": "green", "looks elsewhere": "red", "unresolvable": "yellow"}
+_COLOURS = {
+    "cell-focused": "green",
+    "reads both": "magenta",
+    "looks elsewhere": "red",
+    "unresolvable": "yellow",
+}
 _MOST = 12
 """Conditions of an agreement matrix that a terminal is wide enough for."""
 
@@ -33,10 +39,10 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
     yield _corrected(found, found.summary, "corrected for chance, which is 0")
     yield from _undefined(found)
     yield _verdicts(found)
-    for verdict in found.verdicts:
-        colour = _COLOURS.get(verdict.kind, "default")
-        named = label(verdict.about, _judged(found))
-        yield Text.assemble((named, "bold"), ": ", (verdict.sentence, colour))
+    for judged in model_verdicts(found.verdicts, found.shown):
+        colour = _COLOURS.get(judged.primary.kind, "default")
+        named = f"{judged.name} (by {judged.verdicts[0][0]})"
+        yield Text.assemble((named, "bold"), ": ", (judged.primary.sentence, colour))
     if len(found.groups):
         yield _scores(found, found.groups, "by group")
         yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
@@ -93,16 +99,20 @@ def _corrected(found: Report, rows: pd.DataFrame, title: str) -> Table:
     names = [name for name in CORRECTED if rows[name].notna().any()]
     heads = [title_of(f".{name}") for name in names]
     keys = _keys(found, rows)
+    grouped = keys != _shared(found, rows)
     table = _table(
-        f"{title}; p that above chance is 0, q: p among all rows (Benjamini-Hochberg)",
+        f"{title}; rank of the log odds among draws of random weights, and its p"
+        + ("; q: p over these groups (Benjamini-Hochberg)" if grouped else ""),
         keys,
-        ["unresolvable", *heads, "p", "q", "units"],
+        ["unresolvable", *heads, "rank", "p", *(["q"] if grouped else []), "units"],
     )
     for _, row in rows.iterrows():
         table.add_row(
             *(*_names(row, keys), _share(row["unresolvable"])),
             *(_interval(row[name], row[f"{name}.low"], row[f"{name}.high"]) for name in names),
-            *(_p(row["p"]), _p(row["q"]), str(row["units"])),
+            "–" if math.isnan(row["p"]) else f"{row['rank']:.0f} of {row['draws'] + 1}",
+            *(_p(row[name]) for name in (("p", "q") if grouped else ("p",))),
+            str(row["units"]),
         )
     return table
 
@@ -142,17 +152,22 @@ def _undefined(found: Report) -> Iterator[Table]:
 def _verdicts(found: Report) -> Table:
     heads = {
         "evidence": "enough cells\nand units",
+        "inside": "drop: cell\nexchanged",
+        "cell": "drop: cell\ntransplanted",
+        "outside": "drop: rest\nexchanged",
+        "flips": "predictions\nthat flips",
+        "share": "its share of\nthe margin",
+        "draws": "rank among\nrandom weights",
         "resolvable": "grid resolves\nchance",
-        "null": "less randomised\nweights",
-        "neighbours": "against\nneighbours",
-        "swap": "swap: inside\nless outside",
     }
-    title = "verdicts: does the model look at the cell?"
+    rule = f" ({found.verdicts[0].rule})" if found.verdicts else ""
+    title = f"verdicts: does the model look at the cell? Does it matter{rule}"
     keys = _judged(found)
     table = _table(title, [*keys, "verdict"], list(heads.values()))
     for verdict in found.verdicts:
         cells = [_evidence(verdict, name) for name in heads]
-        table.add_row(*_names(verdict.about, keys), verdict.kind, *cells)
+        kind = f"{verdict.kind}, primary" if verdict.primary else verdict.kind
+        table.add_row(*_names(verdict.about, keys), kind, *cells)
     return table
 
 
@@ -163,10 +178,11 @@ def _judged(found: Report) -> list[str]:
 
 def _evidence(verdict: Verdict, name: str) -> str:
     each: Evidence = verdict[name]
-    if each.answer in ("missing", "not asked"):
-        return each.answer
+    if each.answer == "missing":
+        return "\n".join(filter(None, ("missing", each.made_of)))
     number = {
         "evidence": lambda: f"{each.value:.0f} cells",
+        "draws": lambda: f"p = {_p(each.value)}",
         "resolvable": lambda: _share(each.value),
     }.get(name, lambda: _interval(each.value, each.low, each.high))()
     return "\n".join(filter(None, (f"{each.answer}: {number}", each.made_of)))

@@ -11,8 +11,8 @@ from attrscore.stats.agreement import agreement, map_agreement, map_matrix
 from attrscore.stats.comparisons import adjust, adjusted, auroc, compare, paired, sign_flip
 from attrscore.stats.reporting import Report, report
 from attrscore.stats.resampling import CLUSTERS, Clusters, Estimate, Resampling, bootstrap
-from attrscore.stats.summary import resolvable, summarise, threshold_curve, undefined
-from attrscore.stats.verdict import Evidence, Verdict, verdict, verdicts
+from attrscore.stats.summary import rank_among, resolvable, summarise, threshold_curve, undefined
+from attrscore.stats.verdict import Evidence, Rule, Verdict, verdict, verdicts
 
 __all__ = [
     "CLUSTERS",
@@ -21,6 +21,7 @@ __all__ = [
     "Evidence",
     "Report",
     "Resampling",
+    "Rule",
     "Verdict",
     "adjust",
     "adjusted",
@@ -31,6 +32,7 @@ __all__ = [
     "map_agreement",
     "map_matrix",
     "paired",
+    "rank_among",
     "report",
     "resolvable",
     "sign_flip",

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from attrscore.core.columns import column_of
 from attrscore.errors import DataError, did_you_mean
-from attrscore.stats.resampling import numbers
 
 __all__ = [
     "RANDOMIZE",
     "by_condition",
     "by_id",
+    "by_model",
     "columns_of",
     "distinguishing",
+    "draws_of",
     "is_null",
     "label",
     "named",
-    "null_of",
+    "of_model",
+    "pooled",
     "records",
     "short",
     "swap_of",
@@ -34,6 +37,7 @@ RANDOMIZE = "model.randomize"
 
 _OF_MAPS = ("method", "layer", "target", "heat", "scorer")
 """First words of the columns that say what was computed; the others say of which model."""
+_OF_A_SHARD = ("dataset.shard", "dataset.fingerprint")
 _FINGERPRINT = re.compile(r"(fingerprint=[0-9a-f]{8})[0-9a-f]+")
 
 
@@ -55,6 +59,15 @@ def columns_of(table: pd.DataFrame, /, *, without: Sequence[str] = ()) -> list[s
             )
     known = [str(n) for n in table if column_of(str(n)).kind in ("condition", "option")]
     return [name for name in known if name.partition(".")[0] not in without]
+
+
+def of_model(columns: Sequence[str], /) -> list[str]:
+    """Those of the columns that say which model was asked, on which cells.
+
+    >>> of_model(["model", "model.randomize", "method", "seed", "heat.sign"])
+    ['model', 'model.randomize', 'seed']
+    """
+    return [name for name in columns if name.partition(".")[0] not in _OF_MAPS]
 
 
 def varying(table: pd.DataFrame, columns: Sequence[str], /) -> list[str]:
@@ -121,8 +134,8 @@ def named(rows: pd.DataFrame, shown: Sequence[str], /) -> pd.DataFrame:
 
     ``shown`` are the columns that distinguish the conditions, as a report has them.
     """
-    method_layer = [name for name in shown if name.partition(".")[0] in _OF_MAPS]
-    series = [name for name in shown if name not in method_layer and name != RANDOMIZE]
+    method_layer = [name for name in shown if name not in of_model(shown)]
+    series = [name for name in of_model(shown) if name != RANDOMIZE]
     return rows.assign(
         series=_labels(rows, series or ["model"]),
         method_layer=_labels(rows, method_layer or ["method", "layer"]),
@@ -170,49 +183,63 @@ def is_null(table: pd.DataFrame, /, *, null: str | None = None) -> np.ndarray[An
     return found
 
 
-def null_of(
-    condition: dict[str, Any],
-    table: pd.DataFrame,
-    nulls: pd.DataFrame,
-    null: str | None,
-    column: str,
-    /,
-) -> pd.DataFrame:
-    """The rows of one condition under randomised weights: of several draws that of highest mean."""
-    held = [name for name in columns_of(table, without=["model", "seed"]) if name != "attrscore"]
-    rows: pd.DataFrame = nulls[_alike(nulls, condition, held)]
-    named = rows["model"].astype(str) == null
-    of_it = rows["model"].astype(str) == str(condition["model"])
-    if RANDOMIZE in rows:
-        of_it &= rows[RANDOMIZE].astype(str) == "all"
-    rows = rows[named | of_it]
-    if column not in rows or rows.empty:
-        return rows
-    draws = [draw for _, draw in by_condition(rows, columns_of(table))]
-    return max(draws, key=lambda draw: _mean(numbers(draw, column)))
+def by_model(rows: pd.DataFrame, /) -> dict[str, pd.DataFrame]:
+    """The rows of each model: looked up, so that a report of many models stays linear."""
+    return {str(name): each for name, each in rows.groupby(rows["model"].astype(str), sort=False)}
 
 
-def _mean(values: np.ndarray[Any, Any]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else -np.inf
+def draws_of(
+    condition: dict[str, Any], nulls: Mapping[str, pd.DataFrame], null: str | None = None, /
+) -> list[pd.DataFrame]:
+    """The rows of one condition under random weights, a frame a draw.
 
-
-def swap_of(
-    condition: dict[str, Any], table: pd.DataFrame, tested: pd.DataFrame, /
-) -> pd.DataFrame:
-    """The swap of a condition's model: a row a cell, whatever the method and layer.
-
-    Columns ``inside``, ``outside`` and ``difference`` are NaN where the swap is undefined; without
-    them no swap was run.
+    ``nulls`` are rows of random weights :func:`by_model`: of the condition's own name, or of
+    ``null``. Draws differ in ``seed`` and in settings of the model; their cells may be a shard of
+    the condition's. A cascade, ``model.randomize=last``, is a sanity check and no draw.
     """
-    if "swap.inside" not in tested or "swap.outside" not in tested:
-        return pd.DataFrame()
-    held = columns_of(table, without=["method", "layer", "heat", "scorer"])
-    rows: pd.DataFrame = tested[_alike(tested, condition, held)]
-    inside, outside = (numbers(rows, f"swap.{side}") for side in ("inside", "outside"))
-    rows = rows.assign(inside=inside, outside=outside, difference=inside - outside)
-    means = rows.groupby("id")[["inside", "outside", "difference"]].transform("mean")
-    return rows.assign(**{str(name): means[name] for name in means}).drop_duplicates("id")
+    found = []
+    for name in dict.fromkeys((str(condition["model"]), null)):
+        rows = nulls.get(name or "", pd.DataFrame())
+        columns = columns_of(rows)
+        held = [n for n in columns if n.partition(".")[0] not in ("model", "seed", "attrscore")]
+        if "dataset.shard" in columns:
+            held = [name for name in held if name not in _OF_A_SHARD]
+        rows = rows[_alike(rows, condition, [name for name in held if name in condition])]
+        rows = rows[~_cascade(rows)]
+        own = [name for name in columns if name.partition(".")[0] in ("model", "seed")]
+        found += [draw for _, draw in by_condition(rows, own) if len(draw)]
+    return found
+
+
+def pooled(table: pd.DataFrame, hidden: np.ndarray[Any, Any], /) -> pd.DataFrame:
+    """The table with the draws of random weights, ``hidden`` rows, as one condition.
+
+    What tells draws apart is blanked: the seed, settings of the model, the shard of their cells.
+    """
+    names = [
+        n for n in columns_of(table) if n == "seed" or n.startswith("model.") or n in _OF_A_SHARD
+    ]
+    names = [name for name in names if name != RANDOMIZE]
+    drawn = hidden & ~_cascade(table)
+    return table.assign(**{name: table[name].mask(drawn) for name in names})
+
+
+def _cascade(rows: pd.DataFrame) -> np.ndarray[Any, Any]:
+    """Rows of models that kept some of their weights."""
+    if RANDOMIZE not in rows:
+        return np.zeros(len(rows), dtype=bool)
+    return rows[RANDOMIZE].astype(str).isin(["last", "cascade"]).to_numpy(dtype=bool)
+
+
+def swap_of(condition: dict[str, Any], rows: pd.DataFrame, /) -> pd.DataFrame:
+    """The swap of a model towards a condition's target: a row a cell, whatever method and layer.
+
+    Columns of numbers ``swap.*`` are NaN where undefined; without them no swap was run.
+    """
+    rows = rows[_alike(rows, condition, [n for n in condition if n.partition(".")[0] == "target"])]
+    sides = [n for n in map(str, rows) if n.startswith("swap.") and is_numeric_dtype(rows[n])]
+    means = rows.groupby("id")[sides].transform("mean") if sides else rows[[]]
+    return rows.assign(**{name: means[name] for name in sides}).drop_duplicates("id")
 
 
 def _alike(rows: pd.DataFrame, condition: dict[str, Any], names: Sequence[str]) -> Any:

@@ -14,10 +14,19 @@ from attrscore.core.readings import Reading, reading_of
 from attrscore.errors import ConfigError, DataError
 from attrscore.stats.agreement import agreement
 from attrscore.stats.comparisons import adjusted, compare
-from attrscore.stats.conditions import by_condition, columns_of, distinguishing, is_null, label
+from attrscore.stats.conditions import (
+    by_condition,
+    by_model,
+    columns_of,
+    distinguishing,
+    draws_of,
+    is_null,
+    label,
+    pooled,
+)
 from attrscore.stats.resampling import CLUSTERS, numbers
-from attrscore.stats.summary import summarise, undefined
-from attrscore.stats.verdict import Verdict, verdicts
+from attrscore.stats.summary import CORRECTED, summarise, undefined
+from attrscore.stats.verdict import Rule, Verdict, verdicts
 
 __all__ = ["SHOWN", "Report", "report"]
 
@@ -41,7 +50,7 @@ class Report:
     reading: Reading
     """How the score is to be read."""
     compared: str
-    """The column that comparisons are of: above chance where the score has it."""
+    """The column that comparisons are of: log odds where the score has them."""
     threshold: float
     confidence: float
     clusters: tuple[str, ...]
@@ -84,15 +93,17 @@ def report(
     by: Sequence[str] = (),
     clusters: Sequence[str] | None = None,
     null: str | None = None,
-    least_cells: int = 30,
+    primary: Mapping[str, str] | None = None,
+    rule: Rule | None = None,
     resamples: int = 4999,
     **options: Any,
 ) -> Report:
     """Everything of this package, for a table of results with any number of conditions.
 
-    Rows of randomised weights serve the verdicts and stand in the summary; they are neither
-    compared nor adjusted. ``by`` adds a summary of its groups, with Benjamini-Hochberg over all of
-    them. The options are those of :func:`summarise` and :func:`verdicts`.
+    Rows of randomised weights serve the verdicts and stand in the summary, their draws as one
+    condition between the lowest and the highest; they are neither compared nor adjusted. ``by``
+    adds a summary of its groups, with Benjamini-Hochberg over those of a condition. The options are
+    those of :func:`summarise` and :func:`verdicts`.
 
     :raises DataError: an empty table.
     :raises ConfigError: no such score or column, or a threshold outside of the numbers.
@@ -105,10 +116,11 @@ def report(
     using = [name for name in CLUSTERS if name in table] if clusters is None else list(clusters)
     interval = {"clusters": using, "resamples": resamples, **options}
     scored = {"score": score, "threshold": threshold, **interval}
-    columns = columns_of(table)
-    shown = distinguishing(table, columns, SHOWN)
-    tested = table[~is_null(table, null=null)]
-    corrected = f"{score}.above_chance" if f"{score}.above_chance" in table else score
+    hidden = is_null(table, null=null)
+    tested, nulls, together = table[~hidden], table[hidden], pooled(table, hidden)
+    columns = columns_of(together)
+    shown = distinguishing(together, columns, SHOWN)
+    corrected = f"{score}.log_odds" if f"{score}.log_odds" in table else score
     return Report(
         score=score,
         reading=reading_of(table, score),
@@ -118,10 +130,12 @@ def report(
         clusters=tuple(using),
         cells=int(table["id"].nunique()),
         shown=tuple(shown),
-        summary=summarise(table, **scored),
-        undefined=_undefined(table, columns, score, threshold),
-        verdicts=verdicts(table, score=score, null=null, least_cells=least_cells, **interval),
-        groups=summarise(tested, by=by, **scored) if by else pd.DataFrame(),
+        summary=_between_draws(
+            summarise(together, null=null, draws=nulls, **scored), by_model(nulls), null, score
+        ),
+        undefined=_undefined(together, columns, score, threshold),
+        verdicts=verdicts(table, score=score, null=null, primary=primary, rule=rule, **interval),
+        groups=summarise(tested, by=by, draws=nulls, **scored) if by else pd.DataFrame(),
         comparisons={
             between: made
             for between in ("model", "method", "layer")
@@ -133,6 +147,25 @@ def report(
         agreement=_agreements(tested, score),
         adjusted=_adjusted(tested, columns, score, using, options.get("confidence", 0.95)),
     )
+
+
+def _between_draws(
+    summary: pd.DataFrame, nulls: Mapping[str, pd.DataFrame], null: str | None, score: str
+) -> pd.DataFrame:
+    """The summary, in which intervals of random weights go from the lowest draw to the highest."""
+    made = summary.copy()
+    named = {"mean": score, **{name: f"{score}.{name}" for name in CORRECTED}}
+    for row in summary.index[is_null(summary, null=null)]:
+        draws = draws_of(dict(summary.loc[row]), nulls)
+        for name, column in named.items():
+            means = [numbers(draw, column) for draw in draws if column in draw]
+            means = [each[np.isfinite(each)].mean() for each in means if np.isfinite(each).any()]
+            if len(means) > 1:
+                end = "" if name == "mean" else f"{name}."
+                made.loc[row, f"{end}low"] = min(means)
+                made.loc[row, f"{end}high"] = max(means)
+                made.loc[row, "interval"] = "draws"
+    return made
 
 
 def _uncompared(tested: pd.DataFrame) -> dict[str, int]:

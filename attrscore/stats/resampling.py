@@ -38,6 +38,8 @@ CLUSTERS = ("Metadata_Plate", "Metadata_Well")
 
 FEWEST = 5
 """With fewer units an interval is a t interval and flagged: resamples of so few repeat too much."""
+FEW = 10
+"""Fewer units of unlike sizes are flagged."""
 MANY = 2000
 """Above so many units a t interval agrees with a resampled one, which would take minutes."""
 _BLOCK = 2**21
@@ -57,15 +59,21 @@ class Clusters:
     """What this choice of level leaves open."""
 
     @classmethod
-    def of(cls, table: pd.DataFrame, columns: Sequence[str] | None = None, /) -> Clusters:
-        """The units of these rows: the outermost level that has 5 units, else the most numerous.
+    def of(
+        cls, table: pd.DataFrame, columns: Sequence[str] | None = None, /, *, fewest: int = 2
+    ) -> Clusters:
+        """The units of these rows: the outermost level with ``fewest`` groups, else the innermost.
+
+        Plates have effects of their own, so wells of two plates say nothing of a third. Where there
+        are fewer plates than ``fewest``, the wells are the units, and what is said of them holds
+        on these plates only.
 
         ``columns`` are nested, the outermost first; wells of one name on two plates are two units.
         None takes those of :data:`CLUSTERS` that the table has. Rows without an entry are one unit.
 
         >>> wells = pd.DataFrame({"Metadata_Plate": [1, 1, 2], "Metadata_Well": ["A", "B", "A"]})
         >>> Clusters.of(wells).units, Clusters.of(wells).level
-        (3, 'Metadata_Well')
+        (2, 'Metadata_Plate')
 
         :raises ConfigError: a column that the table does not have.
         """
@@ -81,14 +89,12 @@ class Clusters:
             for i in range(len(names))
         ]
         counts = [level.nunique() for level in levels]
-        enough = [i for i, count in enumerate(counts) if count >= FEWEST]
-        chosen = enough[0] if enough else int(np.argmax(counts))
+        enough = (i for i, count in enumerate(counts) if count >= fewest)
+        chosen = next(enough, len(names) - 1)
         caveat = ""
         if chosen and counts[chosen] > 1:
-            above = names[chosen - 1]
-            caveat = (
-                f"{counts[chosen - 1]} groups of {above}: the interval does not speak of others"
-            )
+            groups, above = counts[chosen - 1], names[chosen - 1]
+            caveat = f"on {'this' if groups == 1 else f'these {groups} groups of'} {above} only"
         outer, inner = (levels[i].to_numpy(dtype=np.intp) for i in (chosen, -1))
         return cls(outer, inner, names[chosen], caveat)
 
@@ -96,6 +102,16 @@ class Clusters:
     def units(self) -> int:
         """How many units there are; 0 where no column names them."""
         return int(self.outer.max()) + 1 if self.level and len(self.outer) else 0
+
+    @property
+    def effective(self) -> float:
+        """How many units of equal size would weigh as these do: (sum n)^2 / sum n^2 (Kish, 1965).
+
+        >>> Clusters(np.array([0, 0, 0, 1]), np.zeros(4, int), "well").effective
+        1.6
+        """
+        sizes = np.bincount(self.outer).astype(float)
+        return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(self.outer) else 0.0
 
     @property
     def note(self) -> str:
@@ -106,7 +122,9 @@ class Clusters:
         if self.units < 2:
             few = f"one {self.level} only: no interval"
         elif self.units < FEWEST:
-            few = f"only {self.units} units ({self.level}): a t interval, which proves little"
+            few = f"only {self.units} units ({self.level}): a t interval, which is wide"
+        elif self.units < FEW and self.effective < 0.8 * self.units:
+            few = f"{self.units} units ({self.level}) that weigh as {self.effective:.1f} alike ones"
         return "; ".join(filter(None, (few, self.caveat)))
 
     def among(self, rows: Array, /) -> Clusters:
@@ -151,6 +169,7 @@ def bootstrap(
     /,
     *,
     clusters: Sequence[str] | None = None,
+    fewest: int = 2,
     statistic: Literal["mean"] | Statistic = "mean",
     threshold: float | None = None,
     **options: Any,
@@ -158,8 +177,9 @@ def bootstrap(
     """The mean of a column over its defined cells, with an interval over units.
 
     With ``threshold`` it is P(value > threshold). A callable statistic takes (cells,) values and
-    is computed again for every resample. ``clusters`` are nested columns, the outermost first, as
-    in :meth:`Clusters.of`; further options are those of :class:`Resampling`.
+    is computed again for every resample. ``clusters`` are nested columns, the outermost first, and
+    with ``fewest`` say what the units are (:meth:`Clusters.of`); further options are those of
+    :class:`Resampling`.
 
     >>> wells = pd.DataFrame({"Metadata_Well": list("AABBCCDDEE"), "x": [0.2, 0.4] * 5})
     >>> found = bootstrap(wells, "x")
@@ -170,7 +190,7 @@ def bootstrap(
     """
     values = numbers(table, value)
     finite = np.isfinite(values)
-    found = Clusters.of(table, clusters).among(finite)
+    found = Clusters.of(table, clusters, fewest=fewest).among(finite)
     kept = values[finite] if threshold is None else (values[finite] > threshold).astype(float)
     plan = Resampling(**options)
     if callable(statistic):
@@ -206,11 +226,14 @@ class Resampling:
 
     ``resample``: ``outermost`` draws units with all their cells; ``every`` draws also the inner
     units within them, which overestimates the variance. ``interval``: ``studentised`` divides every
-    resampled deviation by its own cluster-robust error (bootstrap-t); it keeps its level where
-    percentiles fall short (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008).
+    resampled deviation by its own cluster-robust error (bootstrap-t), which follows skewed units
+    (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008), and reaches at least as far
+    as the t interval, which follows units of unlike sizes: its error is from leaving out one unit
+    at a time (MacKinnon, Nielsen, Webb, Journal of Applied Econometrics 2023), its degrees of
+    freedom are one less than :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
     it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
-    than 5 units, or more than 2000: a t interval from leaving out one unit at a time; shares of
+    than 5 units, or more than 2000: the t interval alone; shares of
     fewer than 5: as :meth:`shares` says. One unit: NaN.
     """
 
@@ -274,10 +297,11 @@ class Resampling:
         point, units = values.mean(0), clusters.units
         sums, counts = totals(clusters.outer, values), np.bincount(clusters.outer).astype(float)
         left_out = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None]
-        low, high = by_t = self._by_t(point, left_out)
+        low, high = by_t = self._by_t(point, left_out, clusters)
         interval = self._interval(clusters)
         if interval == "studentised":
             low, high = self._studentised(sums, counts, point)
+            low, high = np.minimum(low, by_t[0]), np.maximum(high, by_t[1])
         elif interval != "t":
             if self.resample == "every":
                 sums = totals(clusters.inner, values)
@@ -297,7 +321,7 @@ class Resampling:
         interval = self._interval(clusters).replace("studentised", "expanded")
         if interval == "t":
             rest = [float(statistic(values[clusters.outer != unit])) for unit in range(units)]
-            low, high = self._by_t(np.array([point]), np.array(rest)[:, None])
+            low, high = self._by_t(np.array([point]), np.array(rest)[:, None], clusters)
             return point, float(low[0]), float(high[0]), "t"
         codes = clusters.inner if self.resample == "every" else clusters.outer
         draws = [
@@ -358,10 +382,11 @@ class Resampling:
             size = min(rows, self.resamples - start)
             yield rng.multinomial(units, np.full(units, 1 / units), size=size).astype(float)
 
-    def _by_t(self, point: Array, left_out: Array) -> tuple[Array, Array]:
+    def _by_t(self, point: Array, left_out: Array, clusters: Clusters) -> tuple[Array, Array]:
         units = len(left_out)
         error = np.sqrt((units - 1) / units * ((left_out - point) ** 2).sum(0))
-        reach = stats.t.ppf(1 - self.tail, units - 1) * error
+        # Below half a degree of freedom the interval is beyond all numbers that a score can have.
+        reach = stats.t.ppf(1 - self.tail, max(clusters.effective - 1, 0.5)) * error
         return point - reach, point + reach
 
     def _tails(self, interval: str, units: int) -> list[float]:

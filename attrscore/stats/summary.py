@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,26 @@ import pandas as pd
 
 from attrscore.core.readings import chance_of, reading_of
 from attrscore.errors import ConfigError, did_you_mean
-from attrscore.stats.comparisons import adjust, sign_flip
-from attrscore.stats.conditions import by_condition, columns_of
+from attrscore.stats.comparisons import adjust
+from attrscore.stats.conditions import by_condition, by_model, columns_of, draws_of, is_null
 from attrscore.stats.resampling import Clusters, Resampling, bootstrap, numbers
 
-__all__ = ["CORRECTED", "resolvable", "summarise", "threshold_curve", "undefined"]
+__all__ = [
+    "CORRECTED",
+    "Ranked",
+    "rank_among",
+    "resolvable",
+    "summarise",
+    "threshold_curve",
+    "undefined",
+]
 
-CORRECTED = ("above_chance", "log_odds", "cell_vs_neighbours")
+CORRECTED = ("log_odds", "above_chance", "cell_vs_neighbours")
 """Companions of a score whose chance level is 0, whatever the area of the cell; away from 0 the
-first two may move with it."""
+first two may move with it. The first is the headline."""
+
+
+_HIDDEN = " hidden"
 
 
 def summarise(
@@ -29,6 +41,8 @@ def summarise(
     threshold: float = 0.5,
     by: Sequence[str] = (),
     clusters: Sequence[str] | None = None,
+    null: str | None = None,
+    draws: pd.DataFrame | None = None,
     **options: Any,
 ) -> pd.DataFrame:
     """A row for each condition, and within it for each group of ``by`` (wells, plates, treatments).
@@ -37,9 +51,13 @@ def summarise(
     ``mean``, its ``low`` and ``high`` over units; ``chance``; P(S > threshold) as ``above`` with
     ``above_low``, ``above_high``, and with undefined cells as never and always above
     (``above_as_zero``, ``above_as_one``); ``attainable``: the share of cells whose grid allows it;
-    every column of :data:`CORRECTED` with ``.low`` and ``.high``; ``p`` that ``above_chance`` is 0
-    (:func:`sign_flip`) and ``q`` over all rows by Benjamini-Hochberg; ``units``, ``level``,
-    ``interval``, ``note``. What the table lacks is NaN.
+    every column of :data:`CORRECTED` with ``.low`` and ``.high``; ``rank`` among the ``draws`` of
+    random weights and its ``p`` (:func:`rank_among`); ``q``, which is p over the groups of
+    one condition by Benjamini-Hochberg; ``units``, ``level``, ``interval``, ``note``. What the
+    table lacks is NaN.
+
+    Random weights are rows of ``draws``, else those of the table itself, as in
+    :func:`attrscore.stats.verdicts`. They have no p, so that no number of them changes a q.
 
     >>> rows = pd.DataFrame({"id": ["a", "b"], "model": "m", "method": "x", "layer": "l",
     ...                      "grad_camo": [0.2, 0.6], "Metadata_Well": ["A1", "B1"]})
@@ -51,9 +69,12 @@ def summarise(
     for name in by:
         if name not in table:
             raise ConfigError(f"There is no column '{name}'. {did_you_mean(name, table)}")
-    columns = [*columns_of(table), *by]
+    own = columns_of(table)
+    hidden = is_null(table, null=null)
+    random = by_model(table[hidden] if draws is None else draws)
+    table = table.assign(**{_HIDDEN: hidden})
     rows = []
-    for condition, part in by_condition(table, columns):
+    for condition, part in by_condition(table, [*own, *by]):
         mean = bootstrap(part, score, clusters=clusters, **options)
         above = bootstrap(part, score, clusters=clusters, threshold=threshold, **options)
         bounds = undefined(part, score=score, threshold=threshold)
@@ -82,10 +103,15 @@ def summarise(
             row[name] = found.value if found else np.nan
             row[f"{name}.low"] = found.low if found else np.nan
             row[f"{name}.high"] = found.high if found else np.nan
-        row["p"] = _p(part, f"{score}.above_chance", clusters)
+        among = [] if part[_HIDDEN].any() else draws_of(condition, random, null)
+        ranked = rank_among(part, among, score)
+        row |= {"rank": ranked.rank if ranked.draws else np.nan, "draws": ranked.draws}
+        row["p"] = ranked.p
         rows.append(row | {k: getattr(mean, k) for k in ("units", "level", "interval", "note")})
     made = pd.DataFrame(rows)
-    return made.assign(q=adjust(made["p"])) if rows else made
+    if rows:
+        made["q"] = made.groupby(own, dropna=False, observed=True)["p"].transform(adjust)
+    return made
 
 
 def resolvable(table: pd.DataFrame, /, *, score: str = "grad_camo") -> float:
@@ -113,12 +139,51 @@ def _attainable(part: pd.DataFrame, score: str, threshold: float) -> float:
     return float((highest > threshold).mean()) if len(highest) else np.nan
 
 
-def _p(part: pd.DataFrame, column: str, clusters: Sequence[str] | None) -> float:
-    if column not in part:
-        return np.nan
-    values = numbers(part, column)
-    finite = np.isfinite(values)
-    return sign_flip(values[finite], Clusters.of(part, clusters).among(finite))
+@dataclass(frozen=True)
+class Ranked:
+    """Where a mean stands among those of random weights."""
+
+    rank: int
+    """1 is above all draws."""
+    draws: int
+    """Draws that count: those with a score in at least half of the cells."""
+    blank: int
+    """Draws that do not."""
+
+    @property
+    def p(self) -> float:
+        """(1 + draws at least as high) / (draws + 1); NaN without draws."""
+        return self.rank / (self.draws + 1) if self.draws else np.nan
+
+
+def rank_among(rows: pd.DataFrame, draws: Sequence[pd.DataFrame], score: str, /) -> Ranked:
+    """The rank of the mean of a score among draws, each over the cells that both define.
+
+    Of ``<score>.log_odds`` where it is there. A draw that defines fewer than half of the cells
+    that it shares does not count.
+
+    >>> rows = pd.DataFrame({"id": [1, 2], "x": [0.3, 0.5]})
+    >>> rank_among(rows, [rows.assign(x=0.1), rows.assign(x=0.6), rows.assign(x=np.nan)], "x")
+    Ranked(rank=2, draws=2, blank=1)
+    """
+    column = f"{score}.log_odds" if f"{score}.log_odds" in rows else score
+    sign = -1 if reading_of(rows, column).better == "lower" else 1
+    own = _by_cell(rows, column) * sign
+    own, higher, counted = own[np.isfinite(own)], 0, 0
+    for draw in draws:
+        theirs = _by_cell(draw, column) * sign
+        theirs = theirs[theirs.index.isin(own.index)]
+        defined = theirs[np.isfinite(theirs)]
+        if len(defined) and 2 * len(defined) >= len(theirs):
+            counted += 1
+            higher += bool(defined.mean() >= own[defined.index].mean())
+    return Ranked(1 + higher, counted, len(draws) - counted)
+
+
+def _by_cell(rows: pd.DataFrame, column: str) -> pd.Series[float]:
+    values = numbers(rows, column) if column in rows else np.full(len(rows), np.nan)
+    found = pd.Series(values, index=rows["id"].to_numpy())
+    return found[~found.index.duplicated()]  # shards may share cells
 
 
 def threshold_curve(

@@ -2,58 +2,112 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from attrscore.core.statuses import reasons_of
-from attrscore.errors import DataError, preview
-from attrscore.stats.comparisons import paired
+from attrscore.errors import ConfigError, DataError, preview
 from attrscore.stats.conditions import (
     by_condition,
+    by_model,
     columns_of,
+    draws_of,
     is_null,
     label,
     named,
-    null_of,
+    of_model,
     swap_of,
 )
 from attrscore.stats.resampling import FEWEST, Clusters, bootstrap, numbers
-from attrscore.stats.summary import resolvable
+from attrscore.stats.summary import rank_among, resolvable
 
 __all__ = [
-    "MODEL_RULE",
+    "KINDS",
     "Evidence",
     "Kind",
     "ModelVerdict",
+    "Rule",
     "Verdict",
     "model_verdicts",
     "verdict",
     "verdicts",
 ]
 
-Kind = Literal["cell-focused", "looks elsewhere", "inconclusive", "unresolvable"]
-Answer = Literal["yes", "no", "unclear", "missing", "not asked"]
+Kind = Literal[
+    "cell-focused", "reads both", "looks elsewhere", "no effect", "inconclusive", "unresolvable"
+]
+KINDS: Mapping[Kind, str] = {
+    "cell-focused": "it reads the cell and nothing else that was found, and attribution agrees",
+    "reads both": "it reads the cell, and its surroundings too",
+    "looks elsewhere": "it reads the surroundings, and not the cell",
+    "no effect": "neither changes what it says: it reads neither, or learnt nothing",
+    "inconclusive": "not decided: evidence is missing, or an interval holds a limit",
+    "unresolvable": "it reads the cell, on a grid too coarse for attribution to agree",
+}
+Name = Literal["evidence", "inside", "cell", "outside", "flips", "share", "draws", "resolvable"]
+Answer = Literal["yes", "no", "unclear", "missing"]
 
-MODEL_RULE = (
-    "A model is called cell-focused, or said to look elsewhere, where more than half of its "
-    "methods and layers say so and none says the opposite; those whose grid cannot tell a score "
-    "from chance do not count. Else it is inconclusive."
-)
+METHOD = "grad_cam"
+"""The method of the primary condition, unless another is named."""
+CELL: tuple[Name, ...] = ("inside", "cell")
+AROUND: tuple[Name, ...] = ("outside", "flips", "share")
+"""Evidence of the swap: what it says of the cell, and of all around it."""
 
-RESOLVABLE = 0.5
-"""The least share of cells whose grid must be able to tell a score from chance."""
+_SWAPPED: Mapping[Name, tuple[str, str]] = {
+    "inside": ("swap.inside", "drop by exchanging the cell {}"),
+    "cell": ("swap.cell", "by transplanting it whole {}"),
+    "outside": ("swap.outside", "by exchanging its surroundings {}"),
+    "flips": ("swap.outside_flips", "which flips {} of predictions"),
+    "share": ("share", "and is {} of the changes of margin"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What a verdict asks for. Drops are those of the explained probability, intervals of 95 %."""
+
+    effect: float = 0.10
+    """Something matters where the lower end of its drop reaches this."""
+    negligible: float = 0.05
+    """Something does not matter where the interval of its drop lies within this around 0."""
+    flips: float = 0.10
+    """Most predictions that other surroundings may flip, at the upper end."""
+    share: float = 0.25
+    """Most of a cell's changes of margin that may come from its surroundings, at the upper end."""
+    p: float = 0.05
+    """Highest p of the rank among random weights."""
+    draws: int = 19
+    """Fewest draws of random weights."""
+    cells: int = 30
+    """Fewest cells with a score, and fewest with a swap."""
+    resolvable: float = 0.5
+    """Least share of cells whose grid can tell a score from chance."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.negligible < self.effect:
+            raise ConfigError(
+                f"negligible={self.negligible} must lie between 0 and effect={self.effect}."
+            )
+        if self.p * (self.draws + 1) < 1:
+            raise ConfigError(
+                f"Of {self.draws} draws no rank has p <= {self.p}: ask for "
+                f"draws={math.ceil(1 / self.p) - 1} or more."
+            )
+
+    def __str__(self) -> str:
+        return ", ".join(f"{field.name}={getattr(self, field.name):g}" for field in fields(self))
 
 
 @dataclass(frozen=True)
 class Evidence:
     """One condition of a verdict: whether it holds, and its number."""
 
-    name: Literal["evidence", "resolvable", "null", "neighbours", "swap"]
+    name: Name
     answer: Answer
     text: str
     """What was found, with its numbers, or what to do where it is missing: for people."""
@@ -61,7 +115,7 @@ class Evidence:
     low: float = np.nan
     high: float = np.nan
     made_of: str = ""
-    """What the number is of, in short: units behind cells, both terms of a difference."""
+    """What the number is of, in short: units behind cells, a rank behind p."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +127,9 @@ class Verdict:
     conditions: tuple[Evidence, ...]
     about: dict[str, Any]
     """The columns that name the condition, and their values."""
+    primary: bool = True
+    """Whether it is the one condition that speaks for its model."""
+    rule: Rule = Rule()
 
     def __getitem__(self, name: str) -> Evidence:
         return next(found for found in self.conditions if found.name == name)
@@ -80,27 +137,26 @@ class Verdict:
 
 @dataclass(frozen=True)
 class ModelVerdict:
-    """What can be said of one model over all its methods and layers."""
+    """The verdict of one model, which is that of its primary condition, and the others beside."""
 
     name: str
-    kind: str
-    sentence: str
+    primary: Verdict
     verdicts: Sequence[tuple[str, Verdict]]
-    """Method and layer in words, and its verdict."""
+    """Method and layer in words, and its verdict; the primary first."""
 
 
 def verdict(table: pd.DataFrame, /, **options: Any) -> Verdict:
-    """The verdict of a table that holds one condition, beside its null and its swap.
+    """The verdict of the one model in a table: that of its primary condition.
 
-    Rules and options as :func:`verdicts`.
+    Rule and options as :func:`verdicts`.
 
-    :raises DataError: the table holds no or several conditions.
+    :raises DataError: the table holds no or several models.
     """
-    found = verdicts(table, **options)
+    found = [each for each in verdicts(table, **options) if each.primary]
     if len(found) != 1:
         names = [label(each.about, list(each.about)) for each in found]
         raise DataError(
-            f"verdict() judges one condition; the table holds {preview(names, most=3) or 'none'}. "
+            f"verdict() judges one model; the table holds {preview(names, most=3) or 'none'}. "
             "Choose one, or use verdicts()."
         )
     return found[0]
@@ -111,285 +167,213 @@ def verdicts(
     /,
     *,
     score: str = "grad_camo",
-    corrected: str = "above_chance",
+    primary: Mapping[str, str] | None = None,
     null: str | None = None,
     clusters: Sequence[str] | None = None,
-    least_cells: int = 30,
+    rule: Rule | None = None,
     **options: Any,
 ) -> list[Verdict]:
     """A verdict for each model, method and layer of a table; rows of randomised weights get none.
 
-    Five conditions are looked at. Their intervals are over units (options of ``Resampling``), and
-    an answer is ``yes`` where the interval lies above 0, ``no`` where below, else ``unclear``.
+    The swap says what a model reads. By the numbers of ``rule`` each of its sides matters
+    (``yes``), does not (``no``), or is ``unclear``; intervals are over plates where there are five,
+    else over wells, which the sentence says: on these plates only (options of ``Resampling``):
 
-    1. evidence: at least ``least_cells`` cells have a score, and at least 5 units.
-    2. resolvable: at least half of them lie on a grid that can tell their score from chance.
-    3. null: ``<score>.<corrected>`` minus that of the same cells under randomised weights: rows
-       with ``model.randomize=all``, or of the model called ``null``; of several draws (other seeds)
-       the one with the highest mean. Adebayo et al., NeurIPS 2018.
-    4. neighbours: ``<score>.cell_vs_neighbours``; not asked where no cell has neighbours.
-    5. swap: ``swap.inside`` minus ``swap.outside``, from any row of the cell under this model.
+    - ``inside``, ``cell``: the drop by exchanging what lies within the outline, and by
+      transplanting the whole cell with its outline, which sees size and shape as well
+    - ``outside``: the drop by exchanging the surroundings; ``flips``: the share of predictions that
+      this changes; ``share``: |outside| / (|outside| + |inside or cell|), the mean over cells, of
+      drops of the margin, which neither saturate nor cancel, or of the probability without one
 
     The verdict is the first that applies:
 
-    - ``inconclusive`` where no cell has a score; ``unresolvable`` where 2 fails
-    - ``inconclusive`` where 1 fails, or where 3 or 5 is missing
-    - ``cell-focused`` where 3 and 5 are yes, and 4 is yes or not asked
-    - ``looks elsewhere`` where 5 is no, and attribution does not speak for the cell (3 is not yes,
-      or 4 is no)
-    - ``inconclusive`` else: they disagree, or an interval holds 0
+    - ``inconclusive``: cells, units or the swap are missing
+    - ``reads both``: the cell matters, and one of the three numbers of its surroundings does
+    - ``cell-focused``: the cell matters, nothing of its surroundings does, and attribution agrees:
+      the mean log odds of ``score`` rank above random weights (too few draws: ``inconclusive``), on
+      a grid that can tell them from chance (else ``unresolvable``)
+    - ``looks elsewhere``: the cell does not matter, and the surroundings do by ``effect`` or more
+    - ``no effect``: neither matters, as in a model that learnt nothing
+    - ``inconclusive``: what is left, where an interval holds a limit
+
+    Random weights are the rows with ``model.randomize=all``, or of the model called ``null``; each
+    seed is a draw. The p of a rank is (1 + draws at least as high) / (draws + 1), over the cells
+    that both define; a draw that defines fewer than half of them does not count (Phipson, Smyth,
+    Statistical Applications in Genetics and Molecular Biology 2010; Adebayo et al., NeurIPS 2018).
+
+    One condition of a model is primary and speaks for it. The others have verdicts beside it and
+    no vote, for they share one swap. ``primary`` names it by columns, best before anything is
+    scored: ``{"method": "hires_cam", "layer": "features.6"}``. What that leaves open is
+    ``grad_cam`` where it was run, the deepest layer, and the first of the table.
 
     No mask score sees a confounder inside the cell: ``cell-focused`` does not say that what is read
     there is biology.
+
+    :raises DataError: a model lacks the primary condition.
     """
-    hidden = is_null(table, null=null)
-    tested, nulls = table[~hidden], table[hidden]
-    nulls_of, tested_of = (_by_model(rows) for rows in (nulls, tested))
-    shared = nulls_of.get(null or "", nulls[:0])
+    rule = rule or Rule()
+    options = {"clusters": clusters, "fewest": FEWEST, **options}
+    hidden, columns, found = is_null(table, null=null), columns_of(table), []
+    if table.empty:
+        return []
+    random = by_model(table[hidden])
+    for _, rows in by_condition(table[~hidden], of_model(columns)):
+        conditions = list(by_condition(rows, columns))
+        speaks = _primary(conditions, primary or {})
+        swaps: dict[str, list[Evidence]] = {}
+        for i, (about, cells) in enumerate(conditions):
+            target = str([about[name] for name in columns if name.partition(".")[0] == "target"])
+            if target not in swaps:
+                swaps[target] = _swapped(swap_of(about, rows), rule, options)
+            evidence = (
+                _enough(cells, score, rule, clusters),
+                *swaps[target],
+                _ranked(cells, draws_of(about, random, null), score, rule),
+                _resolvable(cells, score, rule),
+            )
+            kind, sentence = _judge({each.name: each for each in evidence}, rule)
+            found.append(Verdict(kind, sentence, evidence, about, i == speaks, rule))
+    return found
 
-    def own_nulls(condition: dict[str, Any]) -> pd.DataFrame:
-        own = nulls_of.get(str(condition["model"]), nulls[:0])
-        return pd.concat([own, shared]) if len(shared) else own
 
-    return [
-        _judge(
-            condition,
-            rows,
-            null_of(
-                condition,
-                table,
-                own_nulls(condition),
-                null,
-                f"{score}.{corrected}",
-            ),
-            swap_of(condition, table, tested_of[str(condition["model"])]),
-            score,
-            corrected,
-            least_cells,
-            {"clusters": clusters, **options},
-        )
-        for condition, rows in by_condition(tested, columns_of(table))
-        if len(rows)
+def _primary(
+    conditions: Sequence[tuple[dict[str, Any], pd.DataFrame]], wanted: Mapping[str, str]
+) -> int:
+    """The number of the condition that speaks for a model."""
+    fits = [
+        i
+        for i, (about, _) in enumerate(conditions)
+        if all(str(about.get(name)) == str(value) for name, value in wanted.items())
     ]
+    if not fits:
+        names = [label(about, list(about)) for about, _ in conditions]
+        asked = ",".join(f"{name}={value}" for name, value in wanted.items())
+        raise DataError(f"No condition is the primary {asked}; there are {preview(names, most=5)}.")
+
+    def preference(i: int) -> tuple[bool, float]:
+        about, rows = conditions[i]
+        depth = rows["depth"].max() if "depth" in rows else np.nan
+        return about["method"] == METHOD, -np.inf if pd.isna(depth) else float(depth)
+
+    return max(fits, key=preference)  # the first of equals
 
 
-def _by_model(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each model: looked up, so that a report of many models stays linear."""
-    return {str(name): each for name, each in rows.groupby(rows["model"].astype(str), sort=False)}
-
-
-def _judge(
-    about: dict[str, Any],
-    rows: pd.DataFrame,
-    null: pd.DataFrame,
-    swap: pd.DataFrame,
-    score: str,
-    corrected: str,
-    least_cells: int,
-    options: dict[str, Any],
-) -> Verdict:
-    conditions = (
-        _evidence(rows, score, least_cells, options["clusters"]),
-        _resolvable(rows, score),
-        _above_null(rows, null, f"{score}.{corrected}", options),
-        _beside_neighbours(rows, f"{score}.cell_vs_neighbours", options),
-        _swapped(swap, options),
+def _judge(found: Mapping[Name, Evidence], rule: Rule) -> tuple[Kind, str]:
+    """The rule, and its sentence."""
+    enough, outside, draws, grid = (
+        found[name] for name in ("evidence", "outside", "draws", "resolvable")
     )
-    enough, resolved, above, beside, swapped = conditions
+    cell, around = (
+        {found[name].answer for name in names} - {"missing"} for names in (CELL, AROUND)
+    )
     kind: Kind = "inconclusive"
-    lacking = [enough] * (enough.answer == "no")
-    lacking += [c for c in (above, swapped) if c.answer == "missing"]
-    if resolved.answer == "missing":
-        why = "no cell has a score"
-    elif resolved.answer == "no":
-        kind, why = "unresolvable", resolved.text
-    elif lacking:
-        why = "; ".join(c.text for c in lacking)
-    elif above.answer == swapped.answer == "yes" and beside.answer in ("yes", "not asked"):
-        kind, why = "cell-focused", f"{above.text}; {swapped.text}"
-    elif swapped.answer == "no" and (above.answer != "yes" or beside.answer == "no"):
+    why = ""
+    if enough.answer == "no" or not cell:
+        lacks = [each for each in (enough, outside, draws) if each.answer in ("no", "missing")]
+        why = "; ".join(each.text for each in lacks)
+    elif "yes" in cell and "yes" in around:
+        kind = "reads both"
+    elif "yes" in cell and around == {"no"}:
+        if grid.answer != "yes":
+            kind, why = "unresolvable", grid.text
+        elif draws.answer == "yes":
+            kind = "cell-focused"
+        else:
+            why = draws.text if draws.answer == "missing" else "attribution does not agree"
+    elif cell == {"no"} and outside.low >= rule.effect:
         kind = "looks elsewhere"
-        why = f"{swapped.text}; {beside.text if beside.answer == 'no' else above.text}"
+    elif cell == {"no"} and outside.answer == "no":
+        kind = "no effect"
     else:
-        open_ = [c for c in (above, beside, swapped) if c.answer in ("no", "unclear")]
-        disagree = {"yes", "no"} <= {c.answer for c in (above, beside, swapped)}
-        why = ("they disagree: " if disagree else "not decided: ") + "; ".join(
-            c.text for c in open_
-        )
-    return Verdict(kind, f"{kind}: {why}", conditions, about)
+        why = "the swap does not decide"
+    swap = ", ".join(found[n].text for n in (*CELL, *AROUND) if np.isfinite(found[n].value))
+    rank = draws.text if np.isfinite(draws.value) else ""
+    said = dict.fromkeys(filter(None, (why, swap, rank, enough.text)))
+    return kind, f"{kind}: {'; '.join(said)}"
 
 
-def _evidence(
-    rows: pd.DataFrame, score: str, least: int, clusters: Sequence[str] | None
-) -> Evidence:
+def _enough(rows: pd.DataFrame, score: str, rule: Rule, clusters: Sequence[str] | None) -> Evidence:
     finite = np.isfinite(numbers(rows, score))
-    found = Clusters.of(rows, clusters).among(finite)
-    cells = int(finite.sum())
+    cells, found = int(finite.sum()), Clusters.of(rows, clusters, fewest=FEWEST).among(finite)
     lacks = []
-    if cells < least:
-        lacks.append(f"{cells} cells with a score, fewer than {least}: score more cells")
+    if cells < rule.cells:
+        lacks.append(f"{cells} cells with a score, fewer than {rule.cells}: score more cells")
     if not found.level:
         lacks.append(f"{found.note}; let the dataset carry Metadata_Well")
-    elif found.units < FEWEST:
-        lacks.append(f"{found.units} units of {found.level}, fewer than {FEWEST}: score more wells")
-    text = "; ".join(lacks) or f"{cells} cells in {found.units} units of {found.level}"
-    alike = ""
-    if cells > 1 and np.ptp(numbers(rows, score)[finite]) == 0:
-        text += f"; all have the same {score}, so no interval says how sure that is"
-        alike = ", all with one score"
-    units = f"in {found.units} units of {found.level}" if found.level else "no units known"
-    answer: Answer = "no" if lacks else "yes"
-    return Evidence("evidence", answer, text, float(cells), made_of=units + alike)
+    elif cells and found.units < 2:
+        lacks.append(f"{found.note}: score more wells")
+    units = f"{found.units} units of {found.level}" if found.level else ""
+    text = "; ".join(lacks) or ", ".join(filter(None, (f"{cells} cells in {units}", found.note)))
+    return Evidence("evidence", "no" if lacks else "yes", text, float(cells), made_of=units)
 
 
-def _resolvable(rows: pd.DataFrame, score: str) -> Evidence:
+def _swapped(rows: pd.DataFrame, rule: Rule, options: dict[str, Any]) -> list[Evidence]:
+    """What the sides of the swap do, in the order of the table above."""
+    known = {str(name) for name in rows if rows[name].notna().any()}
+    both = ["swap.inside", "swap.outside"]
+    whole = rows[rows[both].notna().all(axis=1)] if known.issuperset(both) else rows[:0]
+    if len(whole) < rule.cells:
+        return [Evidence(name, "missing", _lacking(rows, len(whole), rule)) for name in _SWAPPED]
+    end = "_margin" if known.issuperset(f"{side}_margin" for side in both) else ""
+    sides = [f"swap.{side}{end}" for side in ("outside", "inside", "cell")]
+    outer, *inner = (whole[side].abs() for side in sides if side in known)
+    whole = whole.assign(share=outer / (outer + np.fmax.reduce(inner)))  # NaN: nothing changes
+    found = []
+    for name, (column, words) in _SWAPPED.items():
+        if column not in whole or whole[column].isna().all():
+            found.append(Evidence(name, "missing", f"nothing in the column {column}"))
+            continue
+        made = bootstrap(whole, column, **options)
+        share = {"flips": rule.flips, "share": rule.share}.get(name)
+        most = rule.negligible if share is None else share
+        idle = made.high <= most and (share is not None or made.low >= -most)
+        matters = made.low >= rule.effect if name in CELL else made.low > most
+        form = "+.3f" if share is None else ".0%"
+        ends = "" if np.isnan(made.low) else f" [{made.low:{form}}, {made.high:{form}}]"
+        text = words.format(f"{made.value:{form}}{ends}")
+        answer: Answer = "yes" if matters else "no" if idle else "unclear"
+        found.append(Evidence(name, answer, text, made.value, made.low, made.high))
+    return found
+
+
+def _lacking(rows: pd.DataFrame, cells: int, rule: Rule) -> str:
+    texts = rows["reasons"].dropna().unique() if "reasons" in rows else ()
+    why = next((r for text in texts for r in reasons_of(str(text)) if r.scorer == "swap"), None)
+    if not cells and not why:
+        return "no swap: run it again with 'scorer=[grad_camo,swap]'"
+    return f"{cells} cells have a swap, fewer than {rule.cells}{f': {why}' if why else ''}"
+
+
+def _ranked(rows: pd.DataFrame, draws: Sequence[pd.DataFrame], score: str, rule: Rule) -> Evidence:
+    found = rank_among(rows, draws, score)
+    made_of = f"{found.rank} of {found.draws + 1}"
+    if found.draws < rule.draws:
+        blank = f" ({found.blank} more define fewer than half of the cells)" if found.blank else ""
+        text = (
+            f"{found.draws} draws of random weights{blank}, fewer than {rule.draws}: "
+            f"run it again with model.randomize=all model.draws={rule.draws + found.blank}"
+        )
+        return Evidence("draws", "missing", text, made_of=made_of)
+    text = f"its score ranks {made_of} among random weights (p = {found.p:.3f})"
+    return Evidence("draws", "yes" if found.p <= rule.p else "no", text, found.p, made_of=made_of)
+
+
+def _resolvable(rows: pd.DataFrame, score: str, rule: Rule) -> Evidence:
     share = resolvable(rows, score=score)
     if np.isnan(share):
         return Evidence("resolvable", "missing", "no cell has a score")
     text = f"{share:.0%} of cells lie on a grid that can tell their score from chance"
-    return Evidence("resolvable", "yes" if share >= RESOLVABLE else "no", text, share)
-
-
-def _above_null(
-    rows: pd.DataFrame, null: pd.DataFrame, column: str, options: dict[str, Any]
-) -> Evidence:
-    if column not in rows:
-        return Evidence("null", "missing", f"no column {column}: add the scorer to scorer=[...]")
-    if null.empty:
-        return Evidence(
-            "null", "missing", "no randomised weights: run it again with model.randomize=all"
-        )
-    found = paired(rows, null, column, **options)
-    if not found["cells"]:
-        return Evidence(
-            "null", "missing", "no cell has a score under both trained and randomised weights"
-        )
-    ends = found["difference"], found["low"], found["high"]
-    means = found["mean_first"], found["mean_second"]
-    return _answered("null", f"{column} less that of randomised weights", *ends, of=means)
-
-
-def _beside_neighbours(rows: pd.DataFrame, column: str, options: dict[str, Any]) -> Evidence:
-    if column not in rows or not np.isfinite(numbers(rows, column)).any():
-        return Evidence("neighbours", "not asked", "no cell has neighbours that are known")
-    found = bootstrap(rows, column, **options)
-    what = f"density of heat on the cell against neighbours ({column})"
-    return _answered("neighbours", what, found.value, found.low, found.high)
-
-
-def _swapped(rows: pd.DataFrame, options: dict[str, Any]) -> Evidence:
-    asked, rows = rows, rows[np.isfinite(rows["difference"])] if len(rows) else rows
-    if rows.empty:
-        texts = asked["reasons"].dropna().unique() if "reasons" in asked else ()
-        of_swap = (r for text in texts for r in reasons_of(str(text)) if r.scorer == "swap")
-        why = next(of_swap, None)
-        run_it = "no swap: run it again with 'scorer=[grad_camo,swap]'"
-        return Evidence("swap", "missing", f"no cell has a {why}" if why else run_it)
-    found = bootstrap(rows, "difference", **options)
-    inside, outside = rows["inside"].mean(), rows["outside"].mean()
-    what = f"change by swapping inside ({inside:.3f}) less outside ({outside:.3f})"
-    return _answered("swap", what, found.value, found.low, found.high, of=(inside, outside))
-
-
-def _answered(
-    name: Any,
-    what: str,
-    value: float,
-    low: float,
-    high: float,
-    *,
-    of: tuple[float, float] | None = None,
-) -> Evidence:
-    answer: Answer = "yes" if low > 0 else "no" if high < 0 else "unclear"
-    ends = "no interval" if np.isnan(low) else f"[{low:+.3f}, {high:+.3f}]"
-    made_of = f"{of[0]:.3f} less {of[1]:.3f}" if of else ""
-    return Evidence(name, answer, f"{what}: {value:+.3f} {ends}", value, low, high, made_of)
+    return Evidence("resolvable", "yes" if share >= rule.resolvable else "no", text, share)
 
 
 def model_verdicts(verdicts: Sequence[Verdict], shown: Sequence[str], /) -> list[ModelVerdict]:
-    """A verdict a model, by :data:`MODEL_RULE`; ``shown`` are the columns that name a condition."""
+    """The verdict of each model with the others beside it; ``shown`` tells conditions apart."""
     if not verdicts:
         return []
     names = named(pd.DataFrame([each.about for each in verdicts]), shown)
     groups: dict[str, list[tuple[str, Verdict]]] = {}
     for one, other, each in zip(names["series"], names["method_layer"], verdicts, strict=True):
         groups.setdefault(one, []).append((other, each))
-    return [_of_model(name, each) for name, each in groups.items()]
-
-
-def _of_model(name: str, verdicts: Sequence[tuple[str, Verdict]]) -> ModelVerdict:
-    counts = Counter(str(each.kind) for _, each in verdicts)
-    kind = _kind_of_model(counts)
-    rest = [(k, n) for k, n in counts.items() if k != kind]
-    others = [f"{n} {_IS.get(k, 'is' if n == 1 else 'are')} {k}" for k, n in rest]
-    noun = "method and layer" if len(verdicts) == 1 else "methods and layers"
-    count = f"{counts[kind]} of {len(verdicts)} {noun}"
-    sentence = {
-        "cell-focused": f"looks at the cell: {count} say so",
-        "looks elsewhere": f"looks elsewhere than at the cell: {count} say so",
-        "unresolvable": f"cannot be judged: at {count} the grid cannot tell a score from chance",
-        "inconclusive": f"cannot be judged yet: {count} are inconclusive",
-    }[kind]
-    if kind in ("inconclusive", "unresolvable") and len(verdicts) == 1:
-        sentence = {"inconclusive": "cannot be judged yet", "unresolvable": sentence}[kind]
-    if others:
-        sentence += f", {' and '.join(others)}"
-    sentence = f"{sentence[0].upper()}{sentence[1:]}. {_numbers(verdicts)}".strip()
-    return ModelVerdict(name, kind, sentence.replace("[-", "[−").replace(", -", ", −"), verdicts)
-
-
-_IS = {"looks elsewhere": "say that it"}
-
-
-def _kind_of_model(counts: Mapping[str, int]) -> str:
-    judged = sum(n for kind, n in counts.items() if kind != "unresolvable")
-    if not judged:
-        return "unresolvable"
-    for kind, opposite in (
-        ("cell-focused", "looks elsewhere"),
-        ("looks elsewhere", "cell-focused"),
-    ):
-        if not counts.get(opposite) and counts.get(kind, 0) > judged / 2:
-            return kind
-    return "inconclusive"
-
-
-def _numbers(verdicts: Sequence[tuple[str, Verdict]]) -> str:
-    """What decides: the swap, and the distance to randomised weights; or what is missing."""
-    sentences = []
-    swap = verdicts[0][1]["swap"]
-    if np.isfinite(swap.value):
-        way, flip = ("more", 1) if swap.value > 0 else ("less", -1)
-        ends = sorted((flip * swap.low, flip * swap.high))
-        sentences.append(
-            f"Exchanging the cell changes the prediction {way} than exchanging its surroundings, "
-            f"by {flip * swap.value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]."
-        )
-    values = [v for _, each in verdicts if np.isfinite(v := each["null"].value)]
-    if values:
-        span = _span(min(values), max(values))
-        sentences.append(f"Above chance its score lies {span} that of its randomised weights.")
-    lacks = dict.fromkeys(
-        each[name].text
-        for _, each in verdicts
-        for name in ("evidence", "null", "swap")
-        if (each[name].answer in ("missing", "no") and not np.isfinite(each[name].value))
-        or (name == "evidence" and each[name].answer == "no")
-    )
-    if lacks:
-        sentences.append(f"Lacking: {'; '.join(list(lacks)[:3])}.")
-    return " ".join(sentences)
-
-
-def _span(least: float, most: float) -> str:
-    """Differences in words.
-
-    >>> _span(-0.19, -0.07), _span(0.5, 0.5), _span(-0.1, 0.2)
-    ('0.07 to 0.19 below', '0.50 above', 'from 0.10 below to 0.20 above')
-    """
-    if least < 0 < most:
-        return f"from {-least:.2f} below to {most:.2f} above"
-    way = "above" if most > 0 else "below"
-    ends = sorted((abs(least), abs(most)))
-    span = f"{ends[0]:.2f}" + (f" to {ends[1]:.2f}" if ends[1] - ends[0] >= 0.005 else "")
-    return f"{span} {way}"
+    for group in groups.values():
+        group.sort(key=lambda one: not one[1].primary)
+    return [ModelVerdict(name, group[0][1], group) for name, group in groups.items()]

@@ -26,11 +26,11 @@ def test_a_results_folder_is_told_on_the_terminal(results, tmp_path, capsys):
     out, err = capsys.readouterr()
     for words in (
         "64 cells, 4 conditions",
-        "units of Metadata_Well",
+        "intervals over 2 units of Metadata_Plate",
         "S > 0.5",
         "attainable",
-        "inconclusive: no randomised weights: run it again with model.randomize=all",
-        "scorer=[grad_camo,swap]",
+        "run it again with model.randomize=all model.draws=19",
+        "inconclusive: no swap: run it again with 'scorer=[grad_camo,swap]'",
         "methods on the same cells",
         "rank correlation of scores",
         "overlap of the hottest tenth",
@@ -63,6 +63,9 @@ def test_a_collected_table_says_the_same_as_its_folder(results, tmp_path, capsys
         (["--clusters", "Metadata_Wel"], "Did you mean 'Metadata_Well'"),
         (["--by", "Metadata_Treatment"], "There is no column 'Metadata_Treatment'"),
         (["--null", "random"], "There is no model 'random'"),
+        (["--primary", "layer=features.9"], "No condition is the primary layer=features.9"),
+        (["--rule", "efect=0.2"], "The rule has no 'efect'. Did you mean 'effect'"),
+        (["--rule", "effect=much"], "--rule effect=much must be a number"),
     ],
 )
 def test_mistakes_get_one_sentence(results, args, sentence, capsys):

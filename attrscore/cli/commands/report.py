@@ -7,12 +7,12 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attrscore.cli.outcomes import OK
-from attrscore.errors import ConfigError, StoreError
+from attrscore.errors import ConfigError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,8 @@ def report(arguments: Sequence[str]) -> int:
         clusters=options.clusters,
         by=options.by,
         null=options.null,
-        least_cells=options.cells,
+        primary=options.primary,
+        rule=_rule(options.rule),
         seed=options.seed,
     )
     if options.figure:
@@ -80,6 +81,7 @@ def report(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     from attrscore.report.figures import FIGURES
+    from attrscore.stats import Rule
 
     parser = argparse.ArgumentParser(
         prog="attrscore report",
@@ -98,7 +100,10 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--by", type=_names, default=[], help="groups: Metadata_Treatment")
     parser.add_argument("--null", help="the model of randomised weights, if it has its own name")
-    parser.add_argument("--cells", type=int, default=30, help="fewest for a verdict (default: 30)")
+    chosen = "the condition that speaks for a model: method=hires_cam,layer=features.6"
+    parser.add_argument("--primary", type=_pairs, default={}, metavar="PAIRS", help=chosen)
+    asked = f"what a verdict asks for (default: {Rule()})"
+    parser.add_argument("--rule", default="", metavar="PAIRS", help=asked)
     parser.add_argument("--seed", type=int, default=0, help="of the resampling (default: 0)")
     parser.add_argument("--json", action="store_true", help="everything, for other programs")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="draw into this folder")
@@ -141,6 +146,27 @@ def _write_page(
 
 def _names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Names and values from text such as ``method=hires_cam,layer=features.6``."""
+    pairs = (each.partition("=") for each in _names(text))
+    return {name: value for name, _, value in pairs}
+
+
+def _rule(text: str) -> stats.Rule:
+    """The rule from text such as ``effect=0.2,cells=50``."""
+    from attrscore.stats import Rule
+
+    known, given = asdict(Rule()), {}
+    for name, value in _pairs(text).items():
+        if name not in known:
+            raise ConfigError(f"The rule has no '{name}'. {did_you_mean(name, known)}")
+        try:
+            given[name] = type(known[name])(value)
+        except ValueError:
+            raise ConfigError(f"--rule {name}={value} must be a number.") from None
+    return Rule(**given)
 
 
 def _map_agreement(results: Sequence[str]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from attrscore.report.page import _sections as sections
 from attrscore.report.page._conditions import conditions_of
 from attrscore.report.page._gallery import BINS, NUMBERS, cards_of, gallery, percentiles_of
 from attrscore.report.page._pictures import inline
-from attrscore.stats.verdict import MODEL_RULE, model_verdicts
+from attrscore.stats.verdict import KINDS, model_verdicts
 
 if TYPE_CHECKING:
     from attrscore.stats import Report
@@ -78,7 +78,7 @@ def page(
         "found": found,
         "words": words,
         "verdicts": model_verdicts(found.verdicts, found.shown),
-        "rule": MODEL_RULE,
+        "kinds": KINDS.items(),
         "curves": curves,
         "groups": [
             {**group, "rows": [_at(row, curves, found.threshold) for row in group["rows"]]}
@@ -143,6 +143,7 @@ def _environment() -> Environment:
         "num": _num,
         "signed": lambda x: _formatted(x, "+.2f"),
         "share": _share,
+        "upper_first": lambda text: f"{text[0].upper()}{text[1:]}".replace("-0.", "−0."),
         "p": _p,
         "plain": lambda x: f"{x:.6g}" if _is_number(x) else "",
         "strength": lambda x: f"{min(1.0, abs(float(x))):.3f}" if _is_number(x) else "0",

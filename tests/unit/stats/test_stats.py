@@ -5,12 +5,15 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from attrscore.core.statuses import Reason, stored
 from attrscore.errors import ConfigError, DataError
 from attrscore.stats import (
     Clusters,
+    Rule,
     Verdict,
     adjusted,
     agreement,
@@ -58,31 +61,53 @@ def table(cells=60, wells=10, above=0.3, **columns) -> pd.DataFrame:
     return pd.DataFrame(made | columns)
 
 
-def judged(above=0.3, null=0.0, inside=0.4, outside=0.1, **columns) -> pd.DataFrame:
-    """A trained condition, its randomised weights, and a swap."""
-    trained = table(above=above, **{"swap.inside": inside, "swap.outside": outside}, **columns)
+def judged(
+    above=0.3, inside=0.4, cell=0.45, outside=0.01, flips=0.02, share=0.1, draws=19, **columns
+) -> pd.DataFrame:
+    """A trained condition with its swap, and draws of random weights around chance."""
     rng = np.random.default_rng(1)
-    for side in ("inside", "outside"):
-        trained[f"swap.{side}"] += 0.01 * rng.normal(size=len(trained))
-    random = table(above=null, **{"model.randomize": "all"})
-    return pd.concat([trained.assign(**{"model.randomize": "none"}), random], ignore_index=True)
+    swap = {"inside": inside, "cell": cell, "outside": outside}
+    trained = table(above=above, **{"model.randomize": "none", "seed": 0}, **columns)
+    for side, drop in swap.items():
+        trained[f"swap.{side}"] = drop + 0.01 * rng.normal(size=len(trained)) * (drop != 0)
+        trained[f"swap.{side}_margin"] = 5 * trained[f"swap.{side}"]
+    trained["swap.inside_flips"] = trained["swap.cell_flips"] = 0.5
+    trained["swap.outside_flips"] = np.clip(flips + 0.01 * rng.normal(size=len(trained)), 0, 1)
+    inner = trained[["swap.inside_margin", "swap.cell_margin"]].abs().max(axis=1)
+    trained["swap.outside_margin"] = share / (1 - share) * inner
+    return pd.concat([trained, *random_draws(draws)], ignore_index=True)
+
+
+def random_draws(draws, above=0.0, **columns) -> list[pd.DataFrame]:
+    """Draws of random weights, each a little higher than the one before."""
+    option = {"model.randomize": "all"}
+    return [
+        table(above=above + 0.001 * i, **option, seed=i).assign(**columns) for i in range(draws)
+    ]
 
 
 # Units
 
 
-def test_units_are_the_outermost_level_with_five_groups():
+def test_units_are_the_outermost_level_with_two_groups():
+    assert (Clusters.of(table()).level, Clusters.of(table()).units) == ("Metadata_Well", 10)
+    assert Clusters.of(table()).note == "on this Metadata_Plate only"
     cells = table().assign(Metadata_Plate=[f"P{i % 2}" for i in range(60)])
-    assert (Clusters.of(cells).level, Clusters.of(cells).units) == ("Metadata_Well", 10)
-    assert "2 groups of Metadata_Plate" in Clusters.of(cells).note
+    assert (Clusters.of(cells).level, Clusters.of(cells).units) == ("Metadata_Plate", 2)
+    assert "only 2 units (Metadata_Plate): a t interval" in Clusters.of(cells).note
+    within = Clusters.of(cells, fewest=5)
+    assert (within.level, within.units) == ("Metadata_Well", 10)
+    assert within.note == "on these 2 groups of Metadata_Plate only"
     many = cells.assign(Metadata_Plate=[f"P{i % 6}" for i in range(60)])
     assert (Clusters.of(many).level, Clusters.of(many).units) == ("Metadata_Plate", 6)
     assert Clusters.of(many).note == ""
+    unlike = cells.assign(Metadata_Plate=["P0"] * 50 + [f"P{i}" for i in range(1, 6)] * 2)
+    assert "6 units (Metadata_Plate) that weigh as 1.4 alike ones" in Clusters.of(unlike).note
 
 
 def test_a_well_is_told_apart_by_its_plate():
     cells = table(wells=3).assign(Metadata_Plate=np.repeat(["P1", "P2"], 30))
-    assert Clusters.of(cells).units == 6
+    assert len(set(Clusters.of(cells).inner)) == 6
     assert Clusters.of(cells, ["Metadata_Well"]).units == 3
 
 
@@ -267,17 +292,37 @@ def test_adjustment_leaves_out_what_it_cannot_tell_apart():
         adjusted(two, group="modl")
 
 
-def test_groups_are_adjusted_for_many():
-    treated = table(above=0.0, cells=200, wells=20)
-    treated["Metadata_Treatment"] = np.where(treated["Metadata_Well"] < "A10", "drug", "DMSO")
-    drug = treated["Metadata_Treatment"] == "drug"
-    treated.loc[drug, "grad_camo.above_chance"] += 0.2
-    found = summarise(treated, by=["Metadata_Treatment"], **QUICK).set_index("Metadata_Treatment")
-    assert found.loc["drug", "q"] < 0.01
-    assert found.loc["DMSO", "q"] > found.loc["DMSO", "p"] * 0.99
-    assert found.loc["drug", "above_chance.low"] > 0.1
+def treated() -> pd.DataFrame:
+    """Cells of a drug that lie above random weights, and of DMSO that do not."""
+    cells = table(above=0.0, cells=200, wells=20, **{"model.randomize": "none"})
+    drug = cells["Metadata_Well"] < "A10"
+    for name in ("above_chance", "log_odds"):
+        cells.loc[drug, f"grad_camo.{name}"] += 0.2
+    return cells.assign(Metadata_Treatment=np.where(drug, "drug", "DMSO"))
+
+
+def draws_of_treated(draws) -> list[pd.DataFrame]:
+    rows = treated().assign(**{"model.randomize": "all"})
+    noise = np.random.default_rng(5).normal(0, 0.05, draws)
+    return [
+        rows.assign(seed=i, **{"grad_camo.log_odds": float(level)}) for i, level in enumerate(noise)
+    ]
+
+
+def test_groups_are_ranked_among_draws_and_adjusted_within_their_condition():
+    by = ["Metadata_Treatment"]
+    draws = draws_of_treated(199)
+    own = summarise(treated(), by=by, draws=pd.concat(draws), **QUICK).set_index(by[0])
+    assert own.loc["drug", "p"] == 1 / 200
+    assert own.loc["drug", "q"] == pytest.approx(1 / 100)
+    assert own.loc["DMSO", "q"] == own.loc["DMSO", "p"] > 0.05
+    assert own.loc["drug", "above_chance.low"] > 0.1
+    found = summarise(pd.concat([treated(), *draws[:2]]), by=by, **QUICK)
+    random = found["model.randomize"] == "all"
+    assert found.loc[random, ["p", "q"]].isna().all(axis=None)
+    assert found.loc[~random, "draws"].tolist() == [2, 2]
     with pytest.raises(ConfigError, match="no column 'Metadata_Dose'"):
-        summarise(treated, by=["Metadata_Dose"])
+        summarise(treated(), by=["Metadata_Dose"])
 
 
 # Verdicts
@@ -287,55 +332,112 @@ def only(cells: pd.DataFrame, **options) -> Verdict:
     return verdict(cells, **QUICK, **options)
 
 
-def test_attribution_and_swap_on_the_cell_make_it_cell_focused():
-    found = only(judged())
-    assert found.kind == "cell-focused"
-    assert [each.answer for each in found.conditions] == ["yes"] * 5
-    assert found["null"].value == pytest.approx(0.3, abs=0.01)
-    assert found["swap"].low > 0
-    assert "+0.3" in found.sentence
+KINDS = {
+    "honest": ("cell-focused", {}),
+    "honest by size, which the swap cannot see": ("cell-focused", {"inside": 0.0}),
+    "half and half": ("reads both", {"inside": 0.3, "cell": 0.3, "outside": 0.3, "share": 0.5}),
+    "60 and 40, saturated": ("reads both", {"outside": 0.01, "share": 0.4}),
+    "flipped by its surroundings": ("reads both", {"outside": 0.03, "flips": 0.25}),
+    "cheat": ("looks elsewhere", {"inside": 0.0, "cell": 0.01, "outside": 0.4, "share": 0.9}),
+    "cheat whose heat lies on the cell": (
+        "looks elsewhere",
+        {"above": 0.5, "inside": 0.0, "cell": 0.0, "outside": 0.4, "share": 0.9},
+    ),
+    "cheat without draws": (
+        "looks elsewhere",
+        {"inside": 0.0, "cell": 0.0, "outside": 0.4, "share": 0.9, "draws": 0},
+    ),
+    "nothing": ("no effect", {"inside": 0.01, "cell": 0.02, "outside": 0.01, "share": 0.5}),
+    "no better than random weights": ("inconclusive", {"above": 0.0}),
+    "below random weights": ("inconclusive", {"above": -0.3}),
+    "a little": ("inconclusive", {"inside": 0.08, "cell": 0.08}),
+    "a coarse grid": ("unresolvable", {"grad_camo.resolved": [0.1] * 20 + [np.nan] * 40}),
+}
 
 
-def test_a_background_and_a_neighbour_shortcut_look_elsewhere():
-    background = only(judged(above=-0.1, inside=0.0, outside=0.4))
-    assert background.kind == "looks elsewhere"
-    assert background["null"].answer == "no"
-    cheat = judged(above=0.2, inside=0.02, outside=0.4)
-    cheat["grad_camo.cell_vs_neighbours"] -= 0.5
-    neighbours = only(cheat)
-    assert neighbours.kind == "looks elsewhere"
-    assert neighbours["null"].answer == "yes"
-    assert neighbours["neighbours"].answer == "no"
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"inside": 0.0, "outside": 0.4}, "they disagree"),
-        ({"above": -0.1}, "they disagree"),
-        ({"inside": 0.1, "outside": 0.1}, "not decided"),
-        ({"grad_camo.cell_vs_neighbours": -0.4}, "they disagree"),
-    ],
-)
-def test_disagreement_is_inconclusive(change, words):
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_follows_from_its_evidence(name):
+    kind, change = KINDS[name]
     found = only(judged(**change))
-    assert found.kind == "inconclusive"
-    assert words in found.sentence
+    assert found.kind == kind, found.sentence
+    assert found.sentence.startswith(f"{kind}: ")
+
+
+def test_the_sentence_has_the_numbers_that_a_reader_needs():
+    found = only(judged())
+    for words in (
+        "drop by exchanging the cell +0.4",
+        "by transplanting it whole +0.4",
+        "by exchanging its surroundings +0.0",
+        "which flips ",
+        "10% [10%, 10%] of the changes of margin",
+        "ranks 1 of 20 among random weights (p = 0.050)",
+        "60 cells in 10 units of Metadata_Well, on this Metadata_Plate only",
+    ):
+        assert words in found.sentence
+    assert found["draws"].value == 0.05
+    assert found["inside"].low > 0.39
+    assert str(found.rule).startswith("effect=0.1, negligible=0.05")
+
+
+def test_an_untrained_model_has_no_effect_whatever_its_rank():
+    found = only(judged(above=0.5, inside=0.0, cell=0.0, outside=0.0, flips=0.0))
+    assert found.kind == "no effect"
+    assert found["draws"].answer == "yes"
+    for side in ("inside", "cell", "outside"):
+        assert "+0.000 [+0.000, +0.000]" in found[side].text
+    assert found["share"].answer == "missing"  # nothing of nothing
+
+
+def test_a_reader_of_both_halves_alike_is_never_cell_focused():
+    for drop in np.linspace(0, 0.6, 9):
+        half = {"inside": drop, "cell": drop, "outside": drop, "share": 0.5, "flips": drop / 2}
+        assert only(judged(**half)).kind != "cell-focused"
+
+
+def test_drops_that_cancel_over_cells_still_count_in_the_share():
+    cells = judged()
+    sign = np.where(np.arange(len(cells)) % 2, 1, -1)
+    cells["swap.outside_margin"] = sign * 0.7 * cells["swap.cell_margin"]
+    found = only(cells)
+    assert found.kind == "reads both"
+    assert found["share"].value == pytest.approx(0.7 / 1.7, abs=0.01)
+
+
+def test_thresholds_are_options_and_stand_in_the_verdict():
+    strict = Rule(effect=0.5)
+    found = only(judged(), rule=strict)
+    assert (found.kind, found.rule) == ("inconclusive", strict)
+    with pytest.raises(ConfigError, match="draws=99 or more"):
+        Rule(p=0.01)
+    with pytest.raises(ConfigError, match="between 0 and effect"):
+        Rule(negligible=0.2)
+
+
+def test_a_table_of_before_is_judged_by_what_it_has():
+    cells = judged()
+    old = cells.drop(columns=[n for n in cells if n.endswith("_margin") or "swap.cell" in n])
+    assert only(old).kind == "cell-focused"
+    assert only(old)["share"].value < 0.05  # of probability, which saturates
+    assert only(old)["cell"].answer == "missing"
 
 
 def test_missing_evidence_is_named_with_the_command_that_adds_it():
     found = only(table())
     assert found.kind == "inconclusive"
-    assert "model.randomize=all" in found.sentence
     assert "scorer=[grad_camo,swap]" in found.sentence
-    assert (found["null"].answer, found["swap"].answer) == ("missing", "missing")
+    assert "model.randomize=all model.draws=19" in found.sentence
+    assert (found["draws"].answer, found["outside"].answer) == ("missing", "missing")
+    few = only(judged(draws=18))
+    assert few.kind == "inconclusive"
+    assert "18 draws of random weights, fewer than 19" in few.sentence
 
 
 def test_a_swap_that_is_undefined_is_told_with_its_reason_and_not_asked_for_again():
     why = "no cell of a known other class in the pool can be a donor | or another."
     gaps = [Reason("gap", "grad_camo", "no neighbours in the crop."), Reason("gap", "swap", why)]
     found = only(judged(inside=np.nan, outside=np.nan, reasons=stored(gaps)))
-    assert found["swap"].answer == "missing"
+    assert found["outside"].answer == "missing"
     assert why in found.sentence
     assert "run it again" not in found.sentence
 
@@ -345,63 +447,87 @@ def test_every_condition_is_printed_with_the_numbers_behind_it():
 
     from attrscore.report import text as printout
 
-    cells = judged(grad_camo=0.3)
-    found = report(cells, clusters=["Metadata_Well"], **QUICK)
-    console = Console(width=250, file=io.StringIO())
+    found = report(judged(), clusters=["Metadata_Well"], **QUICK)
+    console = Console(width=300, file=io.StringIO())
     for part in printout.parts(found):
         console.print(part)
     told = " ".join(console.file.getvalue().split())
     (verdict,) = found.verdicts
-    for name in ("null", "neighbours", "swap"):
+    for name in ("inside", "cell", "outside", "flips", "share"):
         each = verdict[name]
         assert f"{each.answer}: {each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" in told
-    for words in ("cells", f"{verdict['resolvable'].value:.0%}", "all with one score"):
+    for words in ("60 cells", "yes: p = 0.050", "1 of 20", "100%", verdict.sentence, "primary"):
         assert words in told
-    inside, outside = (cells[f"swap.{side}"].mean() for side in ("inside", "outside"))
-    assert f"{inside:.3f} less {outside:.3f}" in told
 
 
 @pytest.mark.parametrize(
     ("cells", "words"),
     [
-        (judged(Metadata_Well="A01"), "fewer than 5: score more wells"),
+        (judged(Metadata_Well="A01"), "one Metadata_Well only: no interval: score more wells"),
         (judged().drop(columns=["Metadata_Plate", "Metadata_Well"]), "carry Metadata_Well"),
         (judged().query("id < 'c020'"), "20 cells with a score, fewer than 30"),
-        (judged(grad_camo=np.nan), "no cell has a score"),
-        (judged().drop(columns="grad_camo.above_chance"), "no column grad_camo.above_chance"),
+        (judged(grad_camo=np.nan), "0 cells with a score"),
     ],
 )
 def test_too_little_evidence_is_inconclusive_in_a_sentence(cells, words):
-    if "model.randomize" in cells and "Metadata_Well" in cells and "carry" not in words:
-        cells = cells.assign(Metadata_Plate="P1")
     found = only(cells)
     assert found.kind == "inconclusive"
     assert words in found.sentence
 
 
-def test_a_grid_that_cannot_tell_is_unresolvable_not_low():
-    found = only(judged(**{"grad_camo.resolved": [0.1] * 20 + [np.nan] * 40}))
-    assert found.kind == "unresolvable"
-    assert found["resolvable"].value == pytest.approx(1 / 3)
+def test_a_verdict_on_few_plates_says_so_in_its_sentence():
+    cells = judged()
+    number = cells.index % 60
+    few = only(cells.assign(Metadata_Plate=[f"P{i % 2}" for i in number]))
+    assert few.kind == "cell-focused"
+    words = "10 units of Metadata_Well, on these 2 groups of Metadata_Plate only"
+    assert words in few.sentence
+    many = only(cells.assign(Metadata_Plate=[f"P{i % 10 // 2}" for i in number]))
+    assert many.sentence.endswith("60 cells in 5 units of Metadata_Plate")
 
 
-def test_neighbours_are_not_asked_about_where_there_are_none():
-    found = only(judged(**{"grad_camo.cell_vs_neighbours": np.nan}))
-    assert found.kind == "cell-focused"
-    assert found["neighbours"].answer == "not asked"
+# The null
 
 
-def test_the_highest_of_several_random_draws_is_the_null():
-    draw = table(above=0.29, **{"model.randomize": "all", "model.fingerprint": "x"})
-    cells = pd.concat([judged().assign(**{"model.fingerprint": "y"}), draw])
-    assert only(cells)["null"].value == pytest.approx(0.01, abs=1e-6)
+def test_a_rank_counts_draws_at_least_as_high():
+    found = only(judged(above=0.0105))  # above 11 of 19
+    assert found["draws"].made_of == "9 of 20"
+    assert found["draws"].value == pytest.approx(9 / 20)
+    assert found["draws"].answer == "no"
+
+
+def test_draws_without_a_score_in_half_of_the_cells_do_not_count():
+    cells = judged()
+    blank = cells["seed"].gt(0) & cells["id"].ge("c020")
+    cells.loc[blank, "grad_camo.log_odds"] = np.nan
+    found = only(cells)
+    assert (found.kind, found["draws"].answer) == ("inconclusive", "missing")
+    assert "1 draws of random weights (18 more define fewer than half" in found.sentence
+    assert "model.draws=37" in found.sentence
+
+
+def test_draws_on_a_shard_are_compared_on_the_cells_that_both_have():
+    cells = judged().assign(**{"dataset.shard": None, "dataset.fingerprint": "whole"})
+    drawn = cells["model.randomize"] == "all"
+    cells.loc[drawn, ["dataset.shard", "dataset.fingerprint"]] = ["0/4", "a shard"]
+    kept = cells[~drawn | cells["id"].lt("c015")].copy()
+    assert only(kept).kind == "cell-focused"
+    assert only(kept)["draws"].made_of == "1 of 20"
+    kept.loc[~drawn & kept["id"].lt("c015"), "grad_camo.log_odds"] = -1.0
+    assert only(kept)["draws"].made_of == "20 of 20"
+
+
+def test_a_score_without_log_odds_is_ranked_itself_by_the_way_it_is_read():
+    cells = judged()
+    plain = cells.drop(columns="grad_camo.log_odds")
+    assert only(plain)["draws"].made_of == "1 of 20"
 
 
 def test_a_cascade_is_a_sanity_check_and_no_null():
     cells = judged()
     cells["model.randomize"] = cells["model.randomize"].replace("all", "last")
     found = only(cells)
-    assert found["null"].answer == "missing"
+    assert found["draws"].answer == "missing"
     assert "model.randomize=all" in found.sentence
 
 
@@ -414,13 +540,76 @@ def test_a_null_may_have_a_name_of_its_own_and_is_not_judged():
         verdicts(cells, null="rnd")
 
 
+# Methods and layers
+
+
+def beside(cells: pd.DataFrame, **about) -> pd.DataFrame:
+    """The same cells under another method or layer, without a swap of their own."""
+    return cells.assign(**about, **{n: np.nan for n in cells if n.startswith("swap.")})
+
+
 def test_one_swap_serves_all_methods_and_layers_of_a_model():
     cells = judged()
-    other = cells.assign(method="hires_cam", **{"swap.inside": np.nan, "swap.outside": np.nan})
-    both = pd.concat([cells, other])
+    both = pd.concat([cells, beside(cells, method="hires_cam")])
     assert [each.kind for each in verdicts(both, **QUICK)] == ["cell-focused"] * 2
-    with pytest.raises(DataError, match="holds net d grad_cam l3"):
-        verdict(both)
+    assert verdict(both, **QUICK).about["method"] == "grad_cam"
+    models = pd.concat([cells, cells.assign(model="other")])
+    with pytest.raises(DataError, match="net.* d grad_cam l3"):
+        verdict(models, **QUICK)
+
+
+def test_the_primary_condition_speaks_for_its_model_alone():
+    cells = judged()
+    low = cells["grad_camo.log_odds"].where(cells["model.randomize"] == "all", -1)
+    other = beside(cells, layer="l7", **{"grad_camo.log_odds": low})
+    both = pd.concat([cells.assign(depth=0.3), other.assign(depth=0.7)])
+    deepest = verdict(both, **QUICK)
+    assert (deepest.kind, deepest.about["layer"]) == ("inconclusive", "l7")
+    chosen = verdict(both, primary={"layer": "l3"}, **QUICK)
+    assert (chosen.kind, chosen.about["layer"]) == ("cell-focused", "l3")
+    with pytest.raises(DataError, match="primary layer=l9; there are"):
+        verdicts(both, primary={"layer": "l9"})
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    st.lists(st.sampled_from(["blank draw", "twin", "method", "layer"]), min_size=1, max_size=4),
+    st.sampled_from(["honest", "half and half", "cheat", "nothing", "a little"]),
+    st.randoms(use_true_random=False),
+)
+def test_rows_that_are_added_change_no_other_rows_answer(added, name, random):
+    cells = judged(**KINDS[name][1]).assign(depth=0.5)
+    cells["Metadata_Treatment"] = np.where(cells["Metadata_Well"] < "A05", "drug", "DMSO")
+    more = [cells]
+    for i, what in enumerate(added):
+        level = {"grad_camo.log_odds": random.uniform(-1, 2)}
+        more.append(
+            {
+                "blank draw": lambda i=i: random_draws(
+                    1, depth=0.5, Metadata_Treatment="drug", grad_camo=np.nan
+                )[0].assign(seed=100 + i, **{"grad_camo.log_odds": np.nan}),
+                "twin": lambda i=i, level=level: random_draws(1)[0].assign(
+                    depth=0.5, seed=100 + i, **{"model.randomize": "last"}, **level
+                ),
+                "method": lambda i=i, level=level: beside(cells, method=f"a{i}", **level),
+                "layer": lambda i=i, level=level: beside(
+                    cells, method=f"a{i}", layer="l9", depth=0.9, **level
+                ),
+            }[what]()
+        )
+    after = pd.concat(more, ignore_index=True)
+    before, found = (verdict(each, resamples=99) for each in (cells, after))
+    assert (before.kind, before.sentence) == (found.kind, found.sentence)
+    q = [
+        made[(made["model.randomize"] == "none") & (made["method"] == "grad_cam")][
+            ["Metadata_Treatment", "p", "q"]
+        ].to_numpy()
+        for made in (
+            summarise(each[~each["seed"].between(3, 99)], by=["Metadata_Treatment"], resamples=99)
+            for each in (cells, after)
+        )
+    ]
+    assert q[0].tolist() == q[1].tolist()
 
 
 # The report

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hostile import IMAGE, MARKUP, hostile
+from results import fill, job
 
 from attrscore import stats, store
 from attrscore.report.page import page
@@ -108,8 +109,6 @@ def test_a_page_fetches_nothing(enemy):
 
 
 def test_without_crops_the_page_tells_how_to_get_them(tmp_path):
-    from results import fill, job
-
     fill(tmp_path, job(), config="seed: 0")
     assert "keep=native" in "".join(Elements(made(tmp_path)).words)
 
@@ -148,31 +147,42 @@ def test_runs_are_compared_on_the_same_cells():
     assert len(changed_between(runs, "grad_camo")) == 8
 
 
-@pytest.mark.parametrize(
-    ("kinds", "kind"),
-    [
-        (["cell-focused"] * 3, "cell-focused"),
-        (["cell-focused", "cell-focused", "inconclusive"], "cell-focused"),
-        (["cell-focused", "cell-focused", "looks elsewhere"], "inconclusive"),
-        (["cell-focused", "inconclusive"], "inconclusive"),
-        (["looks elsewhere", "unresolvable", "unresolvable"], "looks elsewhere"),
-        (["unresolvable"], "unresolvable"),
-    ],
-)
-def test_the_verdict_of_a_network_follows_from_those_of_its_methods(kinds, kind):
-    missing = stats.Evidence("null", "missing", "no randomised weights")
-    names = ("evidence", "resolvable", "null", "neighbours", "swap")
-    evidence = tuple(
-        stats.Evidence(name, missing.answer, f"no {name}")  # type: ignore[arg-type]
-        for name in names
-    )
+def test_a_model_is_spoken_for_by_its_primary_condition_and_the_others_stand_beside():
+    evidence = (stats.Evidence("outside", "missing", "no swap"),)
+    kinds = {"l0": "inconclusive", "l1": "cell-focused", "l2": "looks elsewhere"}
     verdicts = [
-        stats.Verdict(each, each, evidence, {"model": "n", "method": "m", "layer": f"l{i}"})
-        for i, each in enumerate(kinds)
+        stats.Verdict(kind, kind, evidence, {"model": "n", "method": "m", "layer": layer}, i == 1)
+        for i, (layer, kind) in enumerate(kinds.items())
     ]
-    table = pd.concat([scores("n", 0.1).assign(layer=f"l{i}") for i in range(len(kinds))])
+    (judged,) = model_verdicts(verdicts, ["model", "method", "layer"])
+    assert (judged.name, judged.primary.kind) == ("n", "cell-focused")
+    assert [name for name, _ in judged.verdicts] == ["m l1", "m l0", "m l2"]
+
+
+def test_the_page_shows_the_kind_the_numbers_and_the_rule(tmp_path):
+    cells = scores("net", 0.3, **{"grad_camo.log_odds": 0.3, "grad_camo.resolved": 0.3})
+    swap = {"inside": 0.4, "cell": 0.4, "outside": 0.01, "outside_flips": 0.02}
+    swap |= {"inside_margin": 3.0, "cell_margin": 3.0, "outside_margin": 0.3}
+    cells = cells.assign(**{f"swap.{name}": value for name, value in swap.items()})
+    cells = cells.assign(**{"model.randomize": "none", "seed": 0})
+    beside = cells.drop(columns=[n for n in cells if n.startswith("swap.")]).assign(layer="a")
+    draws = [
+        beside.assign(layer="l", seed=i, **{"model.randomize": "all", "grad_camo.log_odds": 0.0})
+        for i in range(19)
+    ]
+    table = pd.concat([beside.assign(depth=0.2), cells.assign(depth=0.9), *draws])
     found = stats.report(table, resamples=199)
-    object.__setattr__(found, "verdicts", verdicts)
-    (told,) = model_verdicts(found.verdicts, found.shown)
-    assert told.kind == kind
-    assert "Lacking: no evidence; no null; no swap." in told.sentence
+    fill(tmp_path, job(), config="seed: 0")
+    text = page(table, found, results=[tmp_path], runs={}, command="attrscore report")
+    words = " ".join("".join(Elements(text).words).split())
+    for sentence in (
+        "net cell-focused",
+        "By its primary condition, m l; the others stand beside it and have no vote",
+        "1 of 20 p = 0.050",
+        "yes +0.40 [0.40, 0.40]",
+        "1 of 1 p = –",
+        "Something matters where its drop is 0.1 or more",
+        "it reads the cell, and its surroundings too",
+    ):
+        assert sentence in words, sentence
+    assert 'class="verdict cell-focused"' in text
