@@ -221,7 +221,7 @@ def pooled(table: pd.DataFrame, hidden: np.ndarray[Any, Any], /) -> pd.DataFrame
     ]
     names = [name for name in names if name != RANDOMIZE]
     drawn = hidden & ~_cascade(table)
-    return table.assign(**{name: table[name].mask(drawn) for name in names})
+    return table.assign(**{name: table[name].astype(object).mask(drawn, "") for name in names})
 
 
 def _cascade(rows: pd.DataFrame) -> np.ndarray[Any, Any]:

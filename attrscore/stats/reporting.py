@@ -15,6 +15,7 @@ from attrscore.errors import ConfigError, DataError
 from attrscore.stats.agreement import agreement
 from attrscore.stats.comparisons import adjusted, compare
 from attrscore.stats.conditions import (
+    RANDOMIZE,
     by_condition,
     by_model,
     columns_of,
@@ -119,7 +120,7 @@ def report(
     hidden = is_null(table, null=null)
     tested, nulls, together = table[~hidden], table[hidden], pooled(table, hidden)
     columns = columns_of(together)
-    shown = distinguishing(together, columns, SHOWN)
+    shown = distinguishing(tested, columns, [*SHOWN, *([RANDOMIZE] if len(nulls) else [])])
     corrected = f"{score}.log_odds" if f"{score}.log_odds" in table else score
     return Report(
         score=score,
