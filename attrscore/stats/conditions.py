@@ -37,7 +37,7 @@ RANDOMIZE = "model.randomize"
 
 _OF_MAPS = ("method", "layer", "target", "heat", "scorer")
 """First words of the columns that say what was computed; the others say of which model."""
-_OF_A_SHARD = ("dataset.shard", "dataset.fingerprint")
+_OF_A_SHARD = ("dataset.shard", "dataset.of", "dataset.fingerprint")
 _FINGERPRINT = re.compile(r"(fingerprint=[0-9a-f]{8})[0-9a-f]+")
 
 
@@ -189,22 +189,29 @@ def by_model(rows: pd.DataFrame, /) -> dict[str, pd.DataFrame]:
 
 
 def draws_of(
-    condition: dict[str, Any], nulls: Mapping[str, pd.DataFrame], null: str | None = None, /
+    condition: dict[str, Any],
+    nulls: Mapping[str, pd.DataFrame],
+    score: str,
+    null: str | None = None,
+    /,
 ) -> list[pd.DataFrame]:
-    """The rows of one condition under random weights, a frame a draw.
+    """The rows of one condition and score under random weights, a frame a draw.
 
     ``nulls`` are rows of random weights :func:`by_model`: of the condition's own name, or of
     ``null``. Draws differ in ``seed`` and in settings of the model; their cells may be a shard of
-    the condition's. A cascade, ``model.randomize=last``, is a sanity check and no draw.
+    the condition's, and they need no other scorer. A cascade, ``model.randomize=last``, is a sanity
+    check and no draw.
     """
     found = []
     for name in dict.fromkeys((str(condition["model"]), null)):
         rows = nulls.get(name or "", pd.DataFrame())
         columns = columns_of(rows)
-        held = [n for n in columns if n.partition(".")[0] not in ("model", "seed", "attrscore")]
-        if "dataset.shard" in columns:
+        free = ("model", "seed", "attrscore", "scorer")
+        held = [n for n in columns if n in condition and n.partition(".")[0] not in free]
+        held += [n for n in condition if n in columns and n.startswith(f"scorer.{score}.")]
+        if {"dataset.shard", "dataset.of"} & set(columns):
             held = [name for name in held if name not in _OF_A_SHARD]
-        rows = rows[_alike(rows, condition, [name for name in held if name in condition])]
+        rows = rows[_alike(rows, condition, held)]
         rows = rows[~_cascade(rows)]
         own = [name for name in columns if name.partition(".")[0] in ("model", "seed")]
         found += [draw for _, draw in by_condition(rows, own) if len(draw)]

@@ -157,7 +157,7 @@ def _between_draws(
     made = summary.copy()
     named = {"mean": score, **{name: f"{score}.{name}" for name in CORRECTED}}
     for row in summary.index[is_null(summary, null=null)]:
-        draws = draws_of(dict(summary.loc[row]), nulls)
+        draws = draws_of(dict(summary.loc[row]), nulls, score)
         for name, column in named.items():
             means = [numbers(draw, column) for draw in draws if column in draw]
             means = [each[np.isfinite(each)].mean() for each in means if np.isfinite(each).any()]

@@ -233,13 +233,13 @@ class Resampling:
     freedom are one less than :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
     it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
-    than 5 units, or more than 2000: the t interval alone; shares of
+    than 5 units, or more than 2000, or ``t``: the t interval alone; shares of
     fewer than 5: as :meth:`shares` says. One unit: NaN.
     """
 
     confidence: float = 0.95
     resample: Literal["outermost", "every"] = "outermost"
-    interval: Literal["studentised", "expanded", "percentile"] = "studentised"
+    interval: Literal["studentised", "expanded", "percentile", "t"] = "studentised"
     resamples: int = 9999
     seed: int = 0
 
@@ -249,7 +249,7 @@ class Resampling:
         if self.resamples < 99:
             raise ConfigError(f"resamples={self.resamples} must be at least 99.")
         choose(self.resample, ("outermost", "every"), option="resample")
-        choose(self.interval, ("studentised", "expanded", "percentile"), option="interval")
+        choose(self.interval, ("studentised", "expanded", "percentile", "t"), option="interval")
 
     @property
     def tail(self) -> float:
@@ -333,7 +333,7 @@ class Resampling:
         return point, float(low), float(high), interval
 
     def _interval(self, clusters: Clusters) -> str:
-        if not FEWEST <= clusters.units <= MANY:
+        if self.interval == "t" or not FEWEST <= clusters.units <= MANY:
             return "t"
         studentised = self.interval == "studentised" and self.resample == "every"
         return "expanded" if studentised else self.interval

@@ -103,7 +103,7 @@ def summarise(
             row[name] = found.value if found else np.nan
             row[f"{name}.low"] = found.low if found else np.nan
             row[f"{name}.high"] = found.high if found else np.nan
-        among = [] if part[_HIDDEN].any() else draws_of(condition, random, null)
+        among = [] if part[_HIDDEN].any() else draws_of(condition, random, score, null)
         ranked = rank_among(part, among, score)
         row |= {"rank": ranked.rank if ranked.draws else np.nan, "draws": ranked.draws}
         row["p"] = ranked.p

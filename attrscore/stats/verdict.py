@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -75,7 +75,7 @@ class Rule:
     """Something matters where the lower end of its drop reaches this."""
     negligible: float = 0.05
     """Something does not matter where the interval of its drop lies within this around 0."""
-    flips: float = 0.10
+    flips: float = 0.15
     """Most predictions that other surroundings may flip, at the upper end."""
     share: float = 0.25
     """Most of a cell's changes of margin that may come from its surroundings, at the upper end."""
@@ -228,7 +228,7 @@ def verdicts(
             evidence = (
                 _enough(cells, score, rule, clusters),
                 *swaps[target],
-                _ranked(cells, draws_of(about, random, null), score, rule),
+                _ranked(cells, draws_of(about, random, score, null), score, rule),
                 _resolvable(cells, score, rule),
             )
             kind, sentence = _judge({each.name: each for each in evidence}, rule)
@@ -323,8 +323,11 @@ def _swapped(rows: pd.DataFrame, rule: Rule, options: dict[str, Any]) -> list[Ev
         if column not in whole or whole[column].isna().all():
             found.append(Evidence(name, "missing", f"nothing in the column {column}"))
             continue
-        made = bootstrap(whole, column, **options)
+        # Flips are rare events: a resample without one has no error to divide by.
+        made = bootstrap(whole, column, **options | ({"interval": "t"} if name == "flips" else {}))
         share = {"flips": rule.flips, "share": rule.share}.get(name)
+        if share is not None:
+            made = replace(made, low=np.maximum(made.low, 0), high=np.minimum(made.high, 1))
         most = rule.negligible if share is None else share
         idle = made.high <= most and (share is not None or made.low >= -most)
         matters = made.low >= rule.effect if name in CELL else made.low > most

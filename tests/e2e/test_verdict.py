@@ -9,7 +9,7 @@ import pytest
 from attrscore.cli.main import main
 
 CROPS = ["dataset.size=[32,32]"]
-TRAINING = ["dataset.cells=256", "dataset.seed=100", "train.epochs=5"]
+TRAINING = ["dataset.cells=256", "dataset.seed=100", "train.epochs=7"]
 NEW = ["dataset.cells=192", "dataset.carrier=mixture", "dataset.confounder=neighbours"]
 NEW += ["dataset.strength=0.5"]  # nothing but the cell's texture agrees with the label
 AUDIT = ["method=hires_cam", "layers=features.3", "scorer=[grad_camo,swap]", "target.scalar=margin"]
@@ -24,6 +24,7 @@ def told(tmp_path_factory):
         assert main(["train", *CROPS, *TRAINING, f"dataset.carrier={carrier}", *place]) == 0
     models = [f"model.weights={','.join(weights.values())}", f"results={folder}/results"]
     draws = ["model.randomize=all", f"seed={','.join(map(str, range(19)))}", "scorer=grad_camo"]
+    draws += ["dataset.shard=0/6"]
     for more in (AUDIT, [*AUDIT, *draws]):
         assert main(["-m", *CROPS, *NEW, *more, *models, "figures=none"]) == 0
     return str(folder / "results")

@@ -507,9 +507,11 @@ def test_draws_without_a_score_in_half_of_the_cells_do_not_count():
 
 
 def test_draws_on_a_shard_are_compared_on_the_cells_that_both_have():
-    cells = judged().assign(**{"dataset.shard": None, "dataset.fingerprint": "whole"})
+    whole = {"dataset.shard": None, "dataset.of": None, "dataset.fingerprint": "whole"}
+    cells = judged().assign(**whole, **{"scorer.swap.count": 4.0})
     drawn = cells["model.randomize"] == "all"
-    cells.loc[drawn, ["dataset.shard", "dataset.fingerprint"]] = ["0/4", "a shard"]
+    cells.loc[drawn, list(whole)] = ["0/4", "the whole", "a shard"]
+    cells.loc[drawn, "scorer.swap.count"] = np.nan  # they need no swap
     kept = cells[~drawn | cells["id"].lt("c015")].copy()
     assert only(kept).kind == "cell-focused"
     assert only(kept)["draws"].made_of == "1 of 20"
