@@ -211,7 +211,13 @@ def _custom_functions(first: Pass) -> list[str]:
         inputs = first.batch.inputs.detach().clone().requires_grad_()
         scalar = first.explained(inputs, *first.additional)
     own = torch.autograd.function.BackwardCFunction
-    return sorted({kind_of(node) for node in nodes(scalar.grad_fn) if isinstance(node, own)})
+    return sorted(
+        {kind_of(n) for n in nodes(scalar.grad_fn) if isinstance(n, own) and not _of_torch(n)}
+    )
+
+
+def _of_torch(node: Any) -> bool:
+    return bool(node._forward_cls.__module__.startswith("torch."))
 
 
 def _apart(one: Tensor, other: Tensor) -> bool:
