@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from attrscore.core.contracts import INPUT, Batch, InputSpec, Result
     from attrscore.core.heat import Heat, HeatOptions
     from attrscore.core.passes import Pass
@@ -92,6 +93,8 @@ for _name in _ALIASES:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("attrscore")
     if name in _HOMES:
         return getattr(importlib.import_module(f"attrscore.{_HOMES[name]}"), name)
     if name in _ALIASES or name in _ROOMS:  # so that attrscore.scorers.mask_ratio works

@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from types import FrameType
 
 __all__ = [
+    "AbsentError",
     "AttrscoreError",
     "AttrscoreWarning",
     "ConfigError",
     "DataError",
     "EmptyShardError",
     "LayerError",
+    "NoResultsError",
     "Stopped",
     "StoreError",
     "UnsupportedError",
@@ -43,6 +45,10 @@ class EmptyShardError(DataError):
     """A shard to which no cell belongs: there is nothing to do, and nothing is wrong."""
 
 
+class AbsentError(DataError, ConfigError):
+    """Data that are asked for by a name under which there are none: a mistake in the asking."""
+
+
 class LayerError(AttrscoreError, LookupError):
     """A layer that does not exist, never runs, runs twice or has no spatial output."""
 
@@ -61,6 +67,10 @@ class StoreError(AttrscoreError, OSError):
     def __init__(self, sentence: str, /, *, kind: str = "") -> None:
         super().__init__(sentence)
         self.kind = kind
+
+
+class NoResultsError(StoreError, ConfigError):
+    """Results are asked for where there are none: a mistake in the asking."""
 
 
 class AttrscoreWarning(UserWarning):

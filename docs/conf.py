@@ -12,6 +12,9 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
+from docutils.nodes import SkipNode, math_block
+from docutils.utils.math.latex2mathml import tex2mathml
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -19,7 +22,7 @@ project = "attrscore"
 author = "The attrscore developers"
 copyright = f"{author}. Apache-2.0"
 release = version = version_of("attrscore")
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
 
 root_doc = "docs/index"
 include_patterns = [
@@ -36,10 +39,12 @@ nb_execution_mode = "off"  # the tests run the notebooks; make docs EXECUTE=cach
 nb_execution_timeout = 600
 nb_merge_streams = True
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # docstrings say what the signature cannot
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
 highlight_language = "none"
 
 html_theme = "furo"
+html_math_renderer = "mathml"  # as setup adds it: browsers draw it, and no script is fetched
 html_title = "attrscore"
 html_static_path = ["_static"]
 html_css_files = ["attrscore.css"]
@@ -51,10 +56,14 @@ html_show_sphinx = False
 def escaped(text: str) -> str:
     """A docstring in which (N, C, *S), |A| and Metadata_ are themselves, and not markup."""
     parts = re.split(r"(``.+?``|`.+?`_*)", text, flags=re.DOTALL)
-    parts[::2] = [
-        re.sub(r"\*(?=[Ss]\b)|\||(?<=\w)_(?!\w)", r"\\\g<0>", each) for each in parts[::2]
-    ]
+    markup = r"(?m)\*(?=[Ss]\b)|\||(?<=\w)_(?!\w)|(?<= )-$"
+    parts[::2] = [re.sub(markup, r"\\\g<0>", each) for each in parts[::2]]
     return "".join(parts)
+
+
+def verbatim(text: str) -> str:
+    """Text that holds no markup."""
+    return re.sub(r"[*|_`\\]", r"\\\g<0>", text)
 
 
 def plugin_pages(_app: object) -> None:
@@ -84,12 +93,12 @@ def about(kind, registry, name) -> list[str]:
     options = options_of(plugin).values()
     for option in options:
         default = "required" if option.required else f"``{option.default!r}``"
-        says = f": {escaped(option.help)}" if option.help else ""
+        says = f": {verbatim(option.help)}" if option.help else ""
         lines += [f"* ``{option.name}`` ({default}){says}"]
     readings = readings_of(plugin) if kind == "scorer" else {}
     lines += ["", "Columns:", ""] if readings else [""]
     lines += [
-        f"* ``{column}``: {escaped(Reading(**how).sentence)}" for column, how in readings.items()
+        f"* ``{column}``: {verbatim(Reading(**how).sentence)}" for column, how in readings.items()
     ]
     return [*lines, ""]
 
@@ -99,7 +108,14 @@ def of_docstring(_app, _what, _name, _object, _options, lines: list[str]) -> Non
     lines[:] = escaped("\n".join(lines)).split("\n")
 
 
+def mathml(writer, node) -> None:
+    """A formula, in the text or by itself, as MathML."""
+    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, math_block)))
+    raise SkipNode
+
+
 def setup(app) -> None:
     """Write the pages before files are looked for; docstrings as they are meant."""
     app.connect("builder-inited", plugin_pages)
     app.connect("autodoc-process-docstring", of_docstring)
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))

@@ -71,7 +71,7 @@ def say(error: BaseException, arguments: Sequence[str]) -> int:
 
     say_error(sentence(error, arguments), getattr(error, "__notes__", ()))
     ours = isinstance(error, AttrscoreError) or of_system(error)
-    asked = isinstance(error, ConfigError | LayerError) or not ours
+    asked = isinstance(error, ConfigError | LayerError | NotADirectoryError) or not ours
     return USAGE if asked else FAILED
 
 

@@ -27,7 +27,7 @@ from attrscore.datasets.cells.geometry import (
     displacements,
     jitter_columns,
 )
-from attrscore.errors import DataError, did_you_mean, preview
+from attrscore.errors import AbsentError, DataError, did_you_mean, preview
 
 __all__ = ["HDF5", "NPZ", "NamedArrays", "write_hdf5"]
 
@@ -330,7 +330,7 @@ class NPZ(NamedArrays):
     def _archive(self) -> Iterator[Any]:
         where = Path(self.path).expanduser()
         if not where.is_file():
-            raise DataError(f"path='{self.path}' is not a file; give the NPZ file of the cells.")
+            raise AbsentError(f"path='{self.path}' is not a file; give the NPZ file of the cells.")
         try:
             # opened here: numpy leaves a damaged file open
             with where.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -442,7 +442,7 @@ def _append(file: h5py.File, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None
 def _open(path: str) -> Iterator[h5py.File]:
     where = Path(path).expanduser()
     if not where.is_file():
-        raise DataError(f"path='{path}' is not a file; give the HDF5 file of the cells.")
+        raise AbsentError(f"path='{path}' is not a file; give the HDF5 file of the cells.")
     try:
         file = h5py.File(where, "r")
     except OSError as error:

@@ -35,7 +35,7 @@ from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.tables import read_described, rows_of
 from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
-from attrscore.errors import ConfigError, DataError, choose
+from attrscore.errors import AbsentError, ConfigError, DataError, choose
 
 __all__ = ["DeepProfiler"]
 
@@ -151,7 +151,7 @@ class DeepProfiler(NothingLeftOut, TableOptions):
     def _named(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
         """Of every file that there should be: its path in the folder, class, columns."""
         if not self._folder.is_dir():
-            raise DataError(f"path='{self.path}' is no folder; give that of the exported cells.")
+            raise AbsentError(f"path='{self.path}' is no folder; give that of the exported cells.")
         if self.metadata is None:
             return self._listed()
         where = self._folder / self.metadata

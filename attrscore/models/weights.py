@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from attrscore.core.code import is_plain, text_of
 from attrscore.core.contracts import InputSpec
-from attrscore.errors import ConfigError, DataError, did_you_mean, preview
+from attrscore.errors import AbsentError, ConfigError, DataError, did_you_mean, preview
 
 __all__ = [
     "check_classes",
@@ -232,7 +232,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         except Exception as error:
             raise DataError(_damaged(file, "safetensors file")) from error
     if suffix not in TORCH_SUFFIXES:
-        raise DataError(
+        raise AbsentError(
             f"{file} is not known as a file of weights; "
             f"expected: .safetensors, {', '.join(TORCH_SUFFIXES)}."
         )
@@ -359,7 +359,7 @@ def check_file(path: str | Path, /) -> Path:
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise DataError(_no_file(file))
+        raise AbsentError(_no_file(file))
     return file
 
 

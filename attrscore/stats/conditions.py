@@ -11,7 +11,7 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from attrscore.core.columns import column_of
-from attrscore.errors import DataError, did_you_mean
+from attrscore.errors import AbsentError, DataError, did_you_mean
 
 __all__ = [
     "RANDOMIZE",
@@ -175,7 +175,7 @@ def is_null(table: pd.DataFrame, /, *, null: str | None = None) -> np.ndarray[An
     if null is not None:
         named = (table["model"].astype(str) == null).to_numpy()
         if not named.any():
-            raise DataError(
+            raise AbsentError(
                 f"There is no model '{null}' to be the null. "
                 f"{did_you_mean(null, set(table['model']))}"
             )

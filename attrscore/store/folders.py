@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from attrscore.core.readings import Reading
-from attrscore.errors import ConfigError, StoreError
+from attrscore.errors import ConfigError, NoResultsError, StoreError
 from attrscore.store.commit import commit, unreadable
 from attrscore.store.identity import Condition, Job, Range, canonical
 from attrscore.store.part import opened, part_name, part_ranges
@@ -121,12 +121,12 @@ class JobFolder:
         return part_ranges([part.name for part in paths_in(self.path)]) & set(self.job.ranges)
 
 
-def no_results(path: Path, /) -> StoreError:
+def no_results(path: Path, /) -> NoResultsError:
     """What to say where results are asked for and there are none."""
     what = f"There is no file or folder {path}."
     if path.exists():
         what = f"{path} is no results folder: it holds neither {JOBS}/ nor {JOB}."
-    return StoreError(
+    return NoResultsError(
         f"{what} Runs of attrscore write into the folder results=, if not given: results."
     )
 

@@ -22,7 +22,14 @@ from torch import Tensor, nn
 from attrscore.core.contracts import Batch, Dataset, Target
 from attrscore.core.model import as_found, call, check_output, device_of, unwrap
 from attrscore.core.registry import TARGETS
-from attrscore.errors import AttrscoreError, ConfigError, DataError, did_you_mean, preview
+from attrscore.errors import (
+    AbsentError,
+    AttrscoreError,
+    ConfigError,
+    DataError,
+    did_you_mean,
+    preview,
+)
 
 
 class _OfEmbedding:
@@ -217,6 +224,8 @@ def _read_vector(path: Path) -> np.ndarray[Any, Any]:
             return np.squeeze(np.asarray(values, dtype=float))
         if path.suffix in (".csv", ".txt"):
             return np.squeeze(np.loadtxt(path, delimiter="," if path.suffix == ".csv" else None))
+    except FileNotFoundError as error:
+        raise AbsentError(f"{path} cannot be read as one vector: {error}") from error
     except Exception as error:
         raise DataError(f"{path} cannot be read as one vector: {error}") from error
     raise ConfigError(f"{path} is no vector; expected a .npy, .safetensors, .csv or .txt file.")
@@ -344,7 +353,9 @@ def group_mean(
         total = summed if total is None else total + summed
         count += int(member.sum())
     if total is None:
-        raise DataError(f"No cell belongs to the group {group}; the data hold none of its values.")
+        raise AbsentError(
+            f"No cell belongs to the group {group}; the data hold none of its values."
+        )
     mean = total / count
     if not bool(mean.isfinite().all()):
         raise DataError(
@@ -391,7 +402,7 @@ def _members(group: GroupMean, columns: Mapping[str, Any]) -> np.ndarray:
     member: np.ndarray = np.ones((), dtype=bool)
     for column, values in group.where:
         if column not in columns:
-            raise DataError(
+            raise AbsentError(
                 f"The group {group} needs the column {column!r}, which the data do not have: "
                 f"{preview(sorted(columns))}. {did_you_mean(column, columns)}"
             )

@@ -34,12 +34,12 @@ def test_help_shows_an_example_that_begins_with_the_verb(verb, capsys):
 
 @pytest.mark.parametrize("verb", ["collect", "export --to csv", "report", "status", "verify"])
 def test_an_empty_folder_is_told_where_results_are(verb, capsys, tmp_path):
-    assert main(verb.split()) == 1
+    assert main(verb.split()) == 2
     told = capsys.readouterr().err
     assert "There is no file or folder results. Runs of attrscore write into" in told
     assert not list(tmp_path.iterdir())
     (tmp_path / "results").mkdir()
-    assert main(verb.split()) == 1
+    assert main(verb.split()) == 2
     assert "results is no results folder" in capsys.readouterr().err
 
 
@@ -101,3 +101,63 @@ def test_warnings_are_sentences(monkeypatch, capsys):
     told = capsys.readouterr()
     assert "warning: scorer 'auc' is attrscore's own" in told.err
     assert "scorer auc (attrscore" in told.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["nosuch"],
+        ["x"],
+        ["results=file.txt", *SMALL],
+        ["status", "nosuch"],
+        ["reproduce", "nosuch"],
+        ["view", "nosuch", "--cells", "a"],
+        ["plugins", "nosuch"],
+        ["plugins", "check", "grad_camo", "regoin=cell"],
+        [
+            "dataset=fields",
+            "dataset.images=no/*.tif",
+            "dataset.masks=no/*.tif",
+            "dataset.crop=[8,8]",
+        ],
+        ["dataset=npz", "dataset.path=nosuch.npz"],
+        ["dataset=hdf5", "dataset.path=nosuch.h5"],
+        ["dataset=deepprofiler", "dataset.path=nosuch"],
+        ["dataset.shard=3/2", *SMALL],
+        ["model.weights=nosuch.safetensors", *SMALL],
+        ["model.weights=file.txt", *SMALL],
+        ["model=factory", "model.target=no.such", *SMALL],
+        [*SMALL, "layers=[]"],
+        [*SMALL, "layers=nosuch"],
+        ["method=nosuch"],
+        ["-m", "method=nosuch,grad_cam"],
+        ["target=index", "target.index=99", *SMALL],
+        ["target=cosine", "target.reference=nosuch.npy", *SMALL],
+        ["target=cosine", "target.reference={Metadata_Well: Z99}", *SMALL],
+        ["train", "train.split_by=nosuch", *SMALL],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_the_command_is_a_sentence_and_exit_code_2(command, capsys, tmp_path):
+    (tmp_path / "file.txt").touch()
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "\nerror: " in f"\n{told}"
+    assert "Traceback" not in told
+
+
+@pytest.mark.usefixtures("results")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["export", "results", "--to", "csv", "--method", "nosuch"],
+        ["export", "results", "--to", "csv", "--profiles", "nosuch.csv", "--on", "Metadata_Well"],
+        ["report", "results", "--null", "nosuch"],
+        ["report", "results", "--score", "nosuch"],
+        ["report", "results", "--clusters", "nosuch"],
+        ["collect", "results", "-o", "table.foo"],
+    ],
+    ids=" ".join,
+)
+def test_so_is_one_about_results_that_are_there(options):
+    assert main(options) == 2

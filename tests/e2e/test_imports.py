@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -43,5 +44,6 @@ def test_public_names_are_all_there():
     for name in attrscore.__all__:
         assert getattr(attrscore, name) is not None
     assert set(attrscore._HOMES) == set(attrscore.__all__)
+    assert attrscore.__version__ == version("attrscore")
     with pytest.raises(AttributeError, match="no attribute 'evalute'"):
         attrscore.evalute  # noqa: B018

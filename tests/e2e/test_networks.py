@@ -98,7 +98,7 @@ def test_the_mean_of_a_group_of_cells_is_a_reference(capsys):
     assert set(table["target"]) == {f"contrast:{one}:{two}"}
     means = table.groupby("Metadata_Well")["explained"].mean()
     assert means[one] > means[two]
-    assert main([*SMALL, "target=cosine", "target.reference={Metadata_Wel: A01}"]) == 1
+    assert main([*SMALL, "target=cosine", "target.reference={Metadata_Wel: A01}"]) == 2
     assert "Did you mean 'Metadata_Well'" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from attrscore.datasets.images.readers import SUFFIXES, in_zarr, shown
-from attrscore.errors import DataError
+from attrscore.errors import AbsentError
 
 __all__ = ["digest_of", "find_files", "match_files", "stem"]
 
@@ -31,7 +31,7 @@ def find_files(pattern: str, /, *, option: str) -> list[Path]:
         found = [Path(name) for name in glob.glob(str(where), recursive=True)]  # noqa: PTH207  # absolute patterns
     files = sorted(path for path in found if path.is_file() or _is_zarr(path))
     if not files:
-        raise DataError(
+        raise AbsentError(
             f"No file matches {option}='{pattern}'; check the path, or give a pattern such as "
             "'folder/*.tif'."
         )

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype
 
-from attrscore.errors import ConfigError, DataError, did_you_mean, preview
+from attrscore.errors import AbsentError, ConfigError, DataError, did_you_mean, preview
 from attrscore.report.export.tables import Wide
 
 __all__ = ["Joined", "join", "keys_of", "read_profiles"]
@@ -41,7 +41,7 @@ def read_profiles(path: Path, /, *, on: str | None = None) -> pd.DataFrame:
     :raises DataError: no such file, unreadable, or without a row.
     """
     if not path.is_file():
-        raise DataError(f"There is no profile table {path}.")
+        raise AbsentError(f"There is no profile table {path}.")
     try:
         if path.name.endswith(".parquet"):
             table = pd.read_parquet(path)
