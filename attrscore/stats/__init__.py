@@ -8,7 +8,15 @@ undefined is NaN with a sentence beside it.
 from __future__ import annotations
 
 from attrscore.stats.agreement import agreement, map_agreement, map_matrix
-from attrscore.stats.comparisons import adjust, adjusted, auroc, compare, paired, sign_flip
+from attrscore.stats.comparisons import (
+    adjust,
+    adjusted,
+    auroc,
+    compare,
+    paired,
+    separation,
+    sign_flip,
+)
 from attrscore.stats.reporting import Report, report
 from attrscore.stats.resampling import CLUSTERS, Clusters, Estimate, Resampling, bootstrap
 from attrscore.stats.summary import rank_among, resolvable, summarise, threshold_curve, undefined
@@ -35,6 +43,7 @@ __all__ = [
     "rank_among",
     "report",
     "resolvable",
+    "separation",
     "sign_flip",
     "summarise",
     "threshold_curve",

@@ -13,9 +13,17 @@ from scipy import stats
 
 from attrscore.errors import ConfigError, choose, did_you_mean
 from attrscore.stats.conditions import by_condition, by_id, columns_of, distinguishing, label
-from attrscore.stats.resampling import MANY, Clusters, Resampling, numbers, totals
+from attrscore.stats.resampling import (
+    FEWEST,
+    MANY,
+    Clusters,
+    Estimate,
+    Resampling,
+    numbers,
+    totals,
+)
 
-__all__ = ["adjust", "adjusted", "auroc", "compare", "paired", "sign_flip"]
+__all__ = ["adjust", "adjusted", "auroc", "compare", "paired", "separation", "sign_flip"]
 
 Array = np.ndarray[Any, Any]
 
@@ -46,7 +54,7 @@ def auroc(higher: pd.Series[Any], lower: pd.Series[Any], /) -> float:
     """The chance that a score of the first lies above one of the second, ties counted half.
 
     Over all pairs of their finite scores, so the cells need not be the same; NaN where either has
-    none. An effect size: for p values and intervals that know of wells, see :func:`compare`.
+    none. An effect size; its interval over units is :func:`separation`.
 
     >>> auroc(pd.Series([3.0, 1.0]), pd.Series([1.0, 0.0, np.nan]))
     0.875
@@ -56,6 +64,58 @@ def auroc(higher: pd.Series[Any], lower: pd.Series[Any], /) -> float:
     if not len(first) or not len(second):
         return np.nan
     return float(stats.mannwhitneyu(first, second).statistic / (len(first) * len(second)))
+
+
+def separation(
+    higher: pd.DataFrame,
+    lower: pd.DataFrame,
+    value: str,
+    /,
+    *,
+    clusters: Sequence[str] | None = None,
+    **options: Any,
+) -> Estimate:
+    """The :func:`auroc` of a column between two tables, with an interval over units.
+
+    Units that both tables have are resampled together, as models are audited on the same cells.
+    A resample weighs the pairs of every two units, so cells cost nothing; options are those of
+    :class:`Resampling`, whose intervals are ``expanded`` or ``percentile`` here, of fewer than 5
+    units ``t``.
+
+    >>> wells = pd.DataFrame({"Metadata_Well": list("ABCDE"), "x": [1.0, 2, 3, 4, 5]})
+    >>> found = separation(wells.assign(x=wells.x + 1), wells, "x")
+    >>> round(found.value, 2), found.units
+    (0.68, 5)
+    """
+    both = pd.concat([higher, lower], ignore_index=True)
+    values = numbers(both, value)
+    first = np.arange(len(both)) < len(higher)
+    finite = np.isfinite(values)
+    units = Clusters.of(both, clusters).among(finite)
+    values, first = values[finite], first[finite]
+    wins = np.zeros((max(units.units, 1),) * 2)
+    pairs = wins.copy()
+    for unit in range(len(wins)):
+        theirs = np.sort(values[~first & (units.outer == unit)])
+        below = np.searchsorted(theirs, values[first]) + np.searchsorted(
+            theirs, values[first], "right"
+        )
+        codes = units.outer[first]
+        wins[:, unit] = np.bincount(codes, weights=below / 2, minlength=len(wins))
+        pairs[:, unit] = np.bincount(codes, minlength=len(wins)) * len(theirs)
+
+    def share(weights: Array) -> Array:
+        """(resamples, units) -> (resamples,), NaN where one side is not drawn."""
+        found, of = (((weights @ each) * weights).sum(1) for each in (wins, pairs))
+        shares: Array = np.divide(found, of, out=np.full(len(of), np.nan), where=of > 0)
+        return shares
+
+    point, low, high, interval = Resampling(**options).of_units(share, units)
+    missing = int((~finite).sum())
+    return Estimate(
+        *(point, low, high, int(finite.sum()), missing, units.units, units.level),
+        *(interval, units.note),
+    )
 
 
 def sign_flip(values: Array, clusters: Clusters, /, *, seed: int = 0) -> float:
@@ -146,25 +206,29 @@ def compare(
     """Compare all pairs of models, methods or layers on the same cells, all else equal.
 
     A row a pair. Columns: what was held equal, ``first``, ``second``, those of :func:`paired`, and
-    ``q``: p over all pairs by Benjamini-Hochberg. Methods are compared at one layer (Rao et al.,
-    CVPR 2022). Options of what is compared do not separate pairs: models with other weights are a
-    pair. ``most`` compares only the first so many, in the order of the table: pairs grow with the
-    square.
+    ``q``: p over the pairs with the same held equal, by Benjamini-Hochberg, so that another method
+    changes no q of models under this one. Methods are compared at one layer (Rao et al., CVPR
+    2022). Options of what is compared do not separate pairs: models with other weights are a pair.
+    ``most`` compares only the first so many, in the order of the table: pairs grow with the square.
 
     :raises ConfigError: another ``between``, or no such column.
     """
     choose(between, ("model", "method", "layer"), option="between")
     held = columns_of(table, without=[between])
-    rows = []
+    frames = []
     for shared, stratum in by_condition(table, held):
         own = [name for name in columns_of(stratum) if name not in held]
         named = distinguishing(stratum, own, [between])
         parts = [(label(condition, named), part) for condition, part in by_condition(stratum, own)]
-        for (a, first), (b, second) in combinations(parts[:most], 2):
-            made = paired(first, second, value, clusters=clusters, **options)
-            rows.append({**shared, "first": a, "second": b, **made})
-    found = pd.DataFrame(rows)
-    return found.assign(q=adjust(found["p"])) if len(found) else found
+        rows = [
+            {**shared, "first": a, "second": b}
+            | paired(first, second, value, clusters=clusters, **options)
+            for (a, first), (b, second) in combinations(parts[:most], 2)
+        ]
+        if rows:
+            made = pd.DataFrame(rows)
+            frames.append(made.assign(q=adjust(made["p"])))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def adjusted(
@@ -184,7 +248,7 @@ def adjusted(
     cluster-robust over units (Liang, Zeger, Biometrika 1986; with statsmodels' small-sample factor)
     with t on units - 1 degrees of freedom: they assume nothing of how the cells of a well resemble
     each other, and never fail to converge as a mixed model may. Below about 10 units they are too
-    narrow.
+    narrow, and below 5 they are not given.
 
     ``covariates`` are columns; None takes those that are there of the area fraction
     ``<score>.chance``, the density and ``confidence``. The density is the number of neighbours
@@ -192,8 +256,8 @@ def adjusted(
     covariate that is constant, or that the groups determine, is left out. Cells that lack one of
     the values are left out too.
 
-    Columns: the group, ``cells``, ``mean`` (as it is), ``adjusted``, ``low`` and ``high`` (NaN with
-    one unit), ``units``, ``covariates`` (those used), ``note``.
+    Columns: the group, ``cells``, ``mean`` (as it is), ``adjusted``, ``low`` and ``high`` (NaN
+    below 5 units), ``units``, ``covariates`` (those used), ``note``.
 
     >>> rows = pd.DataFrame({"g": list("aabb"), "x": [1., 2, 3, 4], "x.chance": [1., 2, 3, 4],
     ...                      "Metadata_Well": list("ABCD")})
@@ -251,7 +315,7 @@ def _fit(values: Array, design: Array, clusters: Clusters, groups: int) -> tuple
     if len(values) <= design.shape[1]:
         return nothing, nothing
     model = sm.OLS(values, design)
-    if clusters.units < 2:
+    if clusters.units < FEWEST:  # residuals of so few sum to 0, and so would the errors
         return model.fit().params[:groups], nothing
     with warnings.catch_warnings():
         # With as many parameters as units the joint test is undefined; it is not used.

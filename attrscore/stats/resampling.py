@@ -332,6 +332,23 @@ class Resampling:
         low, high = np.quantile(draws, self._tails(interval, units))
         return point, float(low), float(high), interval
 
+    def of_units(
+        self, statistic: Callable[[Array], Array], clusters: Clusters, /
+    ) -> tuple[float, float, float, str]:
+        """A statistic of how often each unit counts, (resamples, units) -> (resamples,)."""
+        units = clusters.units
+        point = float(statistic(np.ones((1, max(units, 1))))[0])
+        if units < 2 or np.isnan(point):
+            return point, np.nan, np.nan, "none"
+        if self._interval(clusters) == "t":
+            rest = statistic(1 - np.eye(units))
+            low, high = self._by_t(np.array([point]), rest[:, None], clusters)
+            return point, float(low[0]), float(high[0]), "t"
+        interval = self._interval(clusters).replace("studentised", "expanded")
+        draws = np.concatenate([statistic(w) for w in self._outer_weights(units)])
+        low, high = np.nanquantile(draws, self._tails(interval, units))
+        return point, float(low), float(high), interval
+
     def _interval(self, clusters: Clusters) -> str:
         if self.interval == "t" or not FEWEST <= clusters.units <= MANY:
             return "t"

@@ -23,6 +23,7 @@ from attrscore.stats import (
     map_agreement,
     paired,
     report,
+    separation,
     summarise,
     threshold_curve,
     undefined,
@@ -284,9 +285,10 @@ def test_adjustment_leaves_out_what_it_cannot_tell_apart():
     assert set(adjusted(dense, group="model")["covariates"]) == {used}
     counted = adjusted(dense.assign(Metadata_neighbours=crowded), group="model")
     assert set(counted["covariates"]) == {"grad_camo.chance, Metadata_neighbours, confidence"}
-    one_well = adjusted(two.assign(Metadata_Well="A"), group="model")
-    assert one_well["adjusted"].notna().all()
-    assert one_well["low"].isna().all()
+    for few in ({"Metadata_Well": "A"}, {"Metadata_Plate": np.arange(len(two)) % 4}):
+        made = adjusted(two.assign(**few), group="model")
+        assert made["adjusted"].notna().all()
+        assert made["low"].isna().all()
     assert adjusted(two.assign(grad_camo=np.nan), group="model").empty
     with pytest.raises(ConfigError, match="Did you mean 'model'"):
         adjusted(two, group="modl")
@@ -666,6 +668,20 @@ def test_auroc_counts_pairs_and_leaves_out_the_undefined():
     with_gaps = pd.concat([other, pd.Series([np.nan, np.inf])])
     assert auroc(one, with_gaps) == pytest.approx(expected)
     assert np.isnan(auroc(one, other[:0]))
+
+
+def test_separation_is_auroc_with_an_interval_over_the_units_of_both():
+    honest, cheat = (table(above=level).drop(columns="Metadata_Plate") for level in (0.3, 0.29))
+    cheat["grad_camo.log_odds"] += np.random.default_rng(7).normal(0, 0.1, len(cheat))
+    column = "grad_camo.log_odds"
+    found = separation(honest, cheat, column, resamples=999)
+    assert found.value == pytest.approx(auroc(honest[column], cheat[column]))
+    assert (found.units, found.cells, found.interval) == (10, 120, "expanded")
+    assert 0 <= found.low < found.value < found.high <= 1
+    cells = separation(honest, cheat, column, clusters=["id"], resamples=999)
+    assert found.high - found.low != pytest.approx(cells.high - cells.low)
+    none = separation(honest, cheat.assign(**{column: np.nan}), column)
+    assert np.isnan([none.value, none.low]).all()
 
 
 def test_of_many_models_the_first_are_compared_and_the_rest_is_counted():
