@@ -285,7 +285,8 @@ def _judge(found: Mapping[Name, Evidence], rule: Rule) -> tuple[Kind, str]:
     elif cell == {"no"} and outside.answer == "no":
         kind = "no effect"
     else:
-        why = "the swap does not decide"
+        open_ = [name for name in (*CELL, *AROUND) if found[name].answer == "unclear"]
+        why = f"the swap does not decide{' on ' * bool(open_)}{', '.join(open_)}"
     swap = ", ".join(found[n].text for n in (*CELL, *AROUND) if np.isfinite(found[n].value))
     rank = draws.text if np.isfinite(draws.value) else ""
     said = dict.fromkeys(filter(None, (why, swap, rank, enough.text)))
