@@ -88,3 +88,11 @@ def test_groups_of_dependencies_are_no_extras():
     asked = [each for group in PROJECT["dependency-groups"].values() for each in group]
     names = {re.match(r"[\w.-]+", each)[0].lower() for each in asked if isinstance(each, str)}
     assert names - {"attrscore"} <= pinned
+
+
+def test_the_paper_cites_what_its_list_has_and_nothing_else():
+    cited = set(re.findall(r"@(\w+)", (CHECKOUT / "paper.md").read_text()))
+    assert cited == set(re.findall(r"@\w+\{(\w+)", (CHECKOUT / "paper.bib").read_text()))
+    front = yaml.safe_load((CHECKOUT / "paper.md").read_text().split("---")[1])
+    assert {"title", "tags", "authors", "affiliations", "date", "bibliography"} <= front.keys()
+    assert (CHECKOUT / front["bibliography"]).exists()
