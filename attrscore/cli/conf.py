@@ -25,8 +25,6 @@ from attrscore.core.registry import (
     conf_dir,
 )
 
-__all__ = ["conf_files", "write_conf"]
-
 SHARED = {"dataset": DatasetOptions, "model": ModelOptions}
 """Options that every plugin of a kind has, beside its own."""
 

@@ -23,21 +23,6 @@ from attrscore.core.code import code_in
 from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SEVERAL, Registry, conf_dir
 from attrscore.errors import ConfigError, did_you_mean
 
-__all__ = [
-    "changed",
-    "changes_among",
-    "checked_settings",
-    "code_in_kept",
-    "composed",
-    "configuration",
-    "help_asked",
-    "kept_settings",
-    "options_from",
-    "register_installed",
-    "settings_of",
-    "unresolved",
-]
-
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 """What is raised where a configuration is broken."""
 

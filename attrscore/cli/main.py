@@ -33,8 +33,6 @@ from attrscore.errors import (
     did_you_mean,
 )
 
-__all__ = ["COMMANDS", "Command", "main"]
-
 KEPT = (
     "Parts that were written are kept, of the one being computed nothing; the same command goes on "
     "from there."

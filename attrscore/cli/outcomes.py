@@ -14,20 +14,6 @@ from attrscore.cli.hydra_app import configuration
 from attrscore.core.registry import REGISTRIES, conf_dir
 from attrscore.errors import AttrscoreError, ConfigError, LayerError, did_you_mean
 
-__all__ = [
-    "FAILED",
-    "INCOMPLETE",
-    "INTERRUPTED",
-    "MEANING",
-    "OK",
-    "USAGE",
-    "Ended",
-    "of_system",
-    "say",
-    "sentence",
-    "worst",
-]
-
 OK, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; something raised; the command is wrong; done, but something was left out;
 stopped by the user."""

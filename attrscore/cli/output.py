@@ -33,34 +33,6 @@ if TYPE_CHECKING:
     from attrscore.store.asked import Asked
     from attrscore.testing import Outcome
 
-__all__ = [
-    "contents_table",
-    "counts_table",
-    "finding_table",
-    "headline",
-    "layer_table",
-    "means",
-    "plan_table",
-    "plugin_table",
-    "progress",
-    "say_asked",
-    "say_code",
-    "say_comparison",
-    "say_conformance",
-    "say_error",
-    "say_findings",
-    "say_provenance",
-    "say_report",
-    "say_skipped",
-    "say_status",
-    "say_undefined",
-    "scorer_columns",
-    "shown",
-    "stderr",
-    "stdout",
-    "summary",
-]
-
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )

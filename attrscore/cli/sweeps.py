@@ -42,22 +42,6 @@ from attrscore.cli.outcomes import FAILED, MEANING, OK, USAGE, Ended, worst
 from attrscore.core.registry import REGISTRIES, conf_dir, is_one_plugin
 from attrscore.errors import AttrscoreError, StoreError, stoppable
 
-__all__ = [
-    "LISTED",
-    "SLURM_ENDED",
-    "WORKERS",
-    "Sweep",
-    "SweepStart",
-    "finished",
-    "fused",
-    "lost",
-    "queued",
-    "run",
-    "share",
-    "slurm_states",
-    "workers_of",
-]
-
 LISTED = ("method", "scorer", "layers")
 """Settings that may hold several values, which one job then computes together."""
 

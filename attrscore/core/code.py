@@ -17,15 +17,6 @@ from typing import Any
 
 from attrscore.errors import ConfigError, did_you_mean, preview
 
-__all__ = [
-    "arguments_of",
-    "code_in",
-    "is_plain",
-    "resolve",
-    "text_of",
-    "working_directory_importable",
-]
-
 _FILES_WITH_CODE = ("torchscript", "exported")
 """Models that come as a program in a file."""
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
-__all__ = ["COLUMNS", "KEY_COLUMNS", "Column", "ColumnKind", "column_of", "title_of"]
-
 ColumnKind = Literal["cell", "condition", "outcome", "option", "metadata", "diagnostic", "score"]
 """``cell``: which cell; ``condition``: what was computed; ``option``: a setting of it; ``outcome``:
 what came of the row; ``diagnostic``: what a method says of its maps; ``metadata``: carried."""

@@ -21,16 +21,6 @@ from torch import Tensor
 from attrscore.core.contracts import Batch
 from attrscore.errors import DataError
 
-__all__ = [
-    "Grid",
-    "Grids",
-    "Known",
-    "Resize",
-    "area_fraction",
-    "grids_of",
-    "unresolvable",
-]
-
 Value = TypeVar("Value")
 
 Resize = Literal["linear", "nearest"]

@@ -17,8 +17,6 @@ from attrscore.core.grids import Grids, Known, Resize, unresolvable
 from attrscore.core.statuses import STATUSES, Status
 from attrscore.errors import DataError, choose
 
-__all__ = ["Heat", "HeatOptions", "join_channels", "take_sign"]
-
 Value = TypeVar("Value")
 
 Channels = Literal["sum", "absolute", "max"]

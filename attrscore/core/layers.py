@@ -23,17 +23,6 @@ from attrscore.core.layouts import (
 from attrscore.core.model import unwrap
 from attrscore.errors import ConfigError, LayerError, did_you_mean, preview
 
-__all__ = [
-    "LAYER_RULES",
-    "Layers",
-    "OverwrittenError",
-    "capture",
-    "no_grid",
-    "runs_twice",
-    "select_layers",
-    "with_layouts",
-]
-
 DEPTH = "depth="
 """How an entry begins that asks for relative depths."""
 

@@ -11,8 +11,6 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LightGradients"]
-
 
 class LightGradients(TorchFunctionMode):
     """Inside, layers with fixed weights have cheaper gradients, equal to torch's up to rounding.

@@ -15,26 +15,6 @@ from torch import Tensor, nn
 from attrscore.core.contracts import Target
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean, preview
 
-__all__ = [
-    "Explained",
-    "MemoryFormat",
-    "Precision",
-    "SealedNetwork",
-    "as_found",
-    "call",
-    "check_output",
-    "copied",
-    "device_of",
-    "dtype_of",
-    "in_memory_format",
-    "in_precision",
-    "is_out_of_memory",
-    "parts_of",
-    "uncompiled",
-    "unwrap",
-    "wide",
-]
-
 Precision = Literal["float32", "bfloat16", "float16", "autocast"]
 
 MemoryFormat = Literal["contiguous", "channels_last"]

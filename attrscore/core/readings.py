@@ -24,17 +24,6 @@ from attrscore.errors import ConfigError, choose, did_you_mean
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "Declared",
-    "Reading",
-    "Readings",
-    "attach",
-    "chance_of",
-    "reading_of",
-    "readings_in",
-    "readings_of",
-]
-
 Better = Literal["higher", "lower", "neither"]
 
 Declared = Mapping[str, Mapping[str, Any]]

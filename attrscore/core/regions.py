@@ -15,20 +15,6 @@ from torch import Tensor
 from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, DataError, did_you_mean
 
-__all__ = [
-    "Side",
-    "clear_region",
-    "dilated",
-    "distance_to",
-    "every_region",
-    "find_region",
-    "names_of",
-    "region_distance",
-    "ring",
-    "signed_distance",
-    "within",
-]
-
 Side = Literal["both", "inside", "outside"]
 
 _ROUNDING = 1e-9

@@ -8,8 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Hidden"]
-
 LEAST = 4
 """Characters of what is hidden; shorter texts would be found everywhere."""
 

@@ -12,22 +12,6 @@ from typing import Literal, NamedTuple, cast
 
 import pandas as pd
 
-__all__ = [
-    "FAILURES",
-    "SMALLER_BATCHES",
-    "STATUSES",
-    "Kind",
-    "Reason",
-    "Status",
-    "failed",
-    "reason_table",
-    "reasons_of",
-    "row_failed",
-    "shown",
-    "stored",
-    "union",
-]
-
 Status = Literal[
     "ok",
     "no_positive_mass",

@@ -9,16 +9,6 @@ from typing import Any
 
 from attrscore.errors import ConfigError
 
-__all__ = [
-    "TableOptions",
-    "as_tuple",
-    "as_tuples",
-    "check_channels",
-    "check_limit",
-    "check_stains",
-    "require",
-]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:

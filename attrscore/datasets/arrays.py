@@ -29,8 +29,6 @@ from attrscore.datasets.cells.geometry import (
 )
 from attrscore.errors import AbsentError, DataError, did_you_mean, preview
 
-__all__ = ["HDF5", "NPZ", "NamedArrays", "write_hdf5"]
-
 _BLOCK_BYTES = 16 * 2**20
 
 _MOST, _SLACK = 1032, 2**17

@@ -15,18 +15,6 @@ from torch.utils.data import Dataset as TorchDataset
 from attrscore.core.contracts import Batch
 from attrscore.errors import DataError, did_you_mean, preview
 
-__all__ = [
-    "AT_ONCE",
-    "Data",
-    "Items",
-    "as_batch",
-    "batches_from",
-    "chosen",
-    "how_many",
-    "stacked",
-    "to_batch",
-]
-
 AT_ONCE = 32
 """Samples of a torch Dataset that become a batch, unless something else is asked for."""
 

@@ -37,8 +37,6 @@ from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
 from attrscore.errors import AbsentError, ConfigError, DataError, choose
 
-__all__ = ["DeepProfiler"]
-
 _NAME = re.compile(r"(?P<target>.*)@(?P<x>[-\d.]+)x(?P<y>[-\d.]+)\.png", re.IGNORECASE)
 _CENTRE = {"Nuclei_Location_Center_X": "Metadata_x", "Nuclei_Location_Center_Y": "Metadata_y"}
 _OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_CENTRE.values())

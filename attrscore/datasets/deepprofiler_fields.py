@@ -40,8 +40,6 @@ from attrscore.datasets.images.field import LabelImage
 from attrscore.datasets.images.files import digest_of
 from attrscore.errors import ConfigError, DataError, choose, preview
 
-__all__ = ["DeepProfilerFields", "Discs", "Outlined", "number_at"]
-
 _OWN = (
     "Metadata_image",
     "Metadata_object",

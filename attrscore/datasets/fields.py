@@ -34,8 +34,6 @@ from attrscore.datasets.images.files import digest_of
 from attrscore.datasets.shards import Shard
 from attrscore.errors import EmptyShardError
 
-__all__ = ["Fields"]
-
 _OF_PIXELS = (
     *("axes", "channels", "level", "spacing", "normalise", "percentiles", "ranges"),
     *("outside", "boundary", "boundary_side"),

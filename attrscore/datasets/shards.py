@@ -19,8 +19,6 @@ import pandas as pd
 from attrscore.core.contracts import Batch, Dataset, InputSpec
 from attrscore.errors import ConfigError, EmptyShardError
 
-__all__ = ["Shard", "holds", "shard_of"]
-
 _AT_ONCE = 64
 """Cells in memory while the content of a shard is digested."""
 

@@ -19,8 +19,6 @@ from attrscore.datasets._options import NothingLeftOut, as_tuples
 from attrscore.datasets.batches import as_batch, chosen, stacked
 from attrscore.errors import ConfigError, DataError, choose, preview
 
-__all__ = ["DatasetFactory"]
-
 
 @DATASETS.register("factory")
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,6 @@ from attrscore.errors import end_if_stopped
 from attrscore.jobs.assembly import Parts
 from attrscore.store.maps import MapKey
 
-__all__ = [
-    "Watch",
-    "compute",
-    "joined_maps",
-    "traces_of",
-]
-
 Triple = tuple[str, str, str]
 
 

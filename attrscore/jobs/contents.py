@@ -9,8 +9,6 @@ import pandas as pd
 
 from attrscore.core.contracts import Batch, Dataset
 
-__all__ = ["Contents", "about", "contents", "notify_of_masks"]
-
 MOST_GROUPS = 48
 """Rows of a table of wells; where there are more, a row a plate."""
 

@@ -13,8 +13,6 @@ from attrscore.jobs.contents import notify_of_masks
 from attrscore.models.weights import save_weights
 from attrscore.training import Trained, train
 
-__all__ = ["fit", "train_if_asked"]
-
 
 def fit(
     settings: Mapping[str, Any], *, notify: Callable[[str], None] = lambda _line: None

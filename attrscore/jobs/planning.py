@@ -23,8 +23,6 @@ from attrscore.jobs.computing import joined_maps
 from attrscore.store.folders import JobFolder
 from attrscore.store.part import encode
 
-__all__ = ["Plan", "plan"]
-
 
 @dataclass(frozen=True)
 class Plan:

@@ -20,17 +20,6 @@ from attrscore.core.model import device_of
 from attrscore.engine.memory import count_anew, peak
 from attrscore.jobs.assembly import Parts
 
-__all__ = [
-    "Clock",
-    "facts",
-    "hardware",
-    "machine",
-    "of_a_draw",
-    "of_numbers",
-    "overrides_of_numbers",
-    "repository",
-]
-
 MIB = 2**20
 
 _NO_PROGRAMS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")

@@ -18,8 +18,6 @@ from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.errors import ConfigError, did_you_mean
 
-__all__ = ["Settings", "TrainSettings", "check_results", "check_settings"]
-
 Count = Annotated[int, 1, 2**31]
 Seed = Annotated[int, 0, 2**62]
 Positive = Annotated[float, math.ulp(0.0), 1e308]

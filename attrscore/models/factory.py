@@ -15,8 +15,6 @@ from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError
 from attrscore.models.weights import initialise
 
-__all__ = ["Factory"]
-
 
 @MODELS.register("factory")
 @dataclass(frozen=True, kw_only=True)

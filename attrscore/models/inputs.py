@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from attrscore.errors import ConfigError, did_you_mean
 
-__all__ = ["InputRule", "input_rule"]
-
 
 @dataclass(frozen=True)
 class InputRule:

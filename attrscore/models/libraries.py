@@ -20,14 +20,6 @@ from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, did_you_mean
 from attrscore.models.weights import initialise, outputs
 
-__all__ = [
-    "MonaiDenseNet",
-    "MonaiEfficientNet",
-    "MonaiResNet",
-    "Timm",
-    "Transformers",
-]
-
 Head = Literal["classes", "features"]
 
 

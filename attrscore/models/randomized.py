@@ -14,8 +14,6 @@ from torch import nn
 from attrscore.core.model import SealedNetwork, copied, unwrap
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean
 
-__all__ = ["Randomize", "randomized"]
-
 Randomize = Literal["none", "last", "cascade", "all"]
 
 

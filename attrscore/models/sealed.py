@@ -23,8 +23,6 @@ from attrscore.core.registry import MODELS
 from attrscore.errors import DataError
 from attrscore.models.weights import check_file
 
-__all__ = ["Exported", "TorchScript"]
-
 
 @MODELS.register("torchscript")
 @dataclass(frozen=True, kw_only=True)

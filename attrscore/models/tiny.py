@@ -11,8 +11,6 @@ from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError
 from attrscore.models.weights import initialise, outputs
 
-__all__ = ["TinyCNN", "TinyNetwork"]
-
 
 class TinyNetwork(nn.Module):
     """Three convolutions, global average pooling, one linear layer.

@@ -23,16 +23,6 @@ from attrscore.core.code import is_plain, text_of
 from attrscore.core.contracts import InputSpec
 from attrscore.errors import AbsentError, ConfigError, DataError, did_you_mean, preview
 
-__all__ = [
-    "check_classes",
-    "check_file",
-    "fingerprint",
-    "initialise",
-    "load_weights",
-    "outputs",
-    "save_weights",
-]
-
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")

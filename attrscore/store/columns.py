@@ -19,29 +19,6 @@ import pyarrow.compute as pc
 
 from attrscore.errors import StoreError
 
-__all__ = [
-    "CHECKED",
-    "CHUNK_BYTES",
-    "TEXT",
-    "Array",
-    "check",
-    "column_of",
-    "create_group",
-    "decoded",
-    "escape",
-    "hard_links",
-    "missing_word",
-    "read_array",
-    "read_attribute",
-    "read_column",
-    "read_stored",
-    "stack",
-    "unescape",
-    "write_array",
-    "write_attribute",
-    "write_column",
-]
-
 Array = np.ndarray[Any, Any]
 
 CHECKED = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}

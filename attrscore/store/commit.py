@@ -20,18 +20,6 @@ from pathlib import Path
 
 from attrscore.errors import StoreError
 
-__all__ = [
-    "beats",
-    "commit",
-    "heartbeat",
-    "leftovers",
-    "make_folder",
-    "new_file",
-    "new_folder",
-    "remove_leftovers",
-    "unreadable",
-]
-
 DAY = 86_400.0
 BEAT, SILENCE = 15.0, 90.0
 """Seconds between two signs of life, and after how many without one a process is taken for gone."""

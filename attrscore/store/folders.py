@@ -15,27 +15,6 @@ from attrscore.store.commit import commit, unreadable
 from attrscore.store.identity import Condition, Job, Range, canonical
 from attrscore.store.part import opened, part_name, part_ranges
 
-__all__ = [
-    "FAILED",
-    "JOB",
-    "JOBS",
-    "Found",
-    "JobFolder",
-    "Location",
-    "find",
-    "folders_of",
-    "job_folders",
-    "job_json",
-    "jobs_like",
-    "missing_conditions",
-    "no_results",
-    "open_conditions",
-    "paths_in",
-    "readings_from",
-    "serving",
-    "without_keep",
-]
-
 Location = str | os.PathLike[str]
 
 JOBS, JOB, FAILED = "jobs", "job.json", "failed.json"

@@ -12,8 +12,6 @@ from typing import Any
 
 from attrscore.errors import ConfigError, StoreError
 
-__all__ = ["MOST_PARTS", "SCHEMA", "Condition", "Job", "Plugin", "canonical", "flatten", "identify"]
-
 SCHEMA = 1
 """Version of the on-disk format; a reader refuses newer ones."""
 

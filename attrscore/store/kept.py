@@ -16,8 +16,6 @@ from attrscore.store.identity import Plugin, canonical, flatten
 from attrscore.store.maps import map_group, map_ids, map_targets, read_map
 from attrscore.store.part import opened
 
-__all__ = ["Kept", "kept", "read_maps"]
-
 
 @dataclass(frozen=True, eq=False)
 class Kept:

@@ -33,24 +33,6 @@ from attrscore.store.columns import (
     write_column,
 )
 
-__all__ = [
-    "Crops",
-    "MapKey",
-    "all_maps",
-    "chosen_cells",
-    "crops_of",
-    "decode",
-    "encode",
-    "map_group",
-    "map_ids",
-    "map_targets",
-    "order_of",
-    "read_map",
-    "stored_crops",
-    "write_crops",
-    "write_maps",
-]
-
 MapKey = tuple[str, str] | tuple[str, str, str]
 """Method key and layer, and the target in a job that has several."""
 

@@ -37,24 +37,6 @@ from attrscore.store.commit import unreadable
 from attrscore.store.identity import SCHEMA, Job, Range, canonical, newer
 from attrscore.store.maps import Crops, MapKey, all_maps, crops_of, map_ids, write_crops, write_maps
 
-__all__ = [
-    "READERS",
-    "Part",
-    "PartFile",
-    "check_reasons",
-    "created",
-    "encode",
-    "kind_of",
-    "opened",
-    "owner",
-    "part_name",
-    "part_ranges",
-    "read_crops",
-    "read_part",
-    "read_table",
-    "write_header",
-]
-
 ROW = ("id", "method", "layer", "target")
 """What names a row of a part."""
 

@@ -19,16 +19,6 @@ from attrscore.store.identity import Plugin, Range, canonical, flatten
 from attrscore.store.maps import MapKey
 from attrscore.store.part import ROW, Part, owner
 
-__all__ = [
-    "Group",
-    "Key",
-    "Source",
-    "by_key",
-    "differing_settings",
-    "gather",
-    "overlaid",
-]
-
 Key = tuple[str, str, str]
 """Method, layer and target."""
 

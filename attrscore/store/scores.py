@@ -34,17 +34,6 @@ from attrscore.store.identity import canonical
 from attrscore.store.part import PartFile, check_reasons, created, opened, write_header
 from attrscore.store.tables import SHOWN, Kinds, TableReader, UnforeseenGapError, ordered, pooled
 
-__all__ = [
-    "FORMATS",
-    "check_parquet",
-    "collect",
-    "jobs_of_merged",
-    "opened_parquet",
-    "read_scores",
-    "rows_and_bytes",
-    "table_and_kinds",
-]
-
 FORMATS = (".h5", ".csv", ".parquet")
 
 MEMORY = 512 * 2**20

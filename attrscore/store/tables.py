@@ -24,8 +24,6 @@ from attrscore.store.identity import Plugin, Range
 from attrscore.store.part import PartFile, opened, owner, part_ranges
 from attrscore.store.rows import Group, Key, Source, by_key, differing_settings, gather
 
-__all__ = ["SHOWN", "Column", "Kinds", "TableReader", "UnforeseenGapError", "ordered", "pooled"]
-
 SHOWN = ("id", "model", "dataset", "method", "layer", "target")
 """What names a row, together with the settings that differ."""
 

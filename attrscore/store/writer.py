@@ -24,8 +24,6 @@ from attrscore.store.maps import Crops, MapKey
 from attrscore.store.part import Part, encode, part_name, part_ranges
 from attrscore.store.status import failure_kind, tally
 
-__all__ = ["Writer"]
-
 MOST_REASON = 500
 
 

@@ -20,19 +20,6 @@ from attrscore.core.contracts import Batch
 from attrscore.core.registry import TARGETS
 from attrscore.errors import ConfigError, DataError, choose, preview
 
-__all__ = [
-    "Given",
-    "Index",
-    "Label",
-    "Predicted",
-    "class_scores",
-    "logit",
-    "logprob",
-    "margin",
-    "scores_of",
-    "target_of",
-]
-
 Scalar = Literal["logit", "logprob", "margin"]
 OneOutput = Literal["logit", "probability"]
 

@@ -19,19 +19,6 @@ from attrscore.engine.attribution import sentence
 from attrscore.errors import AttrscoreError, UnsupportedError, preview
 from attrscore.testing.samples import net
 
-__all__ = [
-    "Check",
-    "NotConforming",
-    "Outcome",
-    "Subject",
-    "ask",
-    "left_as_found",
-    "nearly",
-    "pickles",
-    "random_states_kept",
-    "require",
-]
-
 
 class NotConforming(AttrscoreError, AssertionError):  # noqa: N818  # a finding about a plugin
     """What a plugin does not hold, and where; pytest shows it as a failed assertion."""

@@ -22,8 +22,6 @@ from attrscore.testing.contract import (
     require,
 )
 
-__all__ = ["CHECKS"]
-
 MOST = 6
 """Cells that are read."""
 

@@ -17,8 +17,6 @@ from attrscore.engine.run import run
 from attrscore.testing.contract import Check, Subject, left_as_found, nearly, pickles, require
 from attrscore.testing.samples import batch, pool
 
-__all__ = ["CHECKS"]
-
 LAYERS = ("low", "high")
 
 

@@ -25,8 +25,6 @@ from attrscore.testing.contract import (
 )
 from attrscore.testing.of_methods import DEVICES
 
-__all__ = ["CHECKS"]
-
 SPECS = {2: InputSpec(3, (48, 48), 2), 3: InputSpec(3, (32, 32, 32), 2)}
 
 

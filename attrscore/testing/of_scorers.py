@@ -29,17 +29,6 @@ from attrscore.testing.contract import (
 from attrscore.testing.of_methods import DEVICES
 from attrscore.testing.samples import SPACES, cells, pool
 
-__all__ = [
-    "CHECKS",
-    "OF_THE_MASK",
-    "Bare",
-    "Columns",
-    "Given",
-    "of_the_map",
-    "scored",
-    "signed_maps",
-]
-
 OF_THE_MASK = (".chance", ".area", ".highest", ".lowest")
 """Ends of the names of columns that the region or the crop alone says, whatever the map."""
 

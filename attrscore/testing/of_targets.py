@@ -16,8 +16,6 @@ from attrscore.testing.contract import Check, Subject, left_as_found, nearly, pi
 from attrscore.testing.of_methods import DEVICES
 from attrscore.testing.samples import batch
 
-__all__ = ["CHECKS"]
-
 
 def _output(subject: Subject, data: Batch) -> Tensor:
     """What the model says of these crops, (N, 3)."""

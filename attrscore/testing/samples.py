@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from attrscore.core.contracts import Batch
 
-__all__ = ["SPACES", "Net", "batch", "cells", "conv", "net", "pool"]
-
 SPACES: dict[int, tuple[int, ...]] = {2: (12, 10), 3: (6, 8, 10)}
 """*S of the batches, by dimensions."""
 

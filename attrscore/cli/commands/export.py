@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from attrscore.core.contracts import Dataset
     from attrscore.store import Kept
 
-__all__ = ["export", "view"]
-
 _SUFFIXES = {
     "csv": ".csv",
     "parquet": ".parquet",

@@ -12,8 +12,6 @@ from typing import Any
 from attrscore.cli.hydra_app import composed
 from attrscore.cli.outcomes import INCOMPLETE, OK
 
-__all__ = ["inspect"]
-
 _SHOWN = {2: 24, 3: 12}
 """Cells on the contact sheet, by dimensions."""
 

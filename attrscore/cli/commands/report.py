@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from attrscore import stats
     from attrscore.store.folders import Found
 
-__all__ = ["report"]
-
 PAGE = "report.html"
 MOST_MAPS = 1000
 """Cells of a job whose maps are compared; more would have to fit into memory at once."""

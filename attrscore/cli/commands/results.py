@@ -23,8 +23,6 @@ from attrscore.store.folders import JOBS, Found
 if TYPE_CHECKING:
     from attrscore.jobs.rerunning import Comparison
 
-__all__ = ["collect", "reproduce", "status", "verify"]
-
 MOST_BYTES = 256 * 2**20
 """Of a table that is read back for a summary and a figure: some million rows."""
 

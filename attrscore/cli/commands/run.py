@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from attrscore.jobs.planning import Plan
     from attrscore.jobs.run import Outcome
 
-__all__ = ["plan", "run", "train"]
-
 
 def run(arguments: Sequence[str]) -> int:
     """Run one job, or with ``-m`` a sweep; the exit code."""

@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from attrscore.errors import ConfigError, did_you_mean
 
-__all__ = ["Condition"]
-
 _PREFIX = "Metadata_"
 
 Compiled = Callable[[pd.DataFrame], Any]

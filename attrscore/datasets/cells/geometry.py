@@ -15,19 +15,6 @@ from attrscore.errors import ConfigError, choose
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = [
-    "CropUnit",
-    "Geometry",
-    "JitterUnit",
-    "Resample",
-    "check_jitter",
-    "displacements",
-    "jitter_columns",
-    "on_grid",
-    "spacing_of",
-    "starts",
-]
-
 CropUnit = Literal["pixel", "micrometre"]
 JitterUnit = Literal["pixel", "micrometre"]
 Resample = float | tuple[float, ...] | Literal["isotropic"] | None

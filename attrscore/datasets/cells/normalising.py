@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from attrscore.datasets.images.field import Field
 
-__all__ = ["Levels", "Normalise", "Normaliser", "levels_of", "pooled"]
-
 Normalise = Literal["none", "percentile", "max", "standard", "fixed"]
 
 Channels = Iterable[Iterable["NDArray[Any]"]]

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from attrscore.datasets.cells.tables import Annotations
     from attrscore.datasets.images import Field, FieldReader
 
-__all__ = ["OWN_COLUMNS", "Objects", "Scan", "areas_within", "measure", "plates_of", "scan"]
-
 OWN_COLUMNS = (
     "Metadata_image",
     "Metadata_object",

@@ -31,8 +31,6 @@ from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
 from attrscore.datasets.images.readers import check_axes, is_length
 from attrscore.errors import ConfigError, choose
 
-__all__ = ["FieldOptions"]
-
 _LISTS = (
     *("crop", "channels", "stains", "carry", "numbers", "class_order", "percentiles", "spacing"),
     "segment_channels",

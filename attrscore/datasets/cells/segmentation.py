@@ -19,8 +19,6 @@ from attrscore.errors import ConfigError, DataError, did_you_mean
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SEGMENTERS", "Cellpose", "Otsu", "Segmenter", "identity"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Otsu:

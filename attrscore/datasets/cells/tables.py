@@ -17,17 +17,6 @@ from attrscore.datasets.cells.options import FieldOptions
 from attrscore.datasets.images.files import stem
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 
-__all__ = [
-    "Annotations",
-    "as_text",
-    "classes_of",
-    "need_columns",
-    "read_annotations",
-    "read_described",
-    "read_table",
-    "rows_of",
-]
-
 
 def read_table(
     path: str | Path, /, *, option: str, text: Iterable[str] = (), numbers: Iterable[str] = ()

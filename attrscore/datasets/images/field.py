@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from attrscore.datasets.cells.segmentation import Segmenter
 
-__all__ = ["Field", "FieldFiles", "FieldReader", "Kept", "LabelImage"]
-
 Window = tuple[slice, ...]
 
 _MEMORY = 2**30

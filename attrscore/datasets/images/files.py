@@ -10,8 +10,6 @@ from pathlib import Path
 from attrscore.datasets.images.readers import SUFFIXES, in_zarr, shown
 from attrscore.errors import AbsentError
 
-__all__ = ["digest_of", "find_files", "match_files", "stem"]
-
 _LABEL_ENDINGS = ("_cp_masks", "_masks", "_mask", "_labels", "_label", "_seg")
 _ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 """Files of a group or an array that say what it is."""

@@ -23,8 +23,6 @@ from attrscore.datasets.images.readers import (
 )
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError, preview
 
-__all__ = ["open_bioio", "open_nifti", "open_npy", "open_npz", "open_png"]
-
 _AXES_OF_NIFTI = "XYZTCUV"
 _UNITS_OF_NIFTI = {"meter": "m", "mm": "mm", "micron": "µm"}
 

@@ -45,8 +45,6 @@ from attrscore.datasets.images.readers import (
 )
 from attrscore.errors import AttrscoreError, DataError
 
-__all__ = ["Image", "Labels", "open_image", "open_labels", "stacked"]
-
 _OF_THE_SYSTEM = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EPERM)
 
 T = TypeVar("T")

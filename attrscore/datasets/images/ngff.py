@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from attrscore.datasets.images.readers import LARGE, Choice, Stored, check_claim, micrometres, shown
 from attrscore.errors import ConfigError, DataError, preview
 
-__all__ = ["open_ngff"]
-
 _HEADER = 16
 """Bytes of Blosc before its data; the last four say how many there are, these included."""
 

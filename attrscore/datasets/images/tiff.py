@@ -29,8 +29,6 @@ from attrscore.datasets.images.readers import (
 )
 from attrscore.errors import DataError
 
-__all__ = ["open_tiff"]
-
 _WAYS: tuple[Mapping[str, Any], ...] = (
     {"is_mmstack": False},
     {},
