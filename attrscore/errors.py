@@ -54,7 +54,7 @@ class LayerError(AttrscoreError, LookupError):
 
 
 class UnsupportedError(AttrscoreError):
-    """A network or situation that a method cannot explain; rows get the status ``unsupported``."""
+    """A model or situation that a method cannot explain; rows get the status ``unsupported``."""
 
 
 class StoreError(AttrscoreError, OSError):

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from attrscore.core.contracts import Dataset
-from attrscore.core.model import SealedNetwork
+from attrscore.core.model import SealedModel
 from attrscore.errors import (
     AttrscoreWarning,
     ConfigError,
@@ -97,15 +97,15 @@ def train(
         diverges.
     """
     _check_options(epochs, batch_size, learning_rate, augment)
-    if isinstance(model, SealedNetwork):
+    if isinstance(model, SealedModel):
         raise UnsupportedError(
-            f"The network is {model.what}, which is not trained here; give the nn.Module that it "
+            f"The model is {model.what}, which is not trained here; give the nn.Module that it "
             "was made from."
         )
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise ConfigError(
-            "No parameter of the network requires gradients, so nothing can be trained; "
+            "No parameter of the model requires gradients, so nothing can be trained; "
             "unfreeze some with parameter.requires_grad_(True)."
         )
     inside, outside = split(dataset, split_by=split_by, held_out=held_out, seed=seed)
@@ -230,12 +230,12 @@ def _logits(model: nn.Module, inputs: Tensor, classes: tuple[str, ...]) -> Tenso
     output = model(inputs)
     if not isinstance(output, Tensor):
         raise UnsupportedError(
-            f"The network returns a {type(output).__name__}; training needs one tensor of logits "
+            f"The model returns a {type(output).__name__}; training needs one tensor of logits "
             "(N, K). Wrap it in a module that returns the logits only."
         )
     if tuple(output.shape) != (len(inputs), len(classes)):
         raise DataError(
-            f"The network returns {tuple(output.shape)} for {len(inputs)} cells; expected "
+            f"The model returns {tuple(output.shape)} for {len(inputs)} cells; expected "
             f"{(len(inputs), len(classes))}, a logit for each class ({preview(classes)})."
         )
     return output

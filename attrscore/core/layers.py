@@ -167,16 +167,16 @@ def with_layouts(
 
 def _by_rule(model: nn.Module, rule: str, ran: Sequence[LayerInfo], axes: int) -> list[str]:
     found = LAYER_RULES[rule](ran)
-    network = type(model).__name__
+    kind = type(model).__name__
     if not found:
         raise LayerError(
-            f"layers={rule} finds no layer with a {axes}D grid in {network}. "
+            f"layers={rule} finds no layer with a {axes}D grid in {kind}. "
             "See: attrscore inspect model=..."
         )
     if rule == "last_conv" and found[0].depth < 0.5:
         raise LayerError(
             f"layers=last_conv would be '{found[0].name}', at {found[0].depth:.2f} of the depth of "
-            f"{network}: the rest has no convolution, as in a transformer. Use depth=1 for the "
+            f"{kind}: the rest has no convolution, as in a transformer. Use depth=1 for the "
             "last layer whose positions still reach the output, or layers=blocks."
         )
     return [info.name for info in found]
@@ -312,6 +312,6 @@ def capture(
     never = [name for name in layers if name not in recorded]
     if never:
         raise LayerError(
-            f"Layer {preview(map(repr, never))} never runs when the network is called, "
+            f"Layer {preview(map(repr, never))} never runs when the model is called, "
             "so it has no map. See: attrscore inspect model=..."
         )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from attrscore.core.model import SealedNetwork, call
+from attrscore.core.model import SealedModel, call
 from attrscore.errors import ConfigError, choose
 
 Axes = Literal["auto", "channels_first", "channels_last", "tokens"]
@@ -349,7 +349,7 @@ def trace(
         hidden = hidden_state(output)
         shapes[name] = None if hidden is None else tuple(hidden.shape)
 
-    sealed = isinstance(model, SealedNetwork)
+    sealed = isinstance(model, SealedModel)
     modules = {name: module for name, module in model.named_modules() if name and not sealed}
     with watching(modules, see):
         call(model, inputs, *others)
@@ -404,7 +404,7 @@ def _with_axes(
             found.append(replace(info, layout=Layout(fallback)))  # type: ignore[arg-type]  # as above
         else:
             why = (
-                "which of its axes are channels cannot be measured, since the network takes no "
+                "which of its axes are channels cannot be measured, since the model takes no "
                 "larger crop; unless it is a matrix of attention, say layout.axes=channels_first "
                 "or layout.axes=channels_last"
             )

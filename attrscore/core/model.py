@@ -20,22 +20,22 @@ Precision = Literal["float32", "bfloat16", "float16", "autocast"]
 MemoryFormat = Literal["contiguous", "channels_last"]
 
 
-class SealedNetwork(nn.Module):
+class SealedModel(nn.Module):
     """A model whose inside cannot be watched: TorchScript, or an exported program.
 
     There are maps on its input and none of its layers. ``what`` says what it is.
     """
 
-    def __init__(self, network: Any, /, what: str) -> None:
+    def __init__(self, model: Any, /, what: str) -> None:
         super().__init__()
-        self.network = network
+        self.model = model
         self.what = what
 
     @property
     def refusal(self) -> str:
         """Why no layer has a map."""
         return (
-            f"The network is {self.what}, so its layers cannot be watched: only methods that "
+            f"The model is {self.what}, so its layers cannot be watched: only methods that "
             "explain the input work. For others, give the nn.Module that it was made from."
         )
 
@@ -45,20 +45,20 @@ class SealedNetwork(nn.Module):
         :raises UnsupportedError: an exported program for another number of cells.
         """
         try:
-            return self.network(*inputs)
+            return self.model(*inputs)
         except AssertionError as error:  # a guard of torch.export
             raise UnsupportedError(
-                f"The network is {self.what} and does not take {len(inputs[0])} cells of "
+                f"The model is {self.what} and does not take {len(inputs[0])} cells of "
                 f"{tuple(inputs[0].shape[1:])}: {str(error).splitlines()[0]}. Give it crops "
                 "of the size it was exported with, and export it with an axis of cells that is "
                 "dynamic: dynamic_shapes=({0: torch.export.Dim('n')},)."
             ) from error
 
-    def train(self, mode: bool = True) -> SealedNetwork:  # noqa: FBT001, FBT002  # torch's signature
+    def train(self, mode: bool = True) -> SealedModel:  # noqa: FBT001, FBT002  # torch's signature
         """Of TorchScript; an exported program stays as it was when it was exported."""
         self.training = mode
-        if isinstance(self.network, torch.jit.ScriptModule):
-            self.network.train(mode)
+        if isinstance(self.model, torch.jit.ScriptModule):
+            self.model.train(mode)
         return self
 
 
@@ -67,12 +67,12 @@ def unwrap(model: nn.Module, /) -> nn.Module:
 
     Hooks on a compiled module vanish after warm-up, and a parallel one runs replicas without them.
 
-    TorchScript and exported programs come back sealed: :class:`SealedNetwork`.
+    TorchScript and exported programs come back sealed: :class:`SealedModel`.
 
     :raises UnsupportedError: no model, or one with parts whose inside cannot be watched: scripted
         or exported ones, and compiled ones below the top.
     """
-    if isinstance(model, SealedNetwork):
+    if isinstance(model, SealedModel):
         return model
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
@@ -82,13 +82,11 @@ def unwrap(model: nn.Module, /) -> nn.Module:
         else:
             break
     if isinstance(model, torch.jit.ScriptModule):
-        return SealedNetwork(model, "TorchScript")
+        return SealedModel(model, "TorchScript")
     if isinstance(model, torch.export.ExportedProgram):
         model = model.module()
     if not isinstance(model, nn.Module):
-        raise UnsupportedError(
-            f"A network must be a torch.nn.Module; given: {type(model).__name__}."
-        )
+        raise UnsupportedError(f"A model must be a torch.nn.Module; given: {type(model).__name__}.")
     inside = torch.is_inference_mode_enabled()  # which gets a sentence of its own
     if not inside and any(parameter.is_inference() for parameter in model.parameters()):
         raise UnsupportedError(
@@ -96,7 +94,7 @@ def unwrap(model: nn.Module, /) -> nn.Module:
             "pass through its parameters; make it outside, or give a copy: copy.deepcopy(model)."
         )
     if _unwatchable(model) == EXPORTED:
-        return SealedNetwork(model, "an exported program")
+        return SealedModel(model, "an exported program")
     for module in parts_of(model):
         if why := _unwatchable(module):
             name = next(name for name, each in model.named_modules() if each is module)
@@ -178,9 +176,9 @@ def in_precision(model: nn.Module, wanted: Precision | None, /) -> nn.Module:
     dtype = None if wanted in (None, "autocast") else getattr(torch, str(wanted))
     if dtype is None or all(p.dtype is dtype for p in model.parameters() if p.is_floating_point()):
         return model
-    if isinstance(model, SealedNetwork):
+    if isinstance(model, SealedModel):
         raise UnsupportedError(
-            f"precision={wanted}: the network is {model.what}, and computes in the numbers that it "
+            f"precision={wanted}: the model is {model.what}, and computes in the numbers that it "
             "was made with; leave precision out, or give the nn.Module that it was made from."
         )
     return copied(model).to(dtype)
@@ -212,7 +210,7 @@ def in_memory_format(model: nn.Module, wanted: MemoryFormat, dimensions: int, /)
     choose(wanted, get_args(MemoryFormat), option="model.memory_format")
     if wanted == "contiguous":
         return
-    if isinstance(model, SealedNetwork):
+    if isinstance(model, SealedModel):
         raise UnsupportedError(
             f"model.memory_format={wanted}: the model is {model.what}, and computes in the layout "
             "that it was made with; leave it out, or give the nn.Module that it was made from."
@@ -358,14 +356,14 @@ def check_output(output: Any, n: int, /, which: str | int | None = None) -> Tens
     else:
         got = f"a {type(output).__name__}"
     raise UnsupportedError(
-        f"The network returns {got}; expected one tensor ({n}, K) of scores. Say which item holds "
-        "them (output=0, output=logits), or wrap the network in a module that returns them."
+        f"The model returns {got}; expected one tensor ({n}, K) of scores. Say which item holds "
+        "them (output=0, output=logits), or wrap the model in a module that returns them."
     )
 
 
 def _item(output: Any, which: str | int) -> Any:
     if isinstance(output, Tensor):
-        raise ConfigError(f"output={which!r} chooses an item, but the network returns one tensor.")
+        raise ConfigError(f"output={which!r} chooses an item, but the model returns one tensor.")
     try:
         return output[which]
     except (KeyError, IndexError, TypeError) as error:
@@ -373,5 +371,5 @@ def _item(output: Any, which: str | int) -> Any:
         if isinstance(output, Sequence):
             known = list(range(len(output)))
         raise ConfigError(
-            f"output={which!r} is no item of what the network returns. {did_you_mean(which, known)}"
+            f"output={which!r} is no item of what the model returns. {did_you_mean(which, known)}"
         ) from error

@@ -207,7 +207,7 @@ class Pass:
         A sigmoid makes 1 of infinity, so that the output alone does not show it. No other type is
         watched.
         """
-        self.output  # noqa: B018  # runs the network
+        self.output  # noqa: B018  # runs the model
         return cast("Tensor", self._overflowed)
 
     @property
@@ -512,7 +512,7 @@ class Pass:
             sources = [f"layer '{name}'" for name in self.layers] or ["the input"]
             raise UnsupportedError(
                 f"No gradient flows from {preview(sources)} to the output of "
-                f"{type(self.model).__name__}: a detach(), no_grad() or argmax inside the network "
+                f"{type(self.model).__name__}: a detach(), no_grad() or argmax inside the model "
                 "blocks it, or the layer is beside the way. Explain a layer further up, or use a "
                 "perturbation method: captum Occlusion."
             )

@@ -14,7 +14,7 @@ from torch import nn
 from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Target
 from attrscore.core.layers import Layers, select_layers
 from attrscore.core.layouts import LayoutOptions
-from attrscore.core.model import SealedNetwork, as_found, call, is_out_of_memory
+from attrscore.core.model import SealedModel, as_found, call, is_out_of_memory
 from attrscore.core.passes import Pass
 from attrscore.core.statuses import Status
 from attrscore.errors import (
@@ -125,7 +125,7 @@ def layers_of(
         return layers
     wanted = [layers] if isinstance(layers, str) else list(layers)
     first = batch.rows(0, 1)
-    refusal = model.refusal if isinstance(model, SealedNetwork) else ""
+    refusal = model.refusal if isinstance(model, SealedModel) else ""
     with as_found(model):
         try:
             if not refusal and any(map(explains_layers, methods.values())):

@@ -52,7 +52,7 @@ __all__ = [
     "build_plugin",
     "dataset_of",
     "draws_of",
-    "network",
+    "model_of",
     "plugin_of",
     "plugins_of",
 ]
@@ -167,7 +167,7 @@ def dataset_of(settings: Mapping[str, Any]) -> Dataset:
     return dataset
 
 
-def network(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+def model_of(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     """The model that the settings describe, made for a dataset, on the device asked for."""
     node = dict(settings["model"])
     own = {option: node.pop(option, default) for option, default in MODEL_OPTIONS.items()}
@@ -210,7 +210,7 @@ def _trained(settings: Mapping[str, Any], dataset: Dataset) -> str:
     if settings["model"].get("randomize", "none") == "none":
         return ""
     plain = {**settings["model"], "randomize": "none", "randomize_to": None}
-    return fingerprint(network({**settings, "model": plain}, dataset))
+    return fingerprint(model_of({**settings, "model": plain}, dataset))
 
 
 def _fingerprint(model: nn.Module, trained: str) -> str:
@@ -294,7 +294,7 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
             f"target.{groups[0]} is the mean of a group of cells, and each shard would have its "
             "own; give the file that holds the vector, or leave dataset.shard out."
         )
-    model = network(settings, dataset)
+    model = model_of(settings, dataset)
     trained = _trained(settings, dataset) if like is None else like.trained
     first = one_readable(dataset).to(device_of(model))
     plain = {key: plugin for key, (plugin, _) in methods.items()}

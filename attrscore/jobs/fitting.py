@@ -8,7 +8,7 @@ from typing import Any
 
 from attrscore.core.contracts import Dataset
 from attrscore.errors import ConfigError, choose
-from attrscore.jobs.assembly import dataset_of, network
+from attrscore.jobs.assembly import dataset_of, model_of
 from attrscore.jobs.contents import notify_of_masks
 from attrscore.models.weights import save_weights
 from attrscore.training import Trained, train
@@ -29,7 +29,7 @@ def fit(
     dataset = dataset_of(settings)
     notify_of_masks(dataset, notify)
     trained = train(
-        network(settings, dataset), dataset, seed=settings["seed"], progress=notify, **options
+        model_of(settings, dataset), dataset, seed=settings["seed"], progress=notify, **options
     )
     save_weights(trained.model, output, classes=dataset.classes)
     return trained, dataset

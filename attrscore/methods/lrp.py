@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
 from attrscore.core.graph import calls, kind_of, listed, nodes, out_of_place, parents
-from attrscore.core.model import SealedNetwork, check_output
+from attrscore.core.model import SealedModel, check_output
 from attrscore.core.passes import Pass
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError, choose
@@ -84,7 +84,7 @@ class _Propagation:
 
         :raises UnsupportedError: Captum has no rule, or would propagate wrongly, and why.
         """
-        if isinstance(run.model, SealedNetwork):
+        if isinstance(run.model, SealedModel):
             raise UnsupportedError(f"LRP needs modules to put its rules on. {run.model.refusal}")
         problem = _problem(run)
         if problem:

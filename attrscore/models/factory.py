@@ -61,18 +61,17 @@ class Factory:
         if not isinstance(model, nn.Module):
             kind = f"the class {model.__name__}" if inspect.isclass(model) else type(model).__name__
             raise ConfigError(
-                f"{self.target} returned {kind}; expected a network, an instance of "
-                "torch.nn.Module."
+                f"{self.target} returned {kind}; expected a model, an instance of torch.nn.Module."
             )
         return model
 
 
 def _resolve(target: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = resolve(target, makes="network")
+    found: Callable[..., Any] = resolve(target, makes="model")
     if isinstance(found, nn.Module):
         raise ConfigError(
             f"target={target!r} is a {type(found).__name__}; expected a function or a class that "
-            "makes a network."
+            "makes a model."
         )
     return found
 

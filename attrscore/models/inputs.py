@@ -27,7 +27,7 @@ class InputRule:
     std: tuple[float, ...] | None = None
     """Divided by, one a channel of the model."""
 
-    def __call__(self, _network: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    def __call__(self, _model: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
         """The inputs (N, C, *S) as the model expects them; its further inputs as they are."""
         inputs, *others = given
         if self.channels is not None:
@@ -61,7 +61,7 @@ def input_rule(
         if values is not None and len(values) != expected:
             raise ConfigError(
                 f"model.{name}={list(values)} has {len(values)} numbers; expected {expected}, one "
-                "for each channel that the network gets."
+                "for each channel that the model gets."
             )
     if std is not None and not all(value > 0 for value in std):
         raise ConfigError(f"model.std={list(std)} must be above 0.")

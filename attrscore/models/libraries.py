@@ -8,8 +8,9 @@ one of its models is built.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +19,14 @@ from torch import Tensor, nn
 from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, did_you_mean
-from attrscore.models.weights import initialise, outputs
+from attrscore.models.weights import ModelOfClasses, initialise
 
 Head = Literal["classes", "features"]
 
 
 @MODELS.register("transformers")
 @dataclass(frozen=True, kw_only=True)
-class Transformers:
+class Transformers(ModelOfClasses):
     """An image model of the library transformers, 2D: ``architecture`` is vit, swin, resnet, ...
 
     ``config`` sets fields of its configuration, over those that the dataset fills (channels, image
@@ -46,10 +47,6 @@ class Transformers:
     from the dataset."""
     head: Head = "classes"
     """The pooled features, or the mean of the tokens."""
-    classes: int | None = None
-    """Outputs; null: as many as the dataset has classes."""
-    seed: int = 0
-    """Of the initialisation."""
     weights: str | None = None
     """A folder of save_pretrained, or a .safetensors or .pt/.pth state dict; null: untrained."""
 
@@ -58,6 +55,13 @@ class Transformers:
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
         """The model for a dataset, in eval mode."""
+        folder = Path(self.weights).expanduser() if self.weights else None
+        weights = None if folder is not None and folder.is_dir() else self.weights
+        made = initialise(self._maker(spec), seed=self.seed, weights=weights)
+        made.register_forward_hook(_logits if self.head == "classes" else _features)
+        return made
+
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
         try:
             import transformers
         except ModuleNotFoundError as error:
@@ -65,18 +69,10 @@ class Transformers:
         _check_2d(spec, "transformers")
         folder = Path(self.weights).expanduser() if self.weights else None
         if folder is not None and folder.is_dir():
-            made = initialise(
-                lambda: self._read(transformers, folder), seed=self.seed, weights=None
-            )
-        else:
-            config = self._configuration(transformers, spec)
-            made = initialise(
-                lambda: self._kind(transformers).from_config(config),
-                seed=self.seed,
-                weights=self.weights,
-            )
-        made.register_forward_hook(_logits if self.head == "classes" else _features)
-        return made
+            return partial(self._read, transformers, folder)
+        return partial(
+            self._kind(transformers).from_config, self._configuration(transformers, spec)
+        )
 
     def _kind(self, library: Any) -> Any:
         return (
@@ -109,7 +105,7 @@ class Transformers:
             )
         if self.architecture not in known:
             raise ConfigError(
-                f"transformers has no image network {self.architecture!r}. "
+                f"transformers has no image model {self.architecture!r}. "
                 f"{did_you_mean(self.architecture, known)}"
             )
         plain = library.AutoConfig.for_model(self.architecture)
@@ -120,7 +116,7 @@ class Transformers:
         }
         filled = {name: value for name, value in filled.items() if hasattr(plain, name)}
         if self.head == "classes":
-            filled["num_labels"] = outputs(spec, self.classes)
+            filled["num_labels"] = self._outputs(spec)
         for name in self.config:
             if not hasattr(plain, name):
                 fields = [each for each in plain.to_dict() if not each.startswith("_")]
@@ -133,7 +129,7 @@ class Transformers:
 
 @MODELS.register("timm")
 @dataclass(frozen=True, kw_only=True)
-class Timm:
+class Timm(ModelOfClasses):
     """A model of the library timm, 2D: ``architecture`` is a name of ``timm.list_models()``.
 
     ``options`` are keywords of ``timm.create_model``, such as ``img_size``.
@@ -146,15 +142,8 @@ class Timm:
     """A name of timm.list_models()."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Keywords of timm.create_model: +model.options.img_size=64."""
-    classes: int | None = None
-    """Outputs; null: as many as the dataset has classes."""
-    seed: int = 0
-    """Of the initialisation."""
-    weights: str | None = None
-    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
-    def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The model for a dataset, in eval mode."""
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
         try:
             import timm
         except (ImportError, RuntimeError) as error:  # RuntimeError: torchvision of another torch
@@ -162,22 +151,17 @@ class Timm:
         _check_2d(spec, "timm")
         if not timm.is_model(self.architecture):
             raise ConfigError(
-                f"timm has no network {self.architecture!r}. "
+                f"timm has no model {self.architecture!r}. "
                 f"{did_you_mean(self.architecture, timm.list_models())}"
             )
-        classes = outputs(spec, self.classes)
-
-        def make() -> nn.Module:
-            model: nn.Module = timm.create_model(
-                self.architecture,
-                pretrained=False,
-                in_chans=spec.channels,
-                num_classes=classes,
-                **self.options,
-            )
-            return model
-
-        return initialise(make, seed=self.seed, weights=self.weights)
+        return partial(
+            timm.create_model,
+            self.architecture,
+            pretrained=False,
+            in_chans=spec.channels,
+            num_classes=self._outputs(spec),
+            **self.options,
+        )
 
 
 def _architectures() -> list[str]:
@@ -188,12 +172,12 @@ def _architectures() -> list[str]:
     return sorted(NAMES)
 
 
-def _logits(_network: nn.Module, _inputs: Any, output: Any) -> Tensor:
+def _logits(_model: nn.Module, _inputs: Any, output: Any) -> Tensor:
     logits: Tensor = output.logits
     return logits
 
 
-def _features(_network: nn.Module, _inputs: Any, output: Any) -> Tensor:
+def _features(_model: nn.Module, _inputs: Any, output: Any) -> Tensor:
     pooled = getattr(output, "pooler_output", None)
     if pooled is None:
         hidden: Tensor = output.last_hidden_state
@@ -205,8 +189,8 @@ def _features(_network: nn.Module, _inputs: Any, output: Any) -> Tensor:
 def _check_2d(spec: InputSpec, library: str) -> None:
     if spec.dimensions != 2:
         raise UnsupportedError(
-            f"The networks of {library} are 2D, and the crops have {spec.dimensions} axes; use a "
-            "network of MONAI, or model=factory."
+            f"The models of {library} are 2D, and the crops have {spec.dimensions} axes; use a "
+            "model of MONAI, or model=factory."
         )
 
 
@@ -224,7 +208,7 @@ EFFICIENTNETS = ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "b8", "l2")
 
 @MODELS.register("monai_resnet")
 @dataclass(frozen=True, kw_only=True)
-class MonaiResNet:
+class MonaiResNet(ModelOfClasses):
     """ResNet (He et al., CVPR 2016), activations ``nn.ReLU``, last grid 1/16 of the input.
 
     ``stem_stride`` 2 is the original stem and halves every grid.
@@ -236,72 +220,47 @@ class MonaiResNet:
     """Of the first convolution."""
     stem_stride: int = 1
     """Of the first convolution; 2 halves every grid."""
-    classes: int | None = None
-    """Outputs; null: as many as the dataset has classes."""
-    seed: int = 0
-    """Of the initialisation."""
-    weights: str | None = None
-    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(str(self.depth), RESNETS, option="depth")
 
-    def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The model for a dataset, in eval mode."""
-        make = getattr(_nets(), f"resnet{self.depth}")
-        classes = outputs(spec, self.classes)
-        return initialise(
-            lambda: make(
-                pretrained=False,
-                spatial_dims=spec.dimensions,
-                n_input_channels=spec.channels,
-                num_classes=classes,
-                conv1_t_size=self.stem_kernel,
-                conv1_t_stride=self.stem_stride,
-            ),
-            seed=self.seed,
-            weights=self.weights,
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
+        return partial(
+            getattr(_nets(), f"resnet{self.depth}"),
+            pretrained=False,
+            spatial_dims=spec.dimensions,
+            n_input_channels=spec.channels,
+            num_classes=self._outputs(spec),
+            conv1_t_size=self.stem_kernel,
+            conv1_t_stride=self.stem_stride,
         )
 
 
 @MODELS.register("monai_densenet")
 @dataclass(frozen=True, kw_only=True)
-class MonaiDenseNet:
+class MonaiDenseNet(ModelOfClasses):
     """DenseNet (Huang et al., CVPR 2017), activations ``nn.ReLU``, last grid 1/32 of the input."""
 
     depth: int = 121
     """121 | 169 | 201 | 264."""
-    classes: int | None = None
-    """Outputs; null: as many as the dataset has classes."""
-    seed: int = 0
-    """Of the initialisation."""
-    weights: str | None = None
-    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(str(self.depth), DENSENETS, option="depth")
 
-    def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The model for a dataset, in eval mode."""
-        kind = getattr(_nets(), f"DenseNet{self.depth}")
-        classes = outputs(spec, self.classes)
-
-        def make() -> nn.Module:
-            model: nn.Module = kind(
-                spatial_dims=spec.dimensions,
-                in_channels=spec.channels,
-                out_channels=classes,
-                pretrained=False,
-            )
-            _spare_short_axes(model, spec.size)
-            return model
-
-        return initialise(make, seed=self.seed, weights=self.weights)
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
+        made = partial(
+            getattr(_nets(), f"DenseNet{self.depth}"),
+            spatial_dims=spec.dimensions,
+            in_channels=spec.channels,
+            out_channels=self._outputs(spec),
+            pretrained=False,
+        )
+        return lambda: _spare_short_axes(made(), spec.size)
 
 
 @MODELS.register("monai_efficientnet")
 @dataclass(frozen=True, kw_only=True)
-class MonaiEfficientNet:
+class MonaiEfficientNet(ModelOfClasses):
     """EfficientNet (Tan and Le, ICML 2019), activations SiLU, last grid 1/32 of the input.
 
     Guided methods refuse it, for want of ``nn.ReLU``.
@@ -309,33 +268,20 @@ class MonaiEfficientNet:
 
     variant: str = "b0"
     """b0 to b8, l2."""
-    classes: int | None = None
-    """Outputs; null: as many as the dataset has classes."""
-    seed: int = 0
-    """Of the initialisation."""
-    weights: str | None = None
-    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         choose(self.variant, EFFICIENTNETS, option="variant")
 
-    def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The model for a dataset, in eval mode."""
-        kind = _nets().EfficientNetBN
-        classes = outputs(spec, self.classes)
-
-        def make() -> nn.Module:
-            model: nn.Module = kind(
-                f"efficientnet-{self.variant}",
-                pretrained=False,
-                spatial_dims=spec.dimensions,
-                in_channels=spec.channels,
-                num_classes=classes,
-            )
-            _pad_short_axes(model, spec.size)
-            return model
-
-        return initialise(make, seed=self.seed, weights=self.weights)
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
+        made = partial(
+            _nets().EfficientNetBN,
+            f"efficientnet-{self.variant}",
+            pretrained=False,
+            spatial_dims=spec.dimensions,
+            in_channels=spec.channels,
+            num_classes=self._outputs(spec),
+        )
+        return lambda: _pad_short_axes(made(), spec.size)
 
 
 def _nets() -> Any:
@@ -350,7 +296,7 @@ def _nets() -> Any:
     return nets
 
 
-def _spare_short_axes(model: Any, size: tuple[int, ...]) -> None:
+def _spare_short_axes(model: Any, size: tuple[int, ...]) -> nn.Module:
     """Leave an axis that has shrunk to one pixel out of the pooling between dense blocks."""
     extents = tuple(-(-extent // 4) for extent in size)  # the stem halves twice, rounding up
     for name, module in model.features.named_children():
@@ -359,9 +305,11 @@ def _spare_short_axes(model: Any, size: tuple[int, ...]) -> None:
             if min(window) == 1:
                 module.pool.kernel_size = module.pool.stride = window
             extents = tuple(extent // w for extent, w in zip(extents, window, strict=True))
+    made: nn.Module = model
+    return made
 
 
-def _pad_short_axes(model: Any, size: tuple[int, ...]) -> None:
+def _pad_short_axes(model: Any, size: tuple[int, ...]) -> nn.Module:
     """Pad an axis that has become shorter than a kernel up to the kernel.
 
     MONAI fixes its "same" padding when it builds, for crops of 224 pixels or more, and fails on
@@ -379,3 +327,5 @@ def _pad_short_axes(model: Any, size: tuple[int, ...]) -> None:
             padding[before] += max(0, kernel - padded)
             extents[axis] = (max(padded, kernel) - kernel) // stride + 1
         padder.padding = tuple(padding)
+    made: nn.Module = model
+    return made

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from attrscore.core.model import SealedNetwork, copied, unwrap
+from attrscore.core.model import SealedModel, copied, unwrap
 from attrscore.errors import ConfigError, UnsupportedError, choose, did_you_mean
 
 Randomize = Literal["none", "last", "cascade", "all"]
@@ -43,9 +43,9 @@ def randomized(
         )
     if how == "none":
         return model
-    if isinstance(model, SealedNetwork):
+    if isinstance(model, SealedModel):
         raise UnsupportedError(
-            f"randomize={how} needs layers that can be drawn anew, and the network is "
+            f"randomize={how} needs layers that can be drawn anew, and the model is "
             f"{model.what}; give the nn.Module that it was made from."
         )
     try:
@@ -73,7 +73,7 @@ def _position(names: list[str], to: str | int | None) -> int:
     if isinstance(to, int):
         if not 1 <= to <= len(names):
             raise ConfigError(
-                f"randomize_to={to}: the network has {len(names)} layers with parameters."
+                f"randomize_to={to}: the model has {len(names)} layers with parameters."
             )
         return len(names) - to
     for position, name in enumerate(names):

@@ -41,12 +41,12 @@ class TorchScript:
         """The model, in eval mode."""
         file = check_file(self.weights)
         try:
-            network = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
+            model = torch.jit.load(str(file), map_location="cpu")  # type: ignore[no-untyped-call]
         except (RuntimeError, ValueError) as error:
             raise DataError(
                 f"{file} is damaged, or is no file of torch.jit.save: {_first(error)}"
             ) from error
-        return unwrap(network).eval()
+        return unwrap(model).eval()
 
 
 @MODELS.register("exported")
@@ -72,7 +72,7 @@ class Exported:
                 program = torch.export.load(file)
         except pickle.UnpicklingError as error:
             raise DataError(
-                f"{file} holds pickled objects, which would be run; export the network with plain "
+                f"{file} holds pickled objects, which would be run; export the model with plain "
                 "tensors as its example inputs."
             ) from error
         except Exception as error:  # a broken file can break torch anywhere
@@ -80,8 +80,8 @@ class Exported:
                 f"{file} is damaged, or is no file of torch.export.save (.pt2) that this torch "
                 f"reads: {_first(error)}"
             ) from error
-        network: Any = program  # unwrap() takes it out of its program
-        return unwrap(network).eval()
+        model: Any = program  # unwrap() takes it out of its program
+        return unwrap(model).eval()
 
 
 @contextmanager

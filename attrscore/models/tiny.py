@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError
-from attrscore.models.weights import initialise, outputs
+from attrscore.models.weights import ModelOfClasses
 
 
 class TinyNetwork(nn.Module):
@@ -48,7 +49,7 @@ class TinyNetwork(nn.Module):
 
 @MODELS.register("tiny_cnn")
 @dataclass(frozen=True, kw_only=True)
-class TinyCNN:
+class TinyCNN(ModelOfClasses):
     """Builds a TinyNetwork of ``width``, twice that and twice that channels.
 
     The seed 0 would draw a model whose last layer has no positive Grad-CAM on phantom cells,
@@ -59,12 +60,8 @@ class TinyCNN:
     """Channels of the first convolution; the two others have twice as many."""
     kernel: int = 3
     """Of all three convolutions, odd."""
-    classes: int | None = None
-    """Outputs; null: as many as the dataset has classes."""
     seed: int = 1
     """Of the initialisation."""
-    weights: str | None = None
-    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
 
     def __post_init__(self) -> None:
         if self.width < 1:
@@ -72,11 +69,6 @@ class TinyCNN:
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ConfigError(f"kernel must be odd, so that grids align; given: {self.kernel}.")
 
-    def __call__(self, spec: InputSpec, /) -> nn.Module:
-        """The model for a dataset, in eval mode."""
-        classes = outputs(spec, self.classes)
-        return initialise(
-            lambda: TinyNetwork(spec, classes=classes, width=self.width, kernel=self.kernel),
-            seed=self.seed,
-            weights=self.weights,
-        )
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
+        classes = self._outputs(spec)
+        return lambda: TinyNetwork(spec, classes=classes, width=self.width, kernel=self.kernel)

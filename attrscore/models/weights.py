@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,6 @@ PREFIXES = ("module.", "model.", "_orig_mod.")
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 
-def outputs(spec: InputSpec, classes: int | None) -> int:
-    """K of a model on this dataset: as many as it has classes, unless ``classes`` says otherwise.
-
-    :raises ConfigError: neither says how many.
-    """
-    number = spec.classes if classes is None else classes
-    if number < 1:
-        raise ConfigError(
-            "The dataset states no classes, so the network's outputs must be given: "
-            "model.classes=... on the command line, classes=... in Python."
-        )
-    return number
-
-
 def initialise(make: Callable[[], nn.Module], *, seed: int, weights: str | None) -> nn.Module:
     """The model of ``make``, drawn from ``seed``, weights loaded, in eval mode.
 
@@ -54,6 +41,39 @@ def initialise(make: Callable[[], nn.Module], *, seed: int, weights: str | None)
     if weights is not None:
         load_weights(model, weights)
     return model.eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOfClasses:
+    """Options of the models that are made for the classes of a dataset."""
+
+    classes: int | None = None
+    """Outputs; null: as many as the dataset has classes."""
+    seed: int = 0
+    """Of the initialisation."""
+    weights: str | None = None
+    """Path of a .safetensors or .pt/.pth state dict; null: untrained."""
+
+    def __call__(self, spec: InputSpec, /) -> nn.Module:
+        """The model for a dataset, in eval mode."""
+        return initialise(self._maker(spec), seed=self.seed, weights=self.weights)
+
+    def _maker(self, spec: InputSpec) -> Callable[[], nn.Module]:
+        """What makes the model, its library imported, so that importing draws nothing."""
+        raise NotImplementedError
+
+    def _outputs(self, spec: InputSpec) -> int:
+        """K: as many as the dataset has classes, unless ``classes`` says otherwise.
+
+        :raises ConfigError: neither says how many.
+        """
+        number = spec.classes if self.classes is None else self.classes
+        if number < 1:
+            raise ConfigError(
+                "The dataset states no classes, so the model's outputs must be given: "
+                "model.classes=... on the command line, classes=... in Python."
+            )
+        return number
 
 
 def load_weights(
@@ -233,7 +253,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping):
         raise DataError(
             f"{file} holds a {type(loaded).__name__}, not a state dict. "
-            "Save model.state_dict() where the network was trained."
+            "Save model.state_dict() where the model was trained."
         )
     others = [name for name, value in loaded.items() if not isinstance(value, Tensor)]
     if others:
@@ -253,7 +273,7 @@ def _torch_load(file: Path) -> Any:
         head = _head(file)
         if "TorchScript" in str(error):
             raise DataError(
-                f"{file} is TorchScript, a network and not its weights alone; it is read with "
+                f"{file} is TorchScript, a model and not its weights alone; it is read with "
                 "model=torchscript model.weights=..., or save model.state_dict() for others."
             ) from error
         if isinstance(error, pickle.UnpicklingError) and head[:1] in (b"\x80", b"P"):
@@ -268,7 +288,7 @@ def _torch_load(file: Path) -> Any:
                 ) from error
             raise DataError(
                 f"{file} holds pickled objects{what}; attrscore loads tensors only. Save "
-                "model.state_dict() where the network was trained, and build the network with "
+                "model.state_dict() where the model was trained, and build the model with "
                 "model=factory."
             ) from error
         raise DataError(_damaged(file, "file of torch.save")) from error

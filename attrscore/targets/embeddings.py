@@ -164,8 +164,8 @@ class _Reference:
             )
         if len(self.values) != output.shape[1]:
             raise ConfigError(
-                f"{option} has {len(self.values)} numbers and the network's output "
-                f"{output.shape[1]}; they must be embeddings of the same network."
+                f"{option} has {len(self.values)} numbers and the model's output "
+                f"{output.shape[1]}; they must be embeddings of the same model."
             )
         return output.new_tensor(self.values)
 

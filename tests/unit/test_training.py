@@ -269,7 +269,7 @@ def test_pixels_that_are_not_finite_are_named():
 
 def test_a_wholly_frozen_network_is_refused():
     dataset = Stripes(8)
-    with pytest.raises(ConfigError, match="No parameter of the network requires gradients"):
+    with pytest.raises(ConfigError, match="No parameter of the model requires gradients"):
         train(TinyCNN()(dataset.spec).requires_grad_(False), dataset)
 
 

@@ -34,10 +34,10 @@ def inspect(arguments: Sequence[str]) -> int:
     from attrscore.core.registry import METHODS, TARGETS
     from attrscore.engine.preflight import SAMPLE, preflight, survey
     from attrscore.engine.run import batches_of
-    from attrscore.jobs.assembly import dataset_of, network, plugin_of, plugins_of
+    from attrscore.jobs.assembly import dataset_of, model_of, plugin_of, plugins_of
 
     dataset = dataset_of(settings)
-    model = network(settings, dataset)
+    model = model_of(settings, dataset)
     batch = next(batches_of(dataset, batch_size=SAMPLE))
     found = survey(model, batch)
     spec = dataset.spec
@@ -60,7 +60,7 @@ def inspect(arguments: Sequence[str]) -> int:
         heat=HeatOptions(**settings["heat"]),
     )
     if as_json:
-        shown = {"network": asdict(found), "findings": list(map(asdict, findings))}
+        shown = {"model": asdict(found), "findings": list(map(asdict, findings))}
         sys.stdout.write(json.dumps(shown, indent=1) + "\n")
     else:
         out.print(output.finding_table(findings))

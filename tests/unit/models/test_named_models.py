@@ -77,7 +77,7 @@ def test_a_folder_of_save_pretrained_gives_its_network_back(transformers, tmp_pa
     ("options", "spec", "error", "message"),
     [
         ({}, SPEC, ConfigError, "Say model.architecture=vit"),
-        ({"architecture": "vitt"}, SPEC, ConfigError, "no image network 'vitt'. Did you mean 'vit"),
+        ({"architecture": "vitt"}, SPEC, ConfigError, "no image model 'vitt'. Did you mean 'vit"),
         (
             {"architecture": "vit", "config": {"hidden": 3}},
             SPEC,
@@ -136,7 +136,7 @@ def test_timm_is_asked_as_its_documentation_says(monkeypatch):
     MODELS.build("timm", architecture="resnet10t", options={"stem_width": 8})(SPEC)
     expected = {"pretrained": False, "in_chans": 3, "num_classes": 4, "stem_width": 8}
     assert asked == {"resnet10t": expected}
-    with pytest.raises(ConfigError, match="no network 'resnet10'. Did you mean 'resnet10t'"):
+    with pytest.raises(ConfigError, match="no model 'resnet10'. Did you mean 'resnet10t'"):
         MODELS.build("timm", architecture="resnet10")(SPEC)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UnsupportedError, match=r'pip install "attrscore\[timm\]"'):

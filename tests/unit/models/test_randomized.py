@@ -116,7 +116,7 @@ def test_frozen_networks_stay_frozen_and_compiled_ones_are_unwrapped():
         ("some", None, "randomize='some' is not a choice"),
         ("cascade", None, "a cascade needs randomize_to"),
         ("all", 2, "the other choices do without"),
-        ("cascade", 9, "the network has 6 layers with parameters"),
+        ("cascade", 9, "the model has 6 layers with parameters"),
         ("cascade", "features.55", "Did you mean 'features.5'"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import nn
 
 import attrscore
 from attrscore.core.contracts import InputSpec
-from attrscore.core.model import SealedNetwork, in_memory_format, unwrap
+from attrscore.core.model import SealedModel, in_memory_format, unwrap
 from attrscore.core.registry import METHODS, MODELS
 from attrscore.engine.preflight import preflight
 from attrscore.engine.run import run
@@ -117,7 +117,7 @@ def test_files_give_the_network_back_and_its_fingerprint_sees_code_and_weights(t
     for name, file in (("torchscript", "net.pt"), ("exported", "net.pt2")):
         build = MODELS.build(name, weights=str(tmp_path / file))
         read = build(SPEC)
-        assert isinstance(read, SealedNetwork)
+        assert isinstance(read, SealedModel)
         with torch.no_grad():
             torch.testing.assert_close(read(inputs()), model(inputs()), rtol=0, atol=0)
         assert fingerprint(read) == fingerprint(build(SPEC))
@@ -136,7 +136,7 @@ def test_numbers_are_those_that_the_file_was_made_with():
     (expected,) = run(network(), crops(), precision="autocast", **options)
     (found,) = run(torch.jit.script(network()), crops(), precision="autocast", **options)
     np.testing.assert_allclose(found.maps, expected.maps, atol=0.02)
-    with pytest.raises(UnsupportedError, match="precision=bfloat16: the network is TorchScript"):
+    with pytest.raises(UnsupportedError, match="precision=bfloat16: the model is TorchScript"):
         next(run(torch.jit.script(network()), crops(), precision="bfloat16", **options))
 
 

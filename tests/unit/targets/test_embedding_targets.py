@@ -73,7 +73,7 @@ def test_an_audit_of_an_embedding_has_no_predicted_class(target, dimensions):
         (lambda: Cosine("nowhere.npy"), DataError, "nowhere.npy cannot be read"),
         (lambda: Cosine("profile.xlsx"), ConfigError, "expected a .npy, .safetensors"),
         (lambda: Contrast([1, 2], [1, 2]), ConfigError, "the same reference"),
-        (lambda: Cosine([1, 2, 3])(OUTPUT, OUTPUT), ConfigError, "has 3 numbers and the network"),
+        (lambda: Cosine([1, 2, 3])(OUTPUT, OUTPUT), ConfigError, "has 3 numbers and the model"),
         (lambda: Embedding(index=2)(OUTPUT, OUTPUT), ConfigError, "target.index=2 is no dimension"),
     ],
 )
