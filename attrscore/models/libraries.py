@@ -55,8 +55,7 @@ class Transformers(ModelOfClasses):
 
     def __call__(self, spec: InputSpec, /) -> nn.Module:
         """The model for a dataset, in eval mode."""
-        folder = Path(self.weights).expanduser() if self.weights else None
-        weights = None if folder is not None and folder.is_dir() else self.weights
+        weights = None if self._folder else self.weights
         made = initialise(self._maker(spec), seed=self.seed, weights=weights)
         made.register_forward_hook(_logits if self.head == "classes" else _features)
         return made
@@ -67,12 +66,15 @@ class Transformers(ModelOfClasses):
         except ModuleNotFoundError as error:
             raise _missing("transformers") from error
         _check_2d(spec, "transformers")
-        folder = Path(self.weights).expanduser() if self.weights else None
-        if folder is not None and folder.is_dir():
-            return partial(self._read, transformers, folder)
-        return partial(
-            self._kind(transformers).from_config, self._configuration(transformers, spec)
-        )
+        if self._folder:
+            return partial(self._read, transformers, self._folder)
+        config = self._configuration(transformers, spec)
+        return partial(self._kind(transformers).from_config, config)
+
+    @property
+    def _folder(self) -> Path | None:
+        folder = Path(self.weights or "").expanduser()
+        return folder if self.weights and folder.is_dir() else None
 
     def _kind(self, library: Any) -> Any:
         return (
