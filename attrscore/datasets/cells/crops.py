@@ -80,7 +80,9 @@ def cut(
     replaced; zeros beyond the field.
     """
     ratio = geometry.ratio(field.spacing)
-    _pixels(field, levels, first, ratio, inputs)
+    inputs[...] = resampled(
+        lambda window: levels.apply(field.pixels(window)), first, geometry.size, ratio, field.shape
+    )
     margin = (0,) * len(geometry.size)
     if boundary is not None and geometry.spacing is not None:
         margin = boundary.reach(geometry.spacing)
@@ -114,29 +116,6 @@ def cut(
         if outside == "mean" and beside.any():
             fill = inputs[:, beside].mean(axis=1, dtype=np.float64).astype(np.float32)
         inputs[:, around] = fill[:, None]
-
-
-def _pixels(
-    field: Field,
-    levels: Levels,
-    first: NDArray[np.int64],
-    ratio: tuple[float, ...],
-    out: NDArray[np.float32],
-) -> None:
-    size = out.shape[1:]
-    if any(each != 1 for each in ratio):
-        out[...] = resampled(
-            lambda window: levels.apply(field.pixels(window)), first, size, ratio, field.shape
-        )
-        return
-    source, target = _overlap(first, size, field.shape)
-    values = field.pixels(source)
-    if values.shape == out.shape:
-        levels.apply(values, out=out)
-        return
-    out[...] = 0
-    within: tuple[Any, ...] = (slice(None), *target)
-    levels.apply(values, out=out[within])
 
 
 def crop(field: NDArray[Any], start: NDArray[np.int64], size: tuple[int, ...], /) -> NDArray[Any]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from attrscore.datasets.images.files import find_files, match_files, stem
-from attrscore.datasets.images.image import Image, Labels, open_image, open_labels
-from attrscore.datasets.images.readers import LARGE, shown
+from attrscore.datasets.images.image import Image, open_image, open_labels
+from attrscore.datasets.images.readers import shown
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ class _Made:
     kept: dict[Path, bytes]
 
     def read(self, window: Window | None = None, /) -> NDArray[Any]:
+        return self._whole if window is None else self._whole[window]
+
+    @cached_property
+    def _whole(self) -> NDArray[np.int32]:
         path = self.image.path
         if path not in self.kept:
             pixels = self.image.read(channels=self.segmenter.channels)
@@ -72,17 +76,12 @@ class _Made:
                 raise DataError(f"segmentation found no cell in '{shown(path)}'.")
             self.kept[path] = zlib.compress(labels.tobytes(), 1)
         flat = np.frombuffer(zlib.decompress(self.kept[path]), np.int32)
-        labels = flat.reshape(self.image.shape[1:])
-        return labels if window is None else labels[window]
+        return flat.reshape(self.image.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """One field, opened. Without a window, all of it.
-
-    One of up to 256 MiB is decoded once and kept as long as this object; of a larger one each
-    window is read when it is asked for.
-    """
+    """One field, opened: its images say what is decoded whole and kept, and what by window."""
 
     image: Image
     channels: tuple[int, ...]
@@ -93,7 +92,6 @@ class Field:
     """Names of these channels, where they are known."""
     masks: Mapping[str, LabelImage]
     """``cell``, and ``nucleus`` where there is one: the number of its cell."""
-    _decoded: dict[str, NDArray[Any]] = field(default_factory=dict, init=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -104,56 +102,23 @@ class Field:
     def size(self) -> int:
         """Bytes that it takes when it is decoded, label images counted with 4 a pixel."""
         whole = math.prod(self.image.shape) * self.image.dtype.itemsize
-        chosen = self._bytes if len(self.channels) < self.image.shape[0] else 0
-        return whole + chosen + 4 * math.prod(self.shape) * len(self.masks)
+        return whole + 4 * math.prod(self.shape) * len(self.masks)
 
     def pixels(self, window: Window | None = None, /) -> NDArray[Any]:
-        """(C, *S) as they are in the file."""
-        if not self._small:
-            return self.image.read(window, channels=self.channels)
-        if "pixels" not in self._decoded:
-            self._decoded["pixels"] = self.image.read(channels=self.channels)
-        pixels = self._decoded["pixels"]
-        return pixels if window is None else pixels[(slice(None), *window)]
+        """(C, *S) as they are in the file; without a window, all of it."""
+        return self.image.read(window, channels=self.channels)
 
     def labels(self, window: Window | None = None, /, *, of: str = "cell") -> NDArray[Any]:
-        """One number a cell, *S."""
-        mask = self.masks[of]
-        if not self._small:
-            return mask.read(window)
-        if of not in self._decoded:
-            self._decoded[of] = mask.image.read()[0] if isinstance(mask, Labels) else mask.read()
-        labels = self._decoded[of] if window is None else self._decoded[of][window]
-        # of a window at a time: all of a field would be twice as large as in its file
-        return mask.numbers(labels, whole=window is None) if isinstance(mask, Labels) else labels
+        """One number a cell, *S; without a window, all of it."""
+        return self.masks[of].read(window)
 
     def pieces(self) -> Iterator[Iterator[NDArray[Any]]]:
         """Every channel, each in pieces along the first axis."""
-        for number, channel in enumerate(self.channels):
-            yield (self._piece(number, channel, slab) for slab in self._slabs)
-
-    def _piece(self, number: int, channel: int, slab: Window) -> NDArray[Any]:
-        if self._small:
-            piece: NDArray[Any] = self.pixels(slab)[number]
-            return piece
-        return self.image.read(slab, channels=(channel,))
-
-    @property
-    def _slabs(self) -> list[Window]:
         rest = tuple(slice(0, extent) for extent in self.shape[1:])
         thick = max(1, _PIECE // max(1, math.prod(self.shape[1:])))
-        ends = (
-            (begin, min(begin + thick, self.shape[0])) for begin in range(0, self.shape[0], thick)
-        )
-        return [(slice(*each), *rest) for each in ends]
-
-    @property
-    def _bytes(self) -> int:
-        return len(self.channels) * math.prod(self.shape) * self.image.dtype.itemsize
-
-    @cached_property
-    def _small(self) -> bool:
-        return self._bytes <= LARGE
+        ends = [(n, min(n + thick, self.shape[0])) for n in range(0, self.shape[0], thick)]
+        for channel in self.channels:
+            yield (self.image.read((slice(*e), *rest), channels=(channel,)) for e in ends)
 
 
 class Kept:

@@ -50,7 +50,9 @@ def open_nifti(path: Path, _: Choice, /) -> Stored:
     scaled = (proxy.slope, proxy.inter) != (1.0, 0.0)
     dtype = np.dtype(np.float64) if scaled else np.dtype(image.get_data_dtype())
     check_claim(path, shape, dtype, held=held)
-    pixels = proxy if plain and not scaled else Decoded(shape, dtype, lambda: np.asarray(proxy))
+    pixels: Any = Decoded(shape, dtype, lambda: np.asarray(proxy))
+    if plain and not scaled:
+        pixels = by_size(shape, dtype, lambda: (proxy, bool))
     unit = _UNITS_OF_NIFTI.get(image.header.get_xyzt_units()[0], "")
     sizes = zip("XYZ", image.header.get_zooms(), strict=False)
     spacing = {
@@ -74,7 +76,7 @@ def open_npy(path: Path, choice: Choice, /) -> Stored:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     found = mapped()
-    pixels = by_size(found.shape, found.dtype, lambda: np.array(mapped()), lambda: (mapped(), bool))
+    pixels = by_size(found.shape, found.dtype, lambda: (mapped(), bool))
     return _unnamed(pixels)
 
 
@@ -215,6 +217,6 @@ def open_bioio(path: Path, choice: Choice, /) -> Stored:
     }
 
     pixels = by_size(
-        shape, dtype, lambda: np.asarray(opened().data), lambda: (opened().dask_data, bool)
+        shape, dtype, lambda: (opened().dask_data, bool), lambda: np.asarray(opened().data)
     )
     return Stored(pixels, axes, spacing, tuple(map(str, image.channel_names or ())))

@@ -13,7 +13,15 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from attrscore.datasets.images.readers import LARGE, Choice, Stored, check_claim, micrometres, shown
+from attrscore.datasets.images.readers import (
+    LARGE,
+    Choice,
+    Stored,
+    by_size,
+    check_claim,
+    micrometres,
+    shown,
+)
 from attrscore.errors import ConfigError, DataError, preview
 
 _HEADER = 16
@@ -81,8 +89,9 @@ def open_ngff(path: Path, choice: Choice, /) -> Stored:
     claimed = math.prod(pixels.shape) * pixels.dtype.itemsize
     held = pixels.nbytes_stored() if claimed > LARGE else claimed
     check_claim(path, pixels.shape, pixels.dtype, held=held)
+    stored = _Checked(pixels, folder) if _is_blosc(pixels) else pixels
     return Stored(
-        _Checked(pixels, folder) if _is_blosc(pixels) else pixels,
+        by_size(pixels.shape, pixels.dtype, lambda: (stored, bool)),
         axes,
         spacing,
         names if all(names) else (),

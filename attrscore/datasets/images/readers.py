@@ -236,15 +236,17 @@ class Opened:
 def by_size(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
-    decode: Callable[[], NDArray[Any]],
     open_file: Callable[[], tuple[Any, Callable[[], object]]],
     /,
+    decode: Callable[[], NDArray[Any]] | None = None,
     first: tuple[int, ...] | None = None,
 ) -> Decoded | Opened:
-    """Pixels that are decoded whole, or of a large image read by window."""
-    if math.prod(shape) * dtype.itemsize <= LARGE:
-        return Decoded(shape, dtype, decode)
-    return Opened(shape, dtype, open_file, first)
+    """Pixels that are decoded whole, by a way of their own if any, or of a large image by window."""
+    opened = Opened(shape, dtype, open_file, first)
+    if math.prod(shape) * dtype.itemsize > LARGE:
+        return opened
+    whole = tuple(slice(0, extent) for extent in shape)
+    return Decoded(shape, dtype, decode or (lambda: opened[whole]))
 
 
 def check_claim(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], /, held: int) -> None:

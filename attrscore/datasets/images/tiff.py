@@ -65,7 +65,7 @@ class _Found:
     def pixels(self) -> Any:
         if self.mapped is None and find_spec("zarr") is None:
             return Decoded(self.shape, self.dtype, self.decode)
-        return by_size(self.shape, self.dtype, self.decode, self.open, self.first)
+        return by_size(self.shape, self.dtype, self.open, self.decode, self.first)
 
     def decode(self) -> NDArray[Any]:
         with self.file() as file:

@@ -44,18 +44,13 @@ def test_a_window_is_normalised_like_its_field():
 
 @pytest.mark.parametrize("rule", ["percentile", "max", "standard", "none"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32, np.float64])
-def test_a_window_is_the_same_bits_wherever_it_is_written(rule, dtype):
+def test_a_window_has_the_bits_that_the_formula_says(rule, dtype):
     image = np.random.default_rng(0).gamma(2, 30, (3, 20, 24)).astype(dtype)
     found = levels(image, rule)
     window = image[:, 3:9, 5:17]
     alone = found.apply(window)
     assert alone.flags.c_contiguous
-    around = np.full((3, 8, 16), 7, np.float32)
-    into = around[:, 1:7, 2:14]
-    assert found.apply(window, out=into) is into
-    assert np.array_equal(into.view(np.int32), alone.view(np.int32))
-    into[...] = 7
-    assert (around == 7).all()
+    assert not np.shares_memory(alone, image)
     if rule != "none":  # as the formula says, step by step, in float32 where that loses nothing
         work = np.float64 if dtype in (np.int32, np.float64) else np.float32
         low, spread = (each[:, None, None] for each in (found.low, found.spread))
