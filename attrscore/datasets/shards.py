@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from attrscore.core.contracts import Batch, Dataset, InputSpec
+from attrscore.core.contracts import Batch, Dataset
 from attrscore.errors import ConfigError, EmptyShardError
+
+_OF_THE_WHOLE = ("about", "classes", "left_out", "skipped", "spec")
+"""What is the same of a shard as of its dataset."""
 
 _AT_ONCE = 64
 """Cells in memory while the content of a shard is digested."""
@@ -86,31 +89,10 @@ class Shard:
         """These rows of the whole table."""
         return self.whole.table.iloc[self.rows].reset_index(drop=True)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Of the whole dataset."""
-        return self.whole.classes
-
-    @property
-    def spec(self) -> InputSpec:
-        """Of the whole dataset."""
-        return self.whole.spec
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Of the whole dataset."""
-        return self.whole.skipped
-
-    @property
-    def left_out(self) -> int:
-        """Of the whole dataset."""
-        return self.whole.left_out
-
-    @property
-    def about(self) -> Mapping[str, str]:
-        """Of the whole dataset, if it says anything."""
-        about: Mapping[str, str] = getattr(self.whole, "about", {})
-        return about
+    def __getattr__(self, name: str) -> Any:
+        if name in _OF_THE_WHOLE:
+            return getattr(self.whole, name)
+        raise AttributeError(name)
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """The cells of these rows of the shard."""

@@ -32,7 +32,7 @@ from attrscore.store.commit import make_folder, new_file, unreadable
 from attrscore.store.folders import Found, JobFolder, Location, find, readings_from
 from attrscore.store.identity import canonical
 from attrscore.store.part import PartFile, check_reasons, created, opened, write_header
-from attrscore.store.tables import SHOWN, Kinds, TableReader, UnforeseenGapError, ordered, pooled
+from attrscore.store.tables import SHOWN, Kinds, TableReader, ordered, pooled
 
 FORMATS = (".h5", ".csv", ".parquet")
 
@@ -206,12 +206,8 @@ def rows_and_bytes(
     reader = _reader(jobs, [folder], memory=memory)
     make_folder(path.parent)
     _check_space(path, reader)
-    while True:
-        try:
-            with new_file(path) as aside:
-                return _write(aside, path.suffix, reader, memory)
-        except UnforeseenGapError:
-            continue  # the columns know it now
+    with new_file(path) as aside:
+        return _write(aside, path.suffix, reader, memory)
 
 
 def _write(path: Path, suffix: str, reader: TableReader, memory: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ one after the other, and so needs the memory of some parts, not of the table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ import pandas as pd
 
 from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import StoreError, preview
-from attrscore.store.columns import TEXT, missing_word, read_stored, stack
+from attrscore.store.columns import TEXT, stack
 from attrscore.store.folders import Found
 from attrscore.store.identity import Plugin, Range
 from attrscore.store.part import PartFile, opened, owner, part_ranges
@@ -58,14 +58,13 @@ class TableReader:
         self._only = None if columns is None else {*SHOWN, "status", *columns}
         self._room = None if memory is None else memory // 8
         self._held: dict[Path, _Rows] = {}
-        self._columns: dict[str, Column] = {}
-        self._folders: dict[str, _Survey] = {}
+        self._parts: dict[str, list[tuple[Range, Path]]] = {}
+        """Job -> its parts, in the order of their names."""
         sources = [source for found in self.jobs for source in self._survey(found)]
         if not sources:
             raise StoreError("There are no results yet.", kind="empty")
         self.groups = gather(sources)
         self._due: Counter[Path] = Counter()
-        self._gaps: set[str] = set()
         self._shown = self._settings_shown()
         scorers = {key for group in self.groups for key in group.scorers}
         self.names = ordered(self.kinds, scorers)
@@ -76,7 +75,7 @@ class TableReader:
             path
             for group in self.groups
             for source in group.sources
-            for _, path in self._folders[source.folder.job.id].parts
+            for _, path in self._parts[source.folder.job.id]
         )
         for number, group in enumerate(self.groups):
             for parts in self._stretches(group):
@@ -91,21 +90,25 @@ class TableReader:
     def _survey(self, found: Found) -> list[Source]:
         """What a job's parts hold: their columns, and rows of which methods, layers and targets."""
         job = found.folder.job
-        survey = _Survey()
+        parts = self._parts[job.id] = []
         keys: dict[Key, None] = {}
         for path in found.parts.values():
             with opened(path) as part:
                 part.check_job(job.id)
                 (span,) = part_ranges([path.name]) or [(0, job.rows)]  # a part under another name
-                names = [n for n in part.columns if self._only is None or n in self._only]
-                self._learn(part, names, job.scorers)
-                survey.add(span, path, names)
+                names = self._names(part)
+                for name in names:
+                    # by its name where that says it, for attributes are slow
+                    if name not in self.kinds:
+                        known = _kind_by_name(name, job.scorers)
+                        self.kinds[name] = known or part.kinds([name])[name]
+                    self.bytes += part.columns[name].get_storage_size()
+                parts.append((span, path))
                 if self._room is None:
                     held = self._held[path] = _Rows(*by_key(part.table(names)))
                     keys |= dict.fromkeys(held.stretches)
                 else:
-                    keys |= dict.fromkeys(_keys(part))
-        self._folders[job.id] = survey
+                    keys |= dict.fromkeys(by_key(part.table(["method", "layer", "target"]))[1])
         scorers: dict[tuple[str, str], dict[str, Plugin]] = {}
         methods = {condition.method.key: condition.method for condition in job.conditions}
         for condition in job.conditions:
@@ -123,15 +126,9 @@ class TableReader:
             for method, at, target in keys
         ]
 
-    def _learn(self, part: PartFile, names: Sequence[str], scorers: Collection[str]) -> None:
-        """Types and kinds; the kind by name where that says it, for attributes are slow."""
-        for name in names:
-            if name not in self._columns:
-                self._columns[name] = Column()
-                self.kinds[name] = _kind_by_name(name, scorers) or part.kinds([name])[name]
-            column, dataset = self._columns[name], part.columns[name]
-            self.bytes += dataset.get_storage_size()
-            column.add(dataset.dtype.newbyteorder("="), missing_word(dataset) is not None)
+    def _names(self, part: PartFile) -> list[str]:
+        """The columns of a part that are read."""
+        return [n for n in part.columns if self._only is None or n in self._only]
 
     def _settings_shown(self) -> dict[str, pd.Series[Any]]:
         """Columns that no part holds, a value a group: names, and settings that differ."""
@@ -148,7 +145,7 @@ class TableReader:
 
     def _stretches(self, group: Group) -> Iterator[list[list[Path]]]:
         """The parts of each source that are read together: all of them, or those that overlap."""
-        every = [self._folders[source.folder.job.id].parts for source in group.sources]
+        every = [self._parts[source.folder.job.id] for source in group.sources]
         spans = sorted({span for parts in every for span, _ in parts})
         for start, stop in [(0, spans[-1][1])] if self._room is None else _apart(spans):
             yield [
@@ -185,8 +182,7 @@ class TableReader:
         rows = self._held.get(path)
         if rows is None:
             with opened(path) as part:
-                names = [n for n in part.columns if self._only is None or n in self._only]
-                rows = _Rows(*by_key(part.table(names)))
+                rows = _Rows(*by_key(part.table(self._names(part))))
             if self._due[path] and self._room is not None and rows.bytes <= self._room:
                 self._held[path] = rows
                 self._room -= rows.bytes
@@ -200,104 +196,59 @@ class TableReader:
     def columns(self) -> dict[str, Column]:
         """The columns in their order, with all that must be known before the first row is written.
 
-        They have the types that the pieces would have if they were put together.
+        They have the types that the pieces would have if they were put together. Reads all pieces.
         """
-        columns = {n: replace(self._columns[n]) for n in self.names if n in self._columns}
-        for name, values in self._shown.items():
-            columns[name] = Column.of(values)
-        for name in self._gaps.union(*map(self._incomplete, self.groups)) - self._shown.keys():
-            columns[name].gaps = True
-        wanted = {name for name, each in columns.items() if each.text and each.gaps}
-        for path in [p for job in self.jobs for p in job.parts.values()] if wanted else ():
-            with opened(path) as part:
-                for name in wanted.intersection(part.columns):
-                    stored = read_stored(part.columns[name])
-                    if stored.dtype.kind == "S" and stored.size:
-                        like = np.char.rstrip(stored, b"_") == MISSING.encode()
-                        columns[name].words |= {word.decode() for word in set(stored[like])}
-        return {name: columns[name] for name in self.names}
+        columns = {name: Column() for name in self.names}
+        for table in self.pieces():
+            for name, column in columns.items():
+                column.add(table.get(name))
+        return columns
 
     def typed(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A piece with all columns in their order and of their types.
-
-        :raises UnforeseenGapError: a column has no value where the parts promised one; the columns
-            know it now, and the pieces can be read anew.
-        """
+        """A piece with all columns in their order and of their types."""
         columns: dict[str, Any] = {}
         for name, column in self.columns.items():
             values = table[name] if name in table else pd.Series(np.full(len(table), np.nan))
-            may_lack = values.dtype.kind not in "biu" and column.dtype != np.float64
-            if may_lack and not column.gaps and bool(values.isna().any()):
-                self._gaps.add(name)
-                del self.columns
-                raise UnforeseenGapError(name)
             if values.dtype != column.dtype:
                 values = stack([values, pd.Series([], dtype=column.dtype)], [len(values), 0])
                 values = values if values.dtype == column.dtype else values.astype(column.dtype)
             columns[name] = values.array  # series would be aligned, which takes long
         return pd.DataFrame(columns)
 
-    def _incomplete(self, group: Group) -> set[str]:
-        """The columns that some rows of a group do not have."""
-        surveys = [self._folders[source.folder.job.id] for source in group.sources]
-        if len(surveys) == 1:
-            return (self._columns.keys() - surveys[0].names) | surveys[0].partial
-        rows = _union(span for each in surveys for span, _ in each.parts)
-        found = set()
-        for name in self._columns:
-            scorer = "" if name in KEY_COLUMNS else owner(name, group.scorers)
-            having = [
-                survey
-                for source, survey in zip(group.sources, surveys, strict=True)
-                if name in survey.names
-                and (not scorer or source.scorers.get(scorer) == group.scorers[scorer])
-            ]
-            partial = any(name in each.partial for each in having)
-            if partial or _union(span for each in having for span, _ in each.parts) != rows:
-                found.add(name)
-        return found
-
-
-class UnforeseenGapError(Exception):
-    """A column has no value where its parts promised one."""
-
 
 @dataclass
 class Column:
-    """What all parts together say of a column."""
+    """What all pieces together say of a column."""
 
-    dtypes: set[np.dtype[Any]] = field(default_factory=set)
+    dtypes: set[Any] = field(default_factory=set)
+    """Of numbers."""
+    text: bool = False
+    """Whether it is text: so it is if it is in any piece."""
     width: int = 1
     """Bytes of the longest text."""
     gaps: bool = False
-    """Some rows have no value."""
+    """Some rows have no value: a piece has no such column, or text is missing."""
     words: set[str] = field(default_factory=set)
     """Texts that a word for missing ones could be taken for."""
 
-    @classmethod
-    def of(cls, values: pd.Series[Any], /) -> Column:
-        """Of values that are known."""
-        text = values.dtype == TEXT
-        words = {str(value) for value in values if text and value is not None}
-        width = max((len(word.encode("utf-8", "backslashreplace")) for word in words), default=1)
-        dtype = np.dtype("S1") if text else values.to_numpy().dtype
-        return cls({dtype}, width, gaps=bool(values.isna().any()), words=words)
+    def add(self, values: pd.Series[Any] | None, /) -> None:
+        """What one piece says; None where it does not have the column."""
+        if values is None:
+            self.gaps = True
+        elif pd.api.types.is_numeric_dtype(values):
+            self.dtypes.add(values.dtype)
+            self.width = max(self.width, 32)  # beside text
+        else:
+            self.text = True
+            self.gaps |= bool(values.isna().any())
+            for word in map(str, values.dropna().unique()):
+                self.width = max(self.width, len(word.encode("utf-8", "backslashreplace")))
+                if word.rstrip("_") == MISSING:
+                    self.words.add(word)
 
-    def add(self, dtype: np.dtype[Any], missing: bool, /) -> None:  # noqa: FBT001  # a fact
-        """What one part says."""
-        text = dtype.kind == "S"
-        self.dtypes.add(np.dtype("S") if text else dtype)
-        self.width = max(self.width, dtype.itemsize if text else 32)  # a number, beside text
-        self.gaps |= missing
-
-    @cached_property
-    def text(self) -> bool:
-        """Whether it is text: so it is if it is in any part. Asked once all parts were."""
-        return any(dtype.kind == "S" for dtype in self.dtypes)
-
-    @cached_property
+    @property
     def dtype(self) -> Any:
-        """Of the column in the table. Asked once all parts were."""
+        """Of the column in the table. Asked once all pieces were."""
         if self.text:
             return TEXT
         flags = {dtype.kind == "b" for dtype in self.dtypes}
@@ -316,23 +267,6 @@ class Column:
         return word
 
 
-@dataclass
-class _Survey:
-    """The parts of a job, and their columns."""
-
-    parts: list[tuple[Range, Path]] = field(default_factory=list)
-    """In the order of their names."""
-    names: set[str] = field(default_factory=set)
-    partial: set[str] = field(default_factory=set)
-    """Those that some parts lack."""
-
-    def add(self, span: Range, path: Path, names: Collection[str]) -> None:
-        here = set(names)
-        self.partial |= (self.names ^ here) if self.parts else set()
-        self.names |= here
-        self.parts.append((span, path))
-
-
 @dataclass(frozen=True, eq=False)
 class _Rows:
     """The rows of a part, by method, layer and target."""
@@ -345,26 +279,11 @@ class _Rows:
         return int(self.table.memory_usage(index=False, deep=True).sum())
 
 
-def _keys(part: PartFile) -> Collection[Key]:
-    return by_key(part.table(["method", "layer", "target"]))[1].keys()
-
-
 def _apart(spans: Sequence[Range]) -> list[Range]:
     """Sorted ranges, those that overlap as one."""
     joined: list[Range] = []
     for start, stop in spans:
         if joined and start < joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
-        else:
-            joined.append((start, stop))
-    return joined
-
-
-def _union(spans: Iterable[Range]) -> list[Range]:
-    """The rows of all these ranges, in as few ranges as can be."""
-    joined: list[Range] = []
-    for start, stop in sorted(spans):
-        if joined and start <= joined[-1][1]:
             joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
         else:
             joined.append((start, stop))

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -172,7 +172,7 @@ class _Reference:
 
 @functools.lru_cache(maxsize=64)
 def _known(given: Vector) -> _Reference:
-    """The numbers of an option that :func:`_settle` has checked; a file is read once."""
+    """The numbers of an option; a file is read once."""
     if isinstance(given, GroupMean):
         return _Reference(given.values, str(given))
     if isinstance(given, str):
@@ -189,30 +189,41 @@ def _one_row(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
     return tuple(values.tolist())
 
 
-def _settle(target: object, *options: str) -> None:
-    """Sequences become tuples, and files that cannot be used fail now."""
-    for option in options:
-        given = getattr(target, option)
-        try:
-            if isinstance(given, str):
-                _known(given)
-            elif isinstance(given, Mapping):
-                object.__setattr__(target, option, GroupMean.of(given))
-            elif not isinstance(given, GroupMean):
-                object.__setattr__(target, option, _one_row(np.asarray(given, dtype=float)))
-        except AttrscoreError as error:
-            error.add_note(f"while reading target.{option}")
-            raise
+class _OfReferences(_OfEmbedding):
+    """A scalar that compares the embedding with its options, vectors all."""
 
+    @property
+    def _given(self) -> dict[str, Any]:
+        return {option.name: getattr(self, option.name) for option in fields(self)}  # type: ignore[arg-type]  # subclasses are dataclasses
 
-def _identities(target: object, *options: str) -> dict[str, Any]:
-    """What the numbers of each option depend on, besides the model and the data."""
-    given = {option: getattr(target, option) for option in options}
-    # The last digits of a mean depend on the batch size and the machine: the group names it.
-    return {
-        option: dict(value.where) if isinstance(value, GroupMean) else _known(value).identity
-        for option, value in given.items()
-    }
+    def __post_init__(self) -> None:
+        """Sequences become tuples, and files that cannot be used fail now."""
+        for option, given in self._given.items():
+            try:
+                if isinstance(given, str):
+                    _known(given)
+                elif isinstance(given, Mapping):
+                    object.__setattr__(self, option, GroupMean.of(given))
+                elif not isinstance(given, GroupMean):
+                    object.__setattr__(self, option, _one_row(np.asarray(given, dtype=float)))
+            except AttrscoreError as error:
+                error.add_note(f"while reading target.{option}")
+                raise
+
+    def __str__(self) -> str:
+        names = (_known(given).name for given in self._given.values())
+        return ":".join(filter(None, (type(self).__name__.lower(), *names)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The numbers, not where they lie; of a group of cells, which ones.
+
+        The last digits of a group's mean depend on the batch size and the machine.
+        """
+        return {
+            option: dict(value.where) if isinstance(value, GroupMean) else _known(value).identity
+            for option, value in self._given.items()
+        }
 
 
 def _read_vector(path: Path) -> np.ndarray[Any, Any]:
@@ -233,23 +244,12 @@ def _read_vector(path: Path) -> np.ndarray[Any, Any]:
 
 @TARGETS.register("cosine")
 @dataclass(frozen=True)
-class Cosine(_OfEmbedding):
+class Cosine(_OfReferences):
     """Cosine similarity of the embedding to a reference profile: DMSO, a treatment's centroid."""
 
     reference: Vector
     """.npy, .safetensors, .csv or .txt; a list of numbers; or the mean of a group of cells:
     {Metadata_Treatment: DMSO}, {Metadata_Well: [A01, A02]}."""
-
-    def __post_init__(self) -> None:
-        _settle(self, "reference")
-
-    def __str__(self) -> str:
-        return ":".join(filter(None, ("cosine", _known(self.reference).name)))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The numbers, not where they lie; of a group of cells, which ones."""
-        return _identities(self, "reference")
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,) within [-1, 1]."""
@@ -259,7 +259,7 @@ class Cosine(_OfEmbedding):
 
 @TARGETS.register("contrast")
 @dataclass(frozen=True)
-class Contrast(_OfEmbedding):
+class Contrast(_OfReferences):
     """How far the embedding lies along the way from the reference ``second`` to ``first``.
 
     The scalar product with their difference, scaled to length 1.
@@ -272,20 +272,10 @@ class Contrast(_OfEmbedding):
     """The same."""
 
     def __post_init__(self) -> None:
-        _settle(self, "first", "second")
+        super().__post_init__()
         values = _known(self.first).values
         if self.first == self.second or (values and values == _known(self.second).values):
             raise ConfigError("first and second are the same reference; there is no way between.")
-
-    def __str__(self) -> str:
-        return ":".join(
-            filter(None, ("contrast", _known(self.first).name, _known(self.second).name))
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The numbers, not where they lie; of a group of cells, which ones."""
-        return _identities(self, "first", "second")
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,)."""
@@ -296,22 +286,11 @@ class Contrast(_OfEmbedding):
 
 @TARGETS.register("probe")
 @dataclass(frozen=True)
-class Probe(_OfEmbedding):
+class Probe(_OfReferences):
     """The scalar product of the embedding with a direction, as of a linear classifier on it."""
 
     direction: Vector
     """.npy, .safetensors, .csv or .txt; a list of numbers; or a group, as for cosine."""
-
-    def __post_init__(self) -> None:
-        _settle(self, "direction")
-
-    def __str__(self) -> str:
-        return ":".join(filter(None, ("probe", _known(self.direction).name)))
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The numbers, not where they lie; of a group of cells, which ones."""
-        return _identities(self, "direction")
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:  # noqa: ARG002  # contract
         """(N, K) -> (N,)."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from attrscore.cli.commands import parser_of
 from attrscore.cli.hydra_app import changes_among, kept_settings
 from attrscore.cli.outcomes import INCOMPLETE, OK
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
@@ -35,10 +36,10 @@ _AT_FIRST = 16
 
 def export(arguments: Sequence[str]) -> int:
     """Write scores as a table with a row a cell, or kept maps as images over their fields."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore export",
-        description=export.__doc__,
-        epilog="example: attrscore export results/ --to csv --profiles profiles.parquet "
+    parser = parser_of(
+        "export",
+        export.__doc__,
+        "example: attrscore export results/ --to csv --profiles profiles.parquet "
         "--on Metadata_Plate,Metadata_Well,Metadata_object=Metadata_ObjectNumber. Images of files "
         "that have moved: ... --to tiff dataset.images='moved/*.tif'",
     )
@@ -165,10 +166,10 @@ def _beside(results: Path) -> Path:
 
 def view(arguments: Sequence[str]) -> int:
     """Open napari on cells of a run: image, masks, and the heat of every method (keep=native)."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore view",
-        description=view.__doc__,
-        epilog="example: attrscore view results/ --cells field1:3,field1:7; of moved files: "
+    parser = parser_of(
+        "view",
+        view.__doc__,
+        "example: attrscore view results/ --cells field1:3,field1:7; of moved files: "
         "... dataset.images='moved/*.tif'",
     )
     folders = "a results folder, or the folder of a job (default: results)"

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from attrscore.cli.commands import parser_of
 from attrscore.cli.hydra_app import options_from
 from attrscore.cli.outcomes import FAILED, OK
 from attrscore.core.options import options_of, plain
@@ -38,7 +39,9 @@ def plugins(arguments: Sequence[str]) -> int:
     if first == "check":
         at = list(arguments).index(first)
         return _check([*arguments[:at], *arguments[at + 1 :]])
-    parser = _parser("plugins", plugins.__doc__, EXAMPLES)
+    parser = parser_of(
+        "plugins", plugins.__doc__, EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("name", nargs="?", default="list", help="list, or a registered name")
     parser.add_argument("--json", action="store_true", help="for other programs")
     options = parser.parse_args(list(arguments))
@@ -109,7 +112,7 @@ def _comments(registry: Registry, name: str) -> dict[str, str]:
 
 def _new(arguments: Sequence[str]) -> int:
     """Write a small package with a plugin that can be installed and passes its tests as it is."""
-    parser = _parser("plugins new", _new.__doc__, "example: attrscore plugins new scorer share")
+    parser = parser_of("plugins new", _new.__doc__, "example: attrscore plugins new scorer share")
     parser.add_argument("kind", help=", ".join(REGISTRIES))
     parser.add_argument("name", help="small letters, digits and underscores")
     parser.add_argument(
@@ -129,7 +132,7 @@ def _new(arguments: Sequence[str]) -> int:
 
 def _check(arguments: Sequence[str]) -> int:
     """Ask a plugin, with these options, what our own are asked; exit 1 where one is broken."""
-    parser = _parser(
+    parser = parser_of(
         "plugins check",
         _check.__doc__,
         "example: attrscore plugins check nucleus_share region=cell",
@@ -168,15 +171,6 @@ def _having(name: str) -> list[Registry]:
         names: Iterable[str] = (known for each in REGISTRIES.values() for known in each.names())
         raise ConfigError(f"No plugin is called {name!r}. {did_you_mean(name, names)}")
     return found
-
-
-def _parser(command: str, says: str | None, examples: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"attrscore {command}",
-        description=says,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 TEMPLATES = Path(__file__).parents[1] / "templates"

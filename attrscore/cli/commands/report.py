@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrscore.cli.commands import parser_of
 from attrscore.cli.outcomes import OK
 from attrscore.errors import ConfigError, StoreError, did_you_mean
 
@@ -81,11 +82,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     from attrscore.report.figures import FIGURES
     from attrscore.stats import Rule
 
-    parser = argparse.ArgumentParser(
-        prog="attrscore report",
-        description=(report.__doc__ or "").partition("\n")[0],
-        epilog="example: attrscore report results/ -o report/",
-    )
+    parser = parser_of("report", report.__doc__, "example: attrscore report results/ -o report/")
     tables = "results folders, or .h5 and .parquet tables (default: results)"
     parser.add_argument("results", nargs="*", default=["results"], help=tables)
     output = f"folder for one page ({PAGE}), or its file; with --figure: a .png, .svg or .pdf"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrscore.cli.commands import parser_of
 from attrscore.cli.hydra_app import changes_among, code_in_kept, kept_settings
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, worst
 from attrscore.cli.sweeps import SLURM_ENDED, slurm_states
@@ -32,10 +32,8 @@ OR_FILE = "a results folder, or a file of one (default: results)"
 
 def collect(arguments: Sequence[str]) -> int:
     """Write one table of all jobs of a results folder, print its means, and draw it."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore collect",
-        description=collect.__doc__,
-        epilog="example: attrscore collect results/ -o scores.parquet",
+    parser = parser_of(
+        "collect", collect.__doc__, "example: attrscore collect results/ -o scores.parquet"
     )
     parser.add_argument("results", type=Path, **RESULTS, help="a results folder (default: results)")
     parser.add_argument(
@@ -88,11 +86,7 @@ def status(arguments: Sequence[str]) -> int:
     The jobs that sweeps asked for are listed too where they are not done: absent, queued, running,
     or how they ended.
     """
-    parser = argparse.ArgumentParser(
-        prog="attrscore status",
-        description=(status.__doc__ or "").partition("\n")[0],
-        epilog="example: attrscore status results/",
-    )
+    parser = parser_of("status", status.__doc__, "example: attrscore status results/")
     parser.add_argument("path", type=Path, **RESULTS, help=OR_FILE)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     options = parser.parse_args(list(arguments))
@@ -124,11 +118,7 @@ def status(arguments: Sequence[str]) -> int:
 
 def verify(arguments: Sequence[str]) -> int:
     """Read every file of a results folder and say what is damaged, missing, foreign or double."""
-    parser = argparse.ArgumentParser(
-        prog="attrscore verify",
-        description=verify.__doc__,
-        epilog="example: attrscore verify results/",
-    )
+    parser = parser_of("verify", verify.__doc__, "example: attrscore verify results/")
     parser.add_argument("path", type=Path, **RESULTS, help=OR_FILE)
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     parser.add_argument("--seconds", type=float, default=60.0, help="limit for one file")
@@ -171,10 +161,10 @@ def reproduce(arguments: Sequence[str]) -> int:
     Nothing that exists is changed. Relative paths in the configuration start from the working
     folder.
     """
-    parser = argparse.ArgumentParser(
-        prog="attrscore reproduce",
-        description=(reproduce.__doc__ or "").partition("\n")[0],
-        epilog="example: attrscore reproduce results/jobs/0123456789abcdef; of moved files: "
+    parser = parser_of(
+        "reproduce",
+        reproduce.__doc__,
+        "example: attrscore reproduce results/jobs/0123456789abcdef; of moved files: "
         "... dataset.images='moved/*.tif'",
     )
     parser.add_argument("path", type=Path, help="a folder of results or of a job, or a part")

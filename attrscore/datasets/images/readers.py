@@ -241,7 +241,7 @@ def by_size(
     decode: Callable[[], NDArray[Any]] | None = None,
     first: tuple[int, ...] | None = None,
 ) -> Decoded | Opened:
-    """Pixels that are decoded whole, by a way of their own if any, or of a large image by window."""
+    """Pixels decoded whole, by ``decode`` where that is given; of a large image by window."""
     opened = Opened(shape, dtype, open_file, first)
     if math.prod(shape) * dtype.itemsize > LARGE:
         return opened
