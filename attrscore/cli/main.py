@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attrscore.cli.commands.run import run
 from attrscore.cli.hydra_app import register_installed
 from attrscore.cli.outcomes import INTERRUPTED, OK, of_system, say
+from attrscore.core.code import environment
 from attrscore.core.registry import REGISTRIES
 from attrscore.errors import (
     AttrscoreError,
@@ -122,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         sys.stdout.write(f"attrscore {version('attrscore')}\n")
         return OK
-    with _safe_children(), _droppable_output(), warnings.catch_warnings():
+    safe = environment("PYTHONSAFEPATH", "1")  # children import nothing from here by accident
+    with safe, _droppable_output(), warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             return _run(arguments)
@@ -137,20 +139,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             say_error(f"interrupted{f' by {error}' if str(error) else ''}. {KEPT}")
             return 128 + error.number if isinstance(error, Stopped) else INTERRUPTED
-
-
-@contextmanager
-def _safe_children() -> Iterator[None]:
-    """Processes that are started inside import nothing from the working folder by accident."""
-    name = "PYTHONSAFEPATH"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 @contextmanager

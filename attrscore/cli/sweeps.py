@@ -39,6 +39,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attrscore.cli.hydra_app import checked_settings, register_installed, unresolved
 from attrscore.cli.outcomes import FAILED, MEANING, OK, USAGE, Ended, worst
+from attrscore.core.code import environment
 from attrscore.core.registry import REGISTRIES, conf_dir, is_one_plugin
 from attrscore.errors import AttrscoreError, StoreError, stoppable
 
@@ -94,14 +95,14 @@ def _through_hydra(
         return ended
 
     register_installed(arguments)
-    argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and main() makes a sentence of it
+    argv = sys.argv
     sys.argv = ["attrscore", *arguments]
     running = _SWEEP.set(sweep)
-    workers = os.environ.pop(WORKERS, None)
     error: Exception | None = None
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(one)()
+        # Hydra then raises, and main() makes a sentence of it
+        with environment("HYDRA_FULL_ERROR", "1"), environment(WORKERS, None):
+            hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(one)()
     except (AttrscoreError, HydraException, OmegaConfBaseException):
         raise
     except Exception as raised:
@@ -112,8 +113,6 @@ def _through_hydra(
         sweep.over.close()
         sys.argv = argv
         _SWEEP.reset(running)
-        _set(WORKERS, workers)
-        _set("HYDRA_FULL_ERROR", full_error)
     return (here if sweep.folder is None else sweep.ended(error)), sweep
 
 
@@ -138,12 +137,6 @@ def _recording(cfg: DictConfig, sweep: Sweep) -> Path | None:
         return sweep.results if sweep.listed else None
     results = Path(str(OmegaConf.select(cfg, "results") or ""))
     return results if (results / "sweeps").is_dir() else None
-
-
-def _set(name: str, value: str | None) -> None:
-    os.environ.pop(name, None)
-    if value is not None:
-        os.environ[name] = value
 
 
 @dataclass

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import sys
@@ -62,6 +63,23 @@ def working_directory_importable() -> Iterator[None]:
         yield
     finally:
         sys.path.remove(here)
+
+
+@contextlib.contextmanager
+def environment(name: str, value: str | None, /) -> Iterator[None]:
+    """Inside, an environment variable has this value; None: there is none of that name."""
+    before = os.environ.get(name)
+    try:
+        _set(name, value)
+        yield
+    finally:
+        _set(name, before)
+
+
+def _set(name: str, value: str | None) -> None:
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
 
 
 def resolve(target: str, /, *, makes: str) -> Any:

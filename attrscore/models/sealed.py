@@ -6,17 +6,15 @@ the maps of the model that the file was made from; preflight says which others d
 
 from __future__ import annotations
 
-import os
 import pickle
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from attrscore.core.code import environment
 from attrscore.core.contracts import InputSpec
 from attrscore.core.model import unwrap
 from attrscore.core.registry import MODELS
@@ -67,7 +65,7 @@ class Exported:
         """The model."""
         file = check_file(self.weights)
         try:
-            with _tensors_only(), warnings.catch_warnings():
+            with environment("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the error says more
                 program = torch.export.load(file)
         except pickle.UnpicklingError as error:
@@ -82,21 +80,6 @@ class Exported:
             ) from error
         model: Any = program  # unwrap() takes it out of its program
         return unwrap(model).eval()
-
-
-@contextmanager
-def _tensors_only() -> Iterator[None]:
-    """Inside, torch.load refuses pickled objects even where torch itself asks for them."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 def _first(error: Exception) -> str:

@@ -194,7 +194,7 @@ class Job:
         """
         schema = identity.get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
-            raise StoreError(newer(schema))
+            raise StoreError(newer(schema), kind="newer")
         try:
             conditions = tuple(
                 Condition(Plugin(**c["method"]), str(c["layer"]), Plugin(**c["scorer"]))

@@ -25,7 +25,6 @@ from attrscore.store.folders import (
     job_json,
     open_conditions,
 )
-from attrscore.store.identity import MOST_PARTS, SCHEMA, Range, newer
 from attrscore.store.part import opened, part_ranges, read_table
 from attrscore.store.scores import jobs_of_merged
 
@@ -152,25 +151,19 @@ def _of_job(path: Path) -> JobStatus:
             elif entry.name == FAILED:
                 stopped, reason = _stopped(path)
     try:
-        known = job_json(path)
-        identity = _of_this_schema(known["identity"])
-        base, labels = identity["base"], dict(known["labels"])
-        conditions = [(c["method"]["key"], c["layer"]) for c in identity["conditions"]]
-        ranges = _ranges(int(identity["rows"]), int(identity["part_rows"]))
-        done = part_ranges(sizes) & ranges
-        tallies = known.get("parts", {})
-        total = Tally({})
-        for name, size in sizes.items():
-            if part_ranges([name]) <= done:
-                total += _tally(path / name, size, tallies.get(name))
+        folder = JobFolder.read(path)
     except StoreError as error:
         stopped = error.kind or "damaged"
         return JobStatus(path, path.name, stopped=stopped, reason=str(error), leftovers=leftover)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{path / JOB} is damaged ({error})."
-        return JobStatus(path, path.name, stopped="damaged", reason=reason, leftovers=leftover)
+    conditions = folder.job.conditions
+    ranges = set(folder.job.ranges)
+    done = part_ranges(sizes) & ranges
+    total = Tally({})
+    for name, size in sizes.items():
+        if part_ranges([name]) <= done:
+            total += _tally(path / name, size, folder.known.get(name))
     broken = {(f.method, f.layer) for f in total.failures if f.status in FAILURES}
-    failed = sum(pair in broken for pair in conditions)
+    failed = sum(each.triple[:2] in broken for each in conditions)
     if stopped and stopped != "interrupted" and not running:
         failed = len(conditions)
     elif not stopped and len(done) < len(ranges):
@@ -180,8 +173,8 @@ def _of_job(path: Path) -> JobStatus:
     return JobStatus(
         path,
         path.name,
-        labels.get("model") or _name(base, "model"),
-        labels.get("dataset") or _name(base, "dataset"),
+        folder.model,
+        folder.dataset,
         len(conditions),
         failed,
         len(ranges),
@@ -192,23 +185,6 @@ def _of_job(path: Path) -> JobStatus:
         reason,
         leftover,
     )
-
-
-def _of_this_schema(identity: Mapping[str, Any]) -> Mapping[str, Any]:
-    if identity["schema"] > SCHEMA:
-        raise StoreError(newer(identity["schema"]), kind="newer")
-    return identity
-
-
-def _name(base: Mapping[str, Any], kind: str) -> str:
-    part = base.get(kind)
-    return str(part.get("name", "")) if isinstance(part, Mapping) else str(part or "")
-
-
-def _ranges(rows: int, part_rows: int) -> set[Range]:
-    if part_rows < 1 or not 0 <= rows <= MOST_PARTS * part_rows:
-        raise StoreError(f"It claims {rows} rows in parts of {part_rows}.")
-    return {(start, min(start + part_rows, rows)) for start in range(0, rows, part_rows)}
 
 
 def _tally(path: Path, size: int, known: Mapping[str, Any] | None) -> Tally:
