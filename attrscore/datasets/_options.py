@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from attrscore.errors import ConfigError
+from attrscore.errors import ConfigError, choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,18 @@ class TableOptions:
     numbers: tuple[str, ...] = ()
     """Columns of a CSV that are read as numbers; classes, keys, Metadata_... and carry are text
     else."""
+    limit: int | None = None
+    """Most cells, the first ones; null: all."""
+    on_bad_file: Literal["skip", "raise"] = "skip"
+    """Whether the others are read, or none."""
+
+    def __post_init__(self) -> None:
+        as_tuples(self, "class_order", "carry", "numbers")
+        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
+        require(
+            self.limit is None or self.limit >= 1,
+            f"limit={self.limit} must be at least 1, or null for all cells",
+        )
 
 
 class NothingLeftOut:
@@ -103,9 +115,10 @@ def check_stains(stains: tuple[str, ...] | None, channels: int | None = None, /)
         )
 
 
-def check_limit(limit: int | None, /) -> None:
-    """At least 1, or None.
+def check_spacing(spacing: tuple[float, ...] | None, /) -> None:
+    """Two numbers, or None.
 
     :raises ConfigError: otherwise.
     """
-    require(limit is None or limit >= 1, f"limit={limit} must be at least 1, or null for all cells")
+    if spacing is not None and len(spacing) != 2:
+        raise ConfigError(f"spacing={list(spacing)} must be 2 numbers, along Y and X.")

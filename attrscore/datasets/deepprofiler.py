@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,14 +27,14 @@ from attrscore.datasets._options import (
     TableOptions,
     as_tuples,
     check_channels,
-    check_limit,
+    check_spacing,
     check_stains,
 )
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.tables import read_described, rows_of
 from attrscore.datasets.images import Image, open_image
 from attrscore.datasets.images.files import digest_of
-from attrscore.errors import AbsentError, ConfigError, DataError, choose
+from attrscore.errors import AbsentError, ConfigError, DataError
 
 _NAME = re.compile(r"(?P<target>.*)@(?P<x>[-\d.]+)x(?P<y>[-\d.]+)\.png", re.IGNORECASE)
 _CENTRE = {"Nuclei_Location_Center_X": "Metadata_x", "Nuclei_Location_Center_Y": "Metadata_y"}
@@ -74,19 +73,13 @@ class DeepProfiler(NothingLeftOut, TableOptions):
     """Names of these channels, such as [DNA,RNA,ER,AGP,Mito]."""
     spacing: tuple[float, ...] | None = None
     """Micrometres a pixel along Y and X."""
-    limit: int | None = None
-    """Most cells, the first ones; null: all."""
-    on_bad_file: Literal["skip", "raise"] = "skip"
-    """Whether the others are read, or none."""
 
     def __post_init__(self) -> None:
-        as_tuples(self, "class_order", "carry", "numbers", "channels", "stains", "spacing")
+        super().__post_init__()
+        as_tuples(self, "channels", "stains", "spacing")
         check_channels(self.channels)
         check_stains(self.stains)
-        check_limit(self.limit)
-        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
-        if self.spacing is not None and len(self.spacing) != 2:
-            raise ConfigError(f"spacing={list(self.spacing)} must be 2 numbers, along Y and X.")
+        check_spacing(self.spacing)
 
     @property
     def table(self) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from scipy import ndimage
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets._options import NothingLeftOut, TableOptions, as_tuples, check_limit
+from attrscore.datasets._options import NothingLeftOut, TableOptions, as_tuples, check_spacing
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.crops import Origins, WholeField, cut
 from attrscore.datasets.cells.geometry import Geometry
@@ -131,19 +131,13 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
     """Of percentile: become 0 and 1."""
     spacing: tuple[float, ...] | None = None
     """Micrometres a pixel along Y and X."""
-    limit: int | None = None
-    """Most cells, the first ones; null: all."""
-    on_bad_file: Literal["skip", "raise"] = "skip"
-    """Whether the others are read, or none."""
     _kept: Kept = field(default_factory=lambda: Kept(_MEMORY), init=False, repr=False)
 
     def __post_init__(self) -> None:
-        as_tuples(self, "channels", "crop", "carry", "numbers", "percentiles", "spacing")
-        as_tuples(self, "class_order")
+        super().__post_init__()
+        as_tuples(self, "channels", "crop", "percentiles", "spacing")
         rules = tuple(rule for rule in get_args(Normalise) if rule != "fixed")
         choose(self.normalise, rules, option="normalise")
-        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
-        check_limit(self.limit)
         if len(self.crop) != 2 or not all(isinstance(n, int) and n > 0 for n in self.crop):
             raise ConfigError(f"crop={list(self.crop)} must be 2 whole numbers of pixels, (Y, X).")
         if not self.channels or len(set(self.channels)) < len(self.channels):
@@ -151,8 +145,7 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
                 f"channels={list(self.channels)} must be different columns of the index, such as "
                 "[DNA,RNA,ER,AGP,Mito]."
             )
-        if self.spacing is not None and len(self.spacing) != 2:
-            raise ConfigError(f"spacing={list(self.spacing)} must be 2 numbers, along Y and X.")
+        check_spacing(self.spacing)
         if (self.outlines is None) == (self.radius is None):
             raise ConfigError(
                 "A model can only be asked whether it looks at the cell where the cell's pixels "

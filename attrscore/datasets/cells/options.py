@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from attrscore.core.regions import Side
 from attrscore.datasets._options import (
@@ -12,7 +12,6 @@ from attrscore.datasets._options import (
     as_tuple,
     as_tuples,
     check_channels,
-    check_limit,
     check_stains,
     require,
 )
@@ -31,10 +30,7 @@ from attrscore.datasets.cells.segmentation import SEGMENTERS, Segmenter
 from attrscore.datasets.images.readers import check_axes, is_length
 from attrscore.errors import ConfigError, choose
 
-_LISTS = (
-    *("crop", "channels", "stains", "carry", "numbers", "class_order", "percentiles", "spacing"),
-    "segment_channels",
-)
+_LISTS = (*("crop", "channels", "stains", "percentiles", "spacing", "segment_channels"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +111,15 @@ class FieldOptions(TableOptions):
     'DMSO'"."""
     plate: str = "Metadata_Plate"
     """Column that says the plate, for controls."""
-    limit: int | None = None
-    """Most cells, the first ones; null: all."""
     series: int | None = None
     """Of files that hold several images: which one, from 0."""
     level: int = 0
     """Resolution level of an OME-Zarr, 0 the finest."""
     allow_pickle: bool = False
     """Read Cellpose's _seg.npy as masks; a pickle from someone else can run any code."""
-    on_bad_file: Literal["skip", "raise"] = "skip"
-    """Whether the others are read, or none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         as_tuples(self, *_LISTS)
         object.__setattr__(self, "ranges", _pairs(self.ranges))
         if hasattr(self.resample, "__iter__") and not isinstance(self.resample, str):
@@ -202,7 +195,6 @@ class FieldOptions(TableOptions):
         )
 
     def _check_images(self) -> None:
-        choose(self.on_bad_file, ("skip", "raise"), option="on_bad_file")
         choose(self.outside, get_args(Outside), option="outside")
         choose(self.crop_unit, get_args(CropUnit), option="crop_unit")
         whole = self.crop_unit == "pixel"
@@ -273,7 +265,6 @@ class FieldOptions(TableOptions):
             0 <= self.tiny < 1,
             f"tiny={self.tiny} must be a share of the median area, within 0 and 1",
         )
-        check_limit(self.limit)
         require(
             self.labels is not None
             or (self.label_column is None and not self.carry and not self.numbers),
