@@ -1,6 +1,6 @@
 """What attributions at 8 layers, scored, cost beside one forward and one backward pass.
 
-    python benchmarks/cost_of_layers.py [--quick] [--network resnet18-2d ...] [--no-peers]
+    python benchmarks/cost_of_layers.py [--quick] [--model resnet18-2d ...] [--no-peers]
 
 Multiples of the floor, in one run, contestants taking turns. Asserts nothing; ``README.md`` says
 what the rows are.
@@ -16,7 +16,7 @@ from typing import Any
 
 import peers
 import torch
-from networks import CASES, Case, batch, floor, prepared
+from models import CASES, Case, batch, floor, prepared
 from timing import begin, measure, parser, table
 from torch import Tensor, nn
 
@@ -102,11 +102,11 @@ def compare(case: Case, given: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--network", nargs="*", choices=list(CASES), default=list(CASES))
+    options.add_argument("--model", nargs="*", choices=list(CASES), default=list(CASES))
     options.add_argument("--no-peers", action="store_true", help="only the floor and attrscore")
     given = options.parse_args(arguments)
     begin(given)
-    for name in given.network:
+    for name in given.model:
         compare(CASES[name], given)
 
 

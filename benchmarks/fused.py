@@ -2,7 +2,7 @@
 
     python benchmarks/fused.py [--quick] [--cells 64]
 
-48 combinations of tiny networks (3 methods x 8 layers x 2 models), the same numbers each way, which
+48 combinations of tiny models (3 methods x 8 layers x 2 models), the same numbers each way, which
 is checked. The processes run two at a time, the sweeps in one process. Prints wall time and CPU
 time of all processes, and ratios to the fused sweep. It asserts no time.
 """

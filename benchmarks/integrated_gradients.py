@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from memory import MIB, peak, resident
-from networks import CASES, batch, prepared
+from models import CASES, batch, prepared
 from peers import installed
 from timing import begin, measure, parser, table
 from torch import Tensor, nn
@@ -60,10 +60,10 @@ def captum(model: nn.Module, inputs: Tensor, steps: int) -> Callable[[], Tensor]
 
 
 def contestants(
-    network: str, given: Any, steps: int
+    model: str, given: Any, steps: int
 ) -> tuple[dict[str, Callable[[], object]], tuple[int, ...]]:
-    case = CASES[network]
-    shape = (CROPS[network], *case.crops(quick=given.quick)[1:])
+    case = CASES[model]
+    shape = (CROPS[model], *case.crops(quick=given.quick)[1:])
     model, inputs, mask = prepared(case, shape, given.device)
     made: dict[str, Callable[[], object]] = {
         "a step at a time": a_step_at_a_time(model, inputs, steps),
@@ -77,8 +77,8 @@ def contestants(
 def child(given: Any) -> None:
     torch.set_num_threads(given.threads)
     name, steps = given.contestant.split(":")
-    made, _ = contestants(given.network, given, int(steps))
-    few, _ = contestants(given.network, given, 2)
+    made, _ = contestants(given.model, given, int(steps))
+    few, _ = contestants(given.model, given, 2)
     few[name]()
     gc.collect()
     before = resident()
@@ -88,7 +88,7 @@ def child(given: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--network", choices=list(CROPS))
+    options.add_argument("--model", choices=list(CROPS))
     options.add_argument("--contestant", help="name:steps, in this process, for its peak memory")
     given = options.parse_args(arguments)
     if given.contestant:
@@ -96,15 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     begin(given)
     steps = 4 if given.quick else 50
-    for network in [given.network] if given.network else CROPS:
-        made, shape = contestants(network, given, steps)
+    for model in [given.model] if given.model else CROPS:
+        made, shape = contestants(model, given, steps)
         measured = measure(
             made,
             given.repetitions or (1 if given.quick else 2),
             device=given.device,
             slow={"Captum, all at once"},
         )
-        print(f"\n{network}  {shape}, {steps} steps")
+        print(f"\n{model}  {shape}, {steps} steps")
         table(
             ("integrated gradients", "seconds", "x a step at a time", "to reach"),
             [
@@ -118,16 +118,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ],
         )
         if given.device == "cpu":
-            table(("peak memory", "steps", "MiB"), _peaks(network, given, steps))
+            table(("peak memory", "steps", "MiB"), _peaks(model, given, steps))
 
 
-def _peaks(network: str, given: Any, steps: int) -> list[tuple[str, int, str]]:
+def _peaks(model: str, given: Any, steps: int) -> list[tuple[str, int, str]]:
     asked = [("attrscore", steps), ("attrscore", 2 * steps)]
     if installed("captum"):
         asked.append(("Captum, all at once", min(steps, CAPTUM_AT_ONCE)))
     rows = []
     for name, count in asked:
-        command = [sys.executable, __file__, "--network", network, "--threads", str(given.threads)]
+        command = [sys.executable, __file__, "--model", model, "--threads", str(given.threads)]
         command += ["--contestant", f"{name}:{count}"] + ["--quick"] * given.quick
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append((name, count, f"{int(done.stdout.split()[-1]) / MIB:.0f}"))

@@ -1,8 +1,8 @@
 """Peak memory of Grad-CAM at 8 layers, beside Captum at the lowest of them alone.
 
-    python benchmarks/memory.py [--quick] [--network resnet18-2d ...]
+    python benchmarks/memory.py [--quick] [--model resnet18-2d ...]
 
-Each contestant is a process of its own, which imports, builds the network and the batch, and runs
+Each contestant is a process of its own, which imports, builds the model and the batch, and runs
 once on one crop before the baseline is taken. On a CPU the peak is that of the resident set, less
 the resident set at the baseline; on an accelerator, torch's peak.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import CASES, batch, prepared
+from models import CASES, batch, prepared
 from timing import begin, parser, table
 from torch import Tensor, nn
 
@@ -70,7 +70,7 @@ def contestant(
 def child(given: Any) -> None:
     """Print the peak in bytes, above the baseline, of one contestant."""
     torch.set_num_threads(given.threads)
-    case = CASES[given.network[0]]
+    case = CASES[given.model[0]]
     model, inputs, mask = prepared(case, case.crops(quick=given.quick), given.device)
     once = contestant(given.contestant, model, case.layers, inputs, mask)
     once(1)
@@ -88,15 +88,15 @@ def child(given: Any) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--network", nargs="*", choices=list(CASES), default=list(CASES))
+    options.add_argument("--model", nargs="*", choices=list(CASES), default=list(CASES))
     options.add_argument("--contestant", help="one of them, in this process")
     given = options.parse_args(arguments)
     if given.contestant:
         child(given)
         return
     begin(given)
-    for network in given.network:
-        same = [*("--network", network, "--device", given.device), "--threads", str(given.threads)]
+    for model in given.model:
+        same = [*("--model", model, "--device", given.device), "--threads", str(given.threads)]
         found = {}
         for name in CONTESTANTS:
             command = [sys.executable, __file__, *same, "--contestant", name]
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"left out: {name} ({done.stderr.strip().splitlines()[-1]})")
             else:
                 found[name] = int(done.stdout.split()[-1])
-        print(f"\n{network}  {CASES[network].crops(quick=given.quick)}")
+        print(f"\n{model}  {CASES[model].crops(quick=given.quick)}")
         first = next(iter(found.values()))
         table(
             ("peak memory", "MiB", "x Captum, one layer", "to reach"),

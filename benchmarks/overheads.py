@@ -2,7 +2,7 @@
 
     python benchmarks/overheads.py [--quick]
 
-Writing: CPU time inside the store of one job, as a share of the job's, by network. Finding: CPU
+Writing: CPU time inside the store of one job, as a share of the job's, by model. Finding: CPU
 time of a finished job and of finished sweeps, as a multiple of the program's start-up (Python, the
 libraries that a job needs, Hydra's configuration; no job). Medians. It asserts nothing.
 """
@@ -35,17 +35,17 @@ SWEEP = (  # 48 combinations
 QUICK = ("method=grad_cam,hires_cam", "layers=features.3,features.7", "model.width=8")
 
 
-def share_of_writing(network: str, cells: int, size: int, batch: int) -> tuple[float, float]:
+def share_of_writing(model: str, cells: int, size: int, batch: int) -> tuple[float, float]:
     """CPU seconds of a job, and the share of it in the store."""
     with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(
             configuration(
                 [
-                    f"model={network}",
+                    f"model={model}",
                     f"dataset.cells={cells}",
                     f"dataset.size=[{size},{size}]",
                     f"batch_size={batch}",
-                    "layers=all_conv" if network == "tiny_cnn" else "layers=last_conv",
+                    "layers=all_conv" if model == "tiny_cnn" else "layers=last_conv",
                     "method=[grad_cam,hires_cam]",
                     "figures=none",
                     f"results={folder}",
@@ -91,11 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     number = math.prod(each.count(",") + 1 for each in sweep)
 
     print("writing scores, share of a job's CPU time")
-    for network, cells, size, batch in (("tiny_cnn", 4096, 32, 64), ("monai_resnet", 256, 64, 32)):
+    for model, cells, size, batch in (("tiny_cnn", 4096, 32, 64), ("monai_resnet", 256, 64, 32)):
         cells = 8 if given.quick else cells
-        whole, share = share_of_writing(network, cells, size, batch)
+        whole, share = share_of_writing(model, cells, size, batch)
         rate = cells / whole
-        print(f"  {network:14} {cells:5} cells {whole:7.1f} s {rate:7.0f} cells/s  {share:6.1%}")
+        print(f"  {model:14} {cells:5} cells {whole:7.1f} s {rate:7.0f} cells/s  {share:6.1%}")
 
     with tempfile.TemporaryDirectory() as folder:
         small = [f"dataset.cells={8 if given.quick else 256}", "dataset.size=[32,32]"]

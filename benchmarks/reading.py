@@ -3,7 +3,7 @@
     python benchmarks/reading.py [--quick] [--cells 100]
 
 Fields of synthetic cells are written as TIFFs, plain and deflated, and as OME-Zarr. The audit is
-Grad-CAM at the last convolution of ``tiny_cnn``, the smallest network there is, scored with
+Grad-CAM at the last convolution of ``tiny_cnn``, the smallest model there is, scored with
 ``grad_camo``, so that nothing else could make reading look smaller. *Opening* decodes every field,
 finds its cells and its percentiles; *reading* then cuts batches of 32 of all cells from what was
 kept. *Again* is reading where nothing was kept, as of fields beyond the bound: they are decoded a

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import IN_2D, IN_3D, QUICK_2D, QUICK_3D, ellipsoids
+from models import IN_2D, IN_3D, QUICK_2D, QUICK_3D, ellipsoids
 from peers import installed
 from timing import begin, measure, parser, table
 from torch import Tensor

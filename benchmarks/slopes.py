@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from cost_of_layers import CAMS, ours
-from networks import CASES, prepared
+from models import CASES, prepared
 from timing import begin, measure, parser, table
 
 import attrscore

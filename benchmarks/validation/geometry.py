@@ -34,7 +34,7 @@ SIZED = ("grad_camo.auc", "grad_camo.cell_vs_neighbours")
 """Promised to move with area neither under trained nor under random weights.
 
 Heat spills over the edge of a cell of radius r by a width of the grid, so that its odds grow as r,
-where those of chance grow as r^2 in 2D and r^3 in 3D: under an honest network log odds, which are
+where those of chance grow as r^2 in 2D and r^3 in 3D: under an honest model log odds, which are
 of a share of heat, must fall with size. A rank and a ratio of densities need not.
 """
 
@@ -53,9 +53,9 @@ SHIFTS = (0.0, 1.0, 2.0, 4.0)
 
 
 def run(scale: Scale, out: Path) -> list[Check]:
-    """An honest network a plane and seed, trained on cells of every size and place.
+    """An honest model a plane and seed, trained on cells of every size and place.
 
-    Beside it the same network with random weights, whose map hardly knows the cell, and a map that
+    Beside it the same model with random weights, whose map hardly knows the cell, and a map that
     is known: there log odds must not move with area either.
     """
     places, masks = [], []
@@ -68,8 +68,8 @@ def run(scale: Scale, out: Path) -> list[Check]:
         held_out = Phantom(cells=2 * scale.cells, seed=401 + 2 * seed, **kinds)
         batches = list(batches_of(held_out))
         about = {"plane": plane, "seed": seed}
-        for weights, network in (("trained", model), ("randomised", randomized(model))):
-            places.append(_by_place(network, batches).assign(weights=weights, **about))
+        for weights, each in (("trained", model), ("randomised", randomized(model))):
+            places.append(_by_place(each, batches).assign(weights=weights, **about))
         known = [_as_inputs(batch, seed) for batch in batches]
         places.append(_by_place(Plain(), known, "features").assign(weights="known", **about))
         masks.append(_by_mask(model, batches).assign(**about))
@@ -85,7 +85,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
 
 
 class Plain(nn.Module):
-    """A network whose map at ``features`` is its input."""
+    """A model whose map at ``features`` is its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,8 +189,8 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
     checks = []
     for (weights, cause, plane), group in moved.groupby(["weights", "cause", "plane"], sort=False):
         told = group.groupby("column", sort=False)["correlation"].mean()
-        network = "a known map" if weights == "known" else f"{weights} weights"
-        about = f"{plane}, {network}: correlation with the cell's"
+        which = "a known map" if weights == "known" else f"{weights} weights"
+        about = f"{plane}, {which}: correlation with the cell's"
         if cause == "off_centre":
             flat: list[str] = [HEADLINE]
             expected = f"log odds within {FLAT} of 0"
@@ -214,8 +214,8 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
                 "size and place",
                 f"{about} {cause.replace('_', '-')}",
                 expected,
-                f"{_listed(told)}; mean of {group['seed'].nunique()} networks; of those promised "
-                f"to stay, at most {of_one:.2f} under one network",
+                f"{_listed(told)}; mean of {group['seed'].nunique()} models; of those promised "
+                f"to stay, at most {of_one:.2f} under one model",
                 bool(holds),
             )
         )
@@ -231,12 +231,12 @@ def _listed(told: pd.Series[float]) -> str:
 
 
 def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
-    """Cells of one network in two groups, the one mostly of larger cells: no true difference."""
+    """Cells of one model in two groups, the one mostly of larger cells: no true difference."""
     checks = []
     trained = place[place["weights"] == "trained"]
-    for plane, networks in trained.groupby("plane", sort=False):
+    for plane, models in trained.groupby("plane", sort=False):
         found = []
-        for seed, cells in networks.groupby("seed"):
+        for seed, cells in models.groupby("seed"):
             drawn = np.random.default_rng(int(seed)).random(len(cells))
             group = np.where(drawn < cells["area"].rank(pct=True), "larger", "smaller")
             means = stats.adjusted(
@@ -254,7 +254,7 @@ def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
                 f"{plane}, trained weights: log odds of a group of larger cells minus one of "
                 "smaller, before and after attrscore.stats.adjusted by area",
                 "reported",
-                f"{told['mean'].mean():+.2f}, {told['adjusted'].mean():+.2f}; each network: "
+                f"{told['mean'].mean():+.2f}, {told['adjusted'].mean():+.2f}; each model: "
                 + "; ".join(f"{a:+.2f}, {b:+.2f}" for a, b in told.to_numpy()),
                 None,
             )

@@ -1,4 +1,4 @@
-"""Part 2: networks that provably do not read one half of the image. Which methods show it?"""
+"""Part 2: models that provably do not read one half of the image. Which methods show it?"""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
     worst = table.groupby("method", sort=False)["share"].max()
     checks = [
         Check(
-            "hand-built networks",
+            "hand-built models",
             f"{method}: heat on the half that cannot matter",
             "exactly 0",
             f"{share:g}",
@@ -81,7 +81,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
     broken = ", ".join(f"{m} {share:.2f}" for m, share in worst.items() if m not in EXACT)
     checks.append(
         Check(
-            "hand-built networks",
+            "hand-built models",
             "largest share of heat that the others put there, at an inner layer",
             "above 0: they average over space",
             broken,

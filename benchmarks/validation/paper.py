@@ -3,7 +3,7 @@
 Gopalakrishnan, Ma, Xie (CVPR workshops 2024) found 30 % of cells with a Grad-CAMO above 0.5, for
 a 3D EfficientNet on Cell Painting of HepG2 cells under stavudine, test wells disjoint from
 training wells. They published no code, and this does not reproduce their number: the cells are
-others. What it reproduces is the question: the same kind of network, trained on 3D Cell Painting
+others. What it reproduces is the question: the same kind of model, trained on 3D Cell Painting
 phantoms to tell two treatments, audited on wells that it never saw, and beside each share of cells
 above 0.5 the share for which 0.5 can be reached at all. (Wells of phantoms differ in nothing.)
 """

@@ -1,4 +1,4 @@
-"""Part 1: networks whose cheating was planted. Does a score find it, cell by cell?"""
+"""Part 1: models whose cheating was planted. Does a score find it, cell by cell?"""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def run(scale: Scale, out: Path) -> list[Check]:
     save(cells_figure(planted), out / "planted_cells.png")
     save(auroc_figure(table), out / "planted_auroc.png")
     save(strength_figure(strengths), out / "planted_strength.png")
-    networks = by_network(pd.concat([planted, mixed], ignore_index=True))
-    save(swap_figure(networks), out / "planted_swap.png")
+    models = by_model(pd.concat([planted, mixed], ignore_index=True))
+    save(swap_figure(models), out / "planted_swap.png")
     return [
         *_separation_checks(table),
         *_strength_checks(strengths),
-        *_swap_checks(agreed, networks),
+        *_swap_checks(agreed, models),
         *_inside_checks(planted),
     ]
 
@@ -61,7 +61,7 @@ def _planted(scale: Scale, out: Path, plane: str) -> pd.DataFrame:
 def _mixed(scale: Scale, out: Path, plane: str) -> pd.DataFrame:
     """Label by the cell's texture, a confounder agreeing with it at several strengths.
 
-    Stopped early: a network that is trained to the end unlearns a confounder that ever fails.
+    Stopped early: a model that is trained to the end unlearns a confounder that ever fails.
     """
     frames = []
     for confounder in CHEATS:
@@ -86,7 +86,7 @@ def _mixed(scale: Scale, out: Path, plane: str) -> pd.DataFrame:
 def separation(planted: pd.DataFrame) -> pd.DataFrame:
     """Per-cell AUROC of honest against cheating: a row a plane, seed, method, layer and score.
 
-    Among them the network that read the cell's brightness, which no mask score is to find.
+    Among them the model that read the cell's brightness, which no mask score is to find.
     """
     rows = []
     keys = ["plane", "seed", "method", "layer"]
@@ -101,8 +101,8 @@ def separation(planted: pd.DataFrame) -> pd.DataFrame:
 def swap_agreement(planted: pd.DataFrame) -> pd.DataFrame:
     """Does a score rank as the intervention does? A row a plane, method, layer and score.
 
-    Spearman's correlation with inside less outside: over the means of networks, and over all
-    cells of all networks.
+    Spearman's correlation with inside less outside: over the means of models, and over all
+    cells of all models.
     """
     rows = []
     keys = ["plane", "method", "layer"]
@@ -113,13 +113,13 @@ def swap_agreement(planted: pd.DataFrame) -> pd.DataFrame:
             means = cells.groupby(["seed", "model"])[[score, "swap"]].mean()
             found = [each[score].corr(each["swap"], method="spearman") for each in (means, cells)]
             rows.append([*names, score, len(means), *found])
-    return pd.DataFrame(rows, columns=[*keys, "score", "networks", "over_networks", "over_cells"])
+    return pd.DataFrame(rows, columns=[*keys, "score", "models", "over_models", "over_cells"])
 
 
 def by_strength(mixed: pd.DataFrame, planted: pd.DataFrame) -> pd.DataFrame:
-    """The headline at the preset by strength of the confounder, a row a network.
+    """The headline at the preset by strength of the confounder, a row a model.
 
-    Its mean over cells, the accuracy, and the AUROC of the honest network's cells against these.
+    Its mean over cells, the accuracy, and the AUROC of the honest model's cells against these.
     """
     keys = ["plane", "seed", "confounder", "strength"]
     honest = at_preset(planted)
@@ -175,28 +175,28 @@ def _strength_checks(strengths: pd.DataFrame) -> list[Check]:
     return checks
 
 
-def _swap_checks(agreed: pd.DataFrame, networks: pd.DataFrame) -> list[Check]:
-    """Over networks: does the score rank them as the intervention does?"""
+def _swap_checks(agreed: pd.DataFrame, models: pd.DataFrame) -> list[Check]:
+    """Over models: does the score rank them as the intervention does?"""
     mine = at_preset(agreed)
     checks = []
     for row in mine[mine["score"] == HEADLINE].itertuples():
-        everyone = networks[networks["plane"] == row.plane]
+        everyone = models[models["plane"] == row.plane]
         told = everyone["score"].corr(everyone["swap"], method="spearman")
         checks.append(
             Check(
                 "planted confounders",
-                f"{row.plane}: the score ranks networks as the swap intervention does",
-                "Spearman above 0.7 over networks",
-                f"{row.over_networks:.2f} over {row.networks} networks, {row.over_cells:.2f} over "
-                f"their cells; {told:.2f} over {len(everyone)} networks with the mixtures",
-                bool(row.over_networks > 0.7),
+                f"{row.plane}: the score ranks models as the swap intervention does",
+                "Spearman above 0.7 over models",
+                f"{row.over_models:.2f} over {row.models} models, {row.over_cells:.2f} over "
+                f"their cells; {told:.2f} over {len(everyone)} models with the mixtures",
+                bool(row.over_models > 0.7),
             )
         )
     return checks
 
 
-def by_network(scores: pd.DataFrame) -> pd.DataFrame:
-    """Means at the preset of the headline and of the swap: a row a network, mixtures among them."""
+def by_model(scores: pd.DataFrame) -> pd.DataFrame:
+    """Means at the preset of the headline and of the swap: a row a model, mixtures among them."""
     mixtures = "mixture with " + scores["confounder"]
     scores = scores.assign(model=scores["model"].where(mixtures.isna(), mixtures))
     keys = ["plane", "seed", "model", "strength"]  # the last of mixtures alone
@@ -212,7 +212,7 @@ def _with_swap(scores: pd.DataFrame) -> pd.DataFrame:
 def _inside_checks(planted: pd.DataFrame) -> list[Check]:
     """The confounder that no mask score can see, and what sees it.
 
-    In training the label was the cell's brightness, in the audit it is its texture: the network
+    In training the label was the cell's brightness, in the audit it is its texture: the model
     read the right place for the wrong reason.
     """
     checks = []
@@ -225,7 +225,7 @@ def _inside_checks(planted: pd.DataFrame) -> list[Check]:
         checks.append(
             Check(
                 "a confounder inside the mask",
-                f"{plane}: a network that read the cell's brightness is missed by the score",
+                f"{plane}: a model that read the cell's brightness is missed by the score",
                 "above chance in 80 % of cells or more, a limit of every mask score",
                 f"{above:.0%}; AUROC of honest against it {found:.2f}",
                 bool(above >= 0.8),
@@ -244,7 +244,7 @@ def _inside_checks(planted: pd.DataFrame) -> list[Check]:
 
 
 def cells_figure(planted: pd.DataFrame) -> Figure:
-    """Every cell of every network at the preset: the figure of the README."""
+    """Every cell of every model at the preset: the figure of the README."""
     planes = list(planted["plane"].unique())
     figure = Figure(figsize=(4.6 * len(planes), 3.8), layout="constrained")
     axes = figure.subplots(1, len(planes), sharey=True, squeeze=False)[0]
@@ -287,7 +287,7 @@ def auroc_figure(table: pd.DataFrame) -> Figure:
             worst, vmin=0, vmax=1, center=0.5, cmap="vlag_r", annot=True, fmt=".2f", ax=ax,
             annot_kws={"size": 6}, cbar_kws={"label": "AUROC, worst seed"},
         )  # fmt: skip
-        ax.set(title=f"{plane}: honest against a network that read the ...", xlabel="", ylabel="")
+        ax.set(title=f"{plane}: honest against a model that read the ...", xlabel="", ylabel="")
         ax.tick_params(labelsize=7)
     return figure
 
@@ -310,7 +310,7 @@ def strength_figure(strengths: pd.DataFrame) -> Figure:
 
 
 def swap_figure(means: pd.DataFrame) -> Figure:
-    """Each network: what its attribution says against what the intervention says."""
+    """Each model: what its attribution says against what the intervention says."""
     planes = list(means["plane"].unique())
     figure = Figure(figsize=(4.6 * len(planes), 3.8), layout="constrained")
     axes = figure.subplots(1, len(planes), squeeze=False, sharey=True)[0]

@@ -1,7 +1,7 @@
 """Part 7: real cells, where nobody knows the answer: masked against unmasked training crops.
 
-Expected beforehand: a network trained on crops whose outside is black has nowhere else to look, so
-its corrected score is higher than that of the same network trained on whole crops. Reported
+Expected beforehand: a model trained on crops whose outside is black has nowhere else to look, so
+its corrected score is higher than that of the same model trained on whole crops. Reported
 whatever it is. In 3D it was not so, hence the silhouettes, added after the first run: crops that
 show the outline of the cell and nothing else. What is read of them is read of the black.
 
@@ -105,7 +105,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
         checks.append(
             Check(
                 "real cells",
-                f"{name}: what a network trained on masked crops knows of other cells, as the "
+                f"{name}: what a model trained on masked crops knows of other cells, as the "
                 f"mean recall over classes",
                 "reported",
                 ", ".join(f"{each:.2f} on {audited} crops" for audited, each in right.items()),

@@ -1,4 +1,4 @@
-"""Part 3: networks that know nothing. Their scores must fall into the null band."""
+"""Part 3: models that know nothing. Their scores must fall into the null band."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANDOM = 20
 """Draws of weights that make the band."""
 
 BAND = 0.99
-"""Of the interval in which one more draw is to be expected: with six networks beside it, one at
+"""Of the interval in which one more draw is to be expected: with six models beside it, one at
 95 % would lie outside by chance in every fourth validation."""
 
 
@@ -48,7 +48,7 @@ class Permuted:
 
 
 def run(scale: Scale, out: Path) -> list[Check]:
-    """Honest, permuted and randomised networks beside each other.
+    """Honest, permuted and randomised models beside each other.
 
     Each draw of random weights is itself held against the others, without which one would not know
     that the band is one.
@@ -67,7 +67,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
             checks.append(
                 Check(
                     "sanity",
-                    f"{plane}: a network {words}, beside {RANDOM} randomised ones",
+                    f"{plane}: a model {words}, beside {RANDOM} randomised ones",
                     f"{promised} the {BAND:.0%} band of randomised weights, every seed",
                     f"inside in {sum(inside)} of {len(inside)}",
                     all(inside) if kind == "permuted" else not any(inside),
@@ -87,7 +87,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
 
 
 def _inside_band(group: pd.DataFrame, kind: str) -> list[bool]:
-    """Whether each network of a kind lies where one more draw of random weights would."""
+    """Whether each model of a kind lies where one more draw of random weights would."""
     inside = []
     for _, seed in group.groupby("seed"):
         for place, value in seed.loc[seed["kind"] == kind, "score"].items():

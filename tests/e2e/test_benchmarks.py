@@ -16,14 +16,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
     [
         (
             "cost_of_layers",
-            ["--network", "resnet18-2d"],
+            ["--model", "resnet18-2d"],
             ["x floor", "| attrscore.run, Grad-CAM, channels last |", "| Captum, layer by layer |"],
         ),
         ("scoring", [], ["| attrscore, a new batch |", "| torch, upsampling then masking |"]),
-        ("memory", ["--network", "resnet18-2d"], ["| attrscore.run, 8 layers scored |"]),
+        ("memory", ["--model", "resnet18-2d"], ["| attrscore.run, 8 layers scored |"]),
         (
             "integrated_gradients",
-            ["--network", "efficientnet-b0-2d"],
+            ["--model", "efficientnet-b0-2d"],
             ["| a step at a time |", "peak memory"],
         ),
         ("slopes", [], ["| cells |", "| scorers |"]),
@@ -99,7 +99,7 @@ def test_the_validation_finds_in_small_what_was_planted(tmp_path):
     for claim in (
         "tells honest from background, cell by cell",
         "tells honest from neighbours, cell by cell",
-        "ranks networks as the swap intervention does",
+        "ranks models as the swap intervention does",
         "held-out cells on which brightness tells nothing find it",
         "2D, randomised weights: correlation with the cell's area |",
         "2D, a known map: correlation with the cell's area |",

@@ -1,4 +1,4 @@
-"""The networks, crops and masks of the benchmarks, and the floor that everything is measured by."""
+"""The models, crops and masks of the benchmarks, and the floor that everything is measured by."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DENSE_BLOCKS = tuple(
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its inputs, and 8 layers over its depth, the lowest first."""
+    """A model, its inputs, and 8 layers over its depth, the lowest first."""
 
     name: str
     make: Callable[[int, int], nn.Module]
@@ -81,7 +81,7 @@ CASES = {
 def prepared(
     case: Case, shape: tuple[int, ...], device: str = "cpu"
 ) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network with random weights in eval mode, crops and masks."""
+    """The model with random weights in eval mode, crops and masks."""
     torch.manual_seed(0)
     model = case.make(len(shape) - 2, shape[1]).eval().to(device)
     return model, torch.rand(shape).to(device), ellipsoids(shape[0], shape[2:]).to(device)
