@@ -50,10 +50,6 @@ class Layers(dict[str, nn.Module]):
         return Layers(info for name, info in self.infos.items() if name in wanted)
 
 
-def _last_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
-    return [info for info in ran if info.is_convolution][-1:]
-
-
 def _all_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
     return [info for info in ran if info.is_convolution]
 
@@ -86,7 +82,7 @@ def _blocks(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
 
 
 LAYER_RULES: Mapping[str, Callable[[Sequence[LayerInfo]], list[LayerInfo]]] = {
-    "last_conv": _last_conv,
+    "last_conv": lambda ran: _all_conv(ran)[-1:],
     "all_conv": _all_conv,
     "stages": _stages,
     "blocks": _blocks,

@@ -11,7 +11,6 @@ import copy
 import functools
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -64,35 +63,16 @@ class Recorded(NamedTuple):
 
 
 def gradients_of(
-    scalars: Sequence[Tensor], sources: Mapping[str, Tensor], *, last: bool = True
-) -> list[Sequence[Tensor | None]]:
-    """Of each scalar, its gradients with respect to the sources; None where it depends on none.
+    scalar: Tensor, sources: Mapping[str, Tensor], *, last: bool = True
+) -> Sequence[Tensor | None]:
+    """The gradients of a scalar with respect to the sources; None where it depends on none.
 
     The graph can be used again unless these are the ``last``.
     """
-    live = [scalar for scalar in scalars if scalar.requires_grad]
-    if not live or not sources:
-        return [[None] * len(sources) for _ in scalars]
+    if not sources or not scalar.requires_grad:
+        return [None] * len(sources)
     inputs = list(sources.values())
-    if len(scalars) == 1:
-        return [torch.autograd.grad(scalars[0], inputs, retain_graph=not last, allow_unused=True)]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="There is a performance drop")
-            together = torch.autograd.grad(
-                torch.stack(list(scalars)),
-                inputs,
-                torch.eye(len(scalars), device=scalars[0].device, dtype=scalars[0].dtype),
-                allow_unused=True,
-                retain_graph=True,
-                is_grads_batched=True,
-            )
-    except RuntimeError:  # an operation that torch cannot vectorise
-        return [
-            torch.autograd.grad(scalar, inputs, allow_unused=True, retain_graph=True)
-            for scalar in scalars
-        ]
-    return [[None if each is None else each[i] for each in together] for i in range(len(scalars))]
+    return torch.autograd.grad(scalar, inputs, retain_graph=not last, allow_unused=True)
 
 
 def accumulated(
@@ -125,10 +105,6 @@ def relu_nodes(model: nn.Module) -> Iterator[set[Any]]:
         for handle in handles:
             handle.remove()
 
-
-AT_ONCE = {"cpu": 1}
-"""Targets whose backward passes are one, by device; 8 elsewhere. Their gradients are in memory
-together, and on a CPU one backward of 8 was measured to take as long as 8 of one."""
 
 Value = TypeVar("Value")
 
@@ -365,37 +341,31 @@ class Pass:
         return wide(layout.to_grid(values))
 
     def towards(self, targets: Sequence[Target], /) -> Iterator[Pass]:
-        """A pass for each target, all from one forward pass.
+        """A pass for each target, all from one forward pass, with a backward pass each.
 
-        A backward pass for each; on a GPU those of 8 targets are one, vectorised by torch where it
-        can. Sharing the forward, whose graph ends at the lowest layer, saves most of the time.
+        Sharing the forward, whose graph ends at the lowest layer, saves most of the time. What
+        fails comes back at what asks a pass for its gradients.
         """
         try:
             with as_found(self.model):
                 recorded = self._record()
-        except Exception as error:  # comes back at what asks for gradients
+        except Exception as error:
             if is_out_of_memory(error):
                 raise
             yield from map(self._twin, targets)
             return
-        step = AT_ONCE.get(recorded.output.device.type, 8)
-        for start in range(0, len(targets), step):
-            some = [self._twin(target) for target in targets[start : start + step]]
-            last = start + step >= len(targets) and not self._keep_graph
+        for number, target in enumerate(targets, start=1):
+            each = self._twin(target)
+            last = number == len(targets) and not self._keep_graph
             try:
                 with torch.enable_grad():
-                    scalars = [each.target(recorded.output, each.aux) for each in some]
-                    sums = [each.sum() for each in scalars]
-                    found = gradients_of(sums, recorded.sources, last=last)
-            except Exception as error:  # as above: each target meets it alone
+                    scalar = target(recorded.output, each.aux)
+                    gradients = gradients_of(scalar.sum(), recorded.sources, last=last)
+                each._keep(recorded, scalar, gradients)
+            except Exception as error:
                 if is_out_of_memory(error):
                     raise
-                yield from map(self._twin, targets[start:])
-                return
-            for each, scalar, gradients in zip(some, scalars, found, strict=True):
-                with contextlib.suppress(UnsupportedError):  # as above
-                    each._keep(recorded, scalar, gradients)
-            yield from some
+            yield each
 
     def _twin(self, target: Target) -> Pass:
         """The same pass towards another target; what no target changes is known."""
@@ -447,7 +417,7 @@ class Pass:
         last = not self._keep_graph
         if self._as_torch:
             return accumulated(scalar, sources.values(), last=last)
-        return gradients_of([scalar], sources, last=last)[0]
+        return gradients_of(scalar, sources, last=last)
 
     def _record(self) -> Recorded:
         """One forward pass in the autograd graph, as deep as is asked for."""

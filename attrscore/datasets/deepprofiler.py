@@ -38,7 +38,6 @@ from attrscore.errors import AbsentError, ConfigError, DataError
 
 _NAME = re.compile(r"(?P<target>.*)@(?P<x>[-\d.]+)x(?P<y>[-\d.]+)\.png", re.IGNORECASE)
 _CENTRE = {"Nuclei_Location_Center_X": "Metadata_x", "Nuclei_Location_Center_Y": "Metadata_y"}
-_OWN = ("Metadata_Plate", "Metadata_Well", "Metadata_Site", *_CENTRE.values())
 
 
 @DATASETS.register("deepprofiler")
@@ -158,7 +157,9 @@ class DeepProfiler(NothingLeftOut, TableOptions):
                 f"has: {', '.join(map(str, given.columns[:8]))}."
             )
         rows, classes = rows_of(self, given, name=where.name)
-        table = pd.DataFrame({"id": given["Image_Name"].fillna("").map(_without_ending)})
+        table = pd.DataFrame(
+            {"id": given["Image_Name"].fillna("").str.replace(r"(?i)\.png$", "", regex=True)}
+        )
         table["label"] = rows.pop("label")
         for old, new in _CENTRE.items():
             if old in given.columns:
@@ -196,6 +197,7 @@ class DeepProfiler(NothingLeftOut, TableOptions):
     def _scanned(self) -> tuple[pd.DataFrame, tuple[int, int], Mapping[str, str]]:
         """The table, tiles and their size, and what is skipped; opens every file's header."""
         named, _ = self._named
+        again = named["id"].duplicated().to_numpy()
         skipped: dict[str, str] = {}
         kept: list[int] = []
         shape: tuple[int, int] | None = None
@@ -203,7 +205,7 @@ class DeepProfiler(NothingLeftOut, TableOptions):
             if self.limit is not None and len(kept) >= self.limit:
                 break
             try:
-                if row in self._again:
+                if again[row]:
                     raise DataError(  # noqa: TRY301  # handled like what the reader raises
                         f"'{name}.png' has more than one row in '{self.metadata}'; the first is "
                         "used."
@@ -235,11 +237,6 @@ class DeepProfiler(NothingLeftOut, TableOptions):
         table = named.iloc[kept].reset_index(drop=True)
         return table, shape, skipped
 
-    @cached_property
-    def _again(self) -> frozenset[int]:
-        """Rows whose file has an earlier row."""
-        return frozenset(np.flatnonzero(self._named[0]["id"].duplicated()).tolist())
-
     def _check(self, name: str, expected: tuple[int, int] | None) -> tuple[int, int]:
         """Tiles of a file and their size.
 
@@ -263,10 +260,6 @@ class DeepProfiler(NothingLeftOut, TableOptions):
                 f"have {expected[0]} of {expected[1]}."
             )
         return tiles
-
-
-def _without_ending(name: str) -> str:
-    return name[:-4] if name.lower().endswith(".png") else name
 
 
 def _with_sites(table: pd.DataFrame) -> pd.DataFrame:

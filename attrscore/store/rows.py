@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from attrscore.core.statuses import failed, reasons_of, shown, stored, union
 from attrscore.errors import StoreError
 from attrscore.store.columns import Array, stack
 from attrscore.store.folders import JobFolder, without_keep
-from attrscore.store.identity import Plugin, Range, canonical, flatten
+from attrscore.store.identity import Plugin, canonical, flatten
 from attrscore.store.maps import MapKey
 from attrscore.store.part import ROW, Part, owner
 
@@ -26,26 +26,12 @@ _REASONS = ("reason", "reasons")
 _TRACE = ["method", "layer", "status", "reason"]
 
 
-def by_key(table: pd.DataFrame, /) -> tuple[pd.DataFrame, dict[Key, Range]]:
-    """The rows sorted by method, layer and target, and from where to where each of them goes."""
-    methods, method_names = pd.factorize(table["method"])
-    layers, layer_names = pd.factorize(table["layer"])
-    target_of = table["target"] if "target" in table else pd.Series("", index=table.index)
-    targets, target_names = pd.factorize(target_of)
-    shape = (len(method_names), len(layer_names), len(target_names))
-    if not len(table):
-        return table, {}
-    codes = np.ravel_multi_index((methods, layers, targets), shape)
-    if (np.diff(codes) < 0).any():
-        order = np.argsort(codes, kind="stable")
-        table, codes = table.take(order), codes[order]
-    found, starts = np.unique(codes, return_index=True)
-    stretches = {}
-    for code, start, stop in zip(found, starts, [*starts[1:], len(codes)], strict=True):
-        method, layer, target = map(int, np.unravel_index(int(code), shape))
-        key = str(method_names[method]), str(layer_names[layer]), str(target_names[target])
-        stretches[key] = int(start), int(stop)
-    return table, stretches
+def by_key(table: pd.DataFrame, /) -> dict[Key, Array]:
+    """Which rows each method, layer and target has, in their order."""
+    target = table["target"] if "target" in table else pd.Series("", table.index, name="target")
+    found = table.groupby([table["method"], table["layer"], target], sort=False, observed=True)
+    indices = cast("dict[Any, Array]", found.indices)
+    return {(str(m), str(at), str(of)): rows for (m, at, of), rows in indices.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,7 +205,9 @@ class _Choice:
         self._aligned = [index.equals(union) for index in ids]
         self._rows = np.stack([index.get_indexer(union) for index in ids])
         self._there = self._rows >= 0
-        ok = [_is_ok(table)[rows] for table, rows in zip(tables, self._rows, strict=True)]
+        every = np.ones(1, dtype=bool)
+        ok = [t["status"].to_numpy() == "ok" if "status" in t else every for t in tables]
+        ok = [np.broadcast_to(o, len(t))[r] for o, t, r in zip(ok, tables, self._rows, strict=True)]
         self._ok = np.stack(ok) & self._there
 
     def among(self, tables: Iterable[int], /) -> Array:
@@ -284,13 +272,6 @@ def _at(rows: Array, picked: Array) -> Array:
     """For each cell the value of the table picked; where none is, the first one's."""
     found: Array = np.take_along_axis(rows, np.maximum(picked, 0)[None], 0)[0]
     return found
-
-
-def _is_ok(table: pd.DataFrame) -> Array:
-    if "status" not in table:
-        return np.ones(len(table), dtype=bool)
-    ok: Array = (table["status"] == "ok").to_numpy(dtype=bool)
-    return ok
 
 
 def overlaid(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from attrscore.core.columns import KEY_COLUMNS
 from attrscore.errors import StoreError, preview
-from attrscore.store.columns import TEXT, stack
+from attrscore.store.columns import TEXT, Array, stack
 from attrscore.store.folders import Found
 from attrscore.store.identity import Plugin, Range
 from attrscore.store.part import PartFile, opened, owner, part_ranges
@@ -105,10 +105,10 @@ class TableReader:
                     self.bytes += part.columns[name].get_storage_size()
                 parts.append((span, path))
                 if self._room is None:
-                    held = self._held[path] = _Rows(*by_key(part.table(names)))
-                    keys |= dict.fromkeys(held.stretches)
+                    held = self._held[path] = _Rows(part.table(names))
+                    keys |= dict.fromkeys(held.of)
                 else:
-                    keys |= dict.fromkeys(by_key(part.table(["method", "layer", "target"]))[1])
+                    keys |= dict.fromkeys(by_key(part.table(["method", "layer", "target"])))
         scorers: dict[tuple[str, str], dict[str, Plugin]] = {}
         methods = {condition.method.key: condition.method for condition in job.conditions}
         for condition in job.conditions:
@@ -157,20 +157,13 @@ class TableReader:
         sources = []
         for source, paths in zip(group.sources, parts, strict=True):
             key = source.method.key, source.layer, source.target
-            pieces = [self._of(self._rows(path), key) for path in paths]
-            there = [piece for piece in pieces if piece is not None]
+            there = [
+                rows.table.take(rows.of[key]) for rows in map(self._rows, paths) if key in rows.of
+            ]
             if there:
                 table = there[0] if len(there) == 1 else pooled(there)
                 sources.append(replace(source, table=table))
         return Group(sources, group.scorers).table() if sources else pd.DataFrame()
-
-    def _of(self, rows: _Rows, key: Key) -> pd.DataFrame | None:
-        if key not in rows.stretches:
-            return None
-        start, stop = rows.stretches[key]
-        if self._room is None:
-            return rows.table.iloc[start:stop]
-        return rows.table.take(np.arange(start, stop))  # a view would keep the whole part
 
     def _rows(self, path: Path) -> _Rows:
         """The rows of a part, held while pieces to come need them and there is room.
@@ -182,7 +175,7 @@ class TableReader:
         rows = self._held.get(path)
         if rows is None:
             with opened(path) as part:
-                rows = _Rows(*by_key(part.table(self._names(part))))
+                rows = _Rows(part.table(self._names(part)))
             if self._due[path] and self._room is not None and rows.bytes <= self._room:
                 self._held[path] = rows
                 self._room -= rows.bytes
@@ -269,10 +262,13 @@ class Column:
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of a part, by method, layer and target."""
+    """The rows of a part."""
 
     table: pd.DataFrame
-    stretches: Mapping[Key, Range]
+
+    @cached_property
+    def of(self) -> dict[Key, Array]:
+        return by_key(self.table)
 
     @cached_property
     def bytes(self) -> int:

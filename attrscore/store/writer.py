@@ -128,8 +128,6 @@ class Writer:
         )
         if existing == "replace":
             self._forget(path.name)
-        elif path.exists():
-            return path
         commit(path, data)
         self._known[path.name] = {"bytes": len(data), **tally(part.table).as_dict()}
         return path
