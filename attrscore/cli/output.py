@@ -199,15 +199,10 @@ def summary(scores: pd.DataFrame, *, width: int | None = None) -> Table:
         if count < len(columns):
             notes.append(f"{len(columns) - count} more columns: attrscore collect")
         table.caption = "\n".join(notes)
-        if width is None or _natural_width(table) <= width:
+        wide = _Console(width=WIDE)  # where nothing is folded
+        if width is None or Measurement.get(wide, wide.options, table).maximum <= width:
             break
     return table
-
-
-def _natural_width(table: Table) -> int:
-    """Characters that a table takes where nothing is folded."""
-    wide = _Console(width=WIDE)
-    return Measurement.get(wide, wide.options, table).maximum
 
 
 def say_skipped(dataset: Dataset) -> bool:

@@ -50,10 +50,10 @@ class JobFolder:
             return cls(
                 path,
                 Job.from_identity(known["identity"]),
-                _texts(known["labels"]),
+                {name: str(text) for name, text in _mapping(known["labels"]).items()},
                 str(known["config"]),
                 _mapping(known["provenance"]),
-                [_mapping(run) for run in _list(known.get("runs", []))],
+                list(map(_mapping, known.get("runs", []))),
                 {name: _mapping(of) for name, of in _mapping(known.get("parts", {})).items()},
                 readings_from(known.get("readings", {})),
             )
@@ -230,16 +230,6 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value
 
 
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{type(value).__name__} instead of a list")
-    return value
-
-
-def _texts(value: Any) -> dict[str, str]:
-    return {key: str(text) for key, text in _mapping(value).items()}
-
-
 def readings_from(value: Any, /) -> dict[str, dict[str, dict[str, Any]]]:
     """How scores are to be read, as a file has it, without fields that are not known here.
 
@@ -289,11 +279,10 @@ def find(paths: Sequence[Location], /) -> tuple[list[Found], list[Path]]:
             )
         elif not path.is_file():
             raise StoreError(f"{path} is neither a folder nor a file.")
-        elif path.suffix == ".parquet" or _content(path) == "merged":
+        elif path.suffix == ".parquet" or (own := _job_of_part(path)) is None:
             merged[path] = None
         else:
-            folder = _job_of_part(path)
-            jobs.setdefault(folder.job.id, Found(folder)).parts.setdefault(path.name, path)
+            jobs.setdefault(own.job.id, Found(own)).parts.setdefault(path.name, path)
     return list(jobs.values()), list(merged)
 
 
@@ -317,14 +306,11 @@ def job_folders(path: Path, /) -> list[Path]:
     return folders
 
 
-def _content(path: Path) -> str:
+def _job_of_part(path: Path) -> JobFolder | None:
+    """The job of a lone part: of the folder it lies in, else as the part says; None of a merged."""
     with opened(path) as part:
-        return part.text("content")
-
-
-def _job_of_part(path: Path) -> JobFolder:
-    """The job of a lone part: of the folder it lies in, else as the part itself says."""
-    with opened(path) as part:
+        if part.text("content") == "merged":
+            return None
         job = Job.from_identity(json.loads(part.text("identity")))
         part.check_job(job.id)
         alone = JobFolder(path.parent, job, {}, part.text("config"), {})

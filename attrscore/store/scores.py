@@ -31,7 +31,7 @@ from attrscore.store.columns import (
 from attrscore.store.commit import make_folder, new_file, unreadable
 from attrscore.store.folders import Found, JobFolder, Location, find, readings_from
 from attrscore.store.identity import canonical
-from attrscore.store.part import PartFile, check_reasons, created, opened, write_header
+from attrscore.store.part import check_reasons, created, opened, write_header
 from attrscore.store.tables import SHOWN, Kinds, TableReader, ordered, pooled
 
 FORMATS = (".h5", ".csv", ".parquet")
@@ -74,8 +74,10 @@ def table_and_kinds(
     if not paths:
         raise StoreError("Name a results folder or file to read: read_scores('results').")
     jobs, merged = find(paths)
-    frames = [_of_jobs(jobs, columns, paths)] if jobs or not merged else []
-    frames += [_of_merged(path, columns) for path in merged]
+    frames = [_of_merged(path, columns) for path in merged]
+    if jobs or not merged:
+        reader = _reader(jobs, paths, columns=columns)
+        frames.insert(0, (pooled(list(reader.pieces()))[reader.names], reader.kinds))
     table, kinds = frames[0] if len(frames) == 1 else _pool(frames)
     if columns is not None:
         for name in columns:
@@ -84,14 +86,6 @@ def table_and_kinds(
         table = table[[*dict.fromkeys([*_naming(table, kinds), *columns])]]
     attach(table, _readings(jobs, merged))
     return table, {name: kinds[name] for name in map(str, table)}
-
-
-def _of_jobs(
-    jobs: Sequence[Found], only: Collection[str] | None, paths: Sequence[Location]
-) -> tuple[pd.DataFrame, Kinds]:
-    reader = _reader(jobs, paths, columns=only)
-    table = pooled(list(reader.pieces()))
-    return table[reader.names], reader.kinds
 
 
 def _reader(jobs: Sequence[Found], paths: Sequence[Location], **options: Any) -> TableReader:
@@ -128,21 +122,18 @@ def _of_merged(path: Path, only: Collection[str] | None) -> tuple[pd.DataFrame, 
         return table, {name: kinds[name] for name in names}
     with opened(path) as part:
         kinds = part.kinds(part.columns)
-        names = [name for name in _in_order(part) if _wanted(name, kinds[name], only)]
+        columns = sorted(part.columns, key=lambda name: _order(part.columns[name]))
+        names = [name for name in columns if _wanted(name, kinds[name], only)]
         return part.table(names), {name: kinds[name] for name in names}
+
+
+def _order(column: h5py.h5d.DatasetID) -> int:
+    """Where a column of a merged file stands in its table."""
+    return int(h5py.Dataset(column).attrs.get("order", 0))
 
 
 def _wanted(name: str, kind: str, only: Collection[str] | None) -> bool:
     return only is None or name in (*SHOWN, "status", *only) or kind == "option"
-
-
-def _in_order(part: PartFile) -> list[str]:
-    """The columns of a merged file in the order of its table."""
-    order = {
-        name: int(h5py.Dataset(column).attrs.get("order", 0))
-        for name, column in part.columns.items()
-    }
-    return sorted(order, key=order.__getitem__)
 
 
 def _pool(frames: Sequence[tuple[pd.DataFrame, Kinds]]) -> tuple[pd.DataFrame, Kinds]:

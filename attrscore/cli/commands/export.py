@@ -230,7 +230,8 @@ def _dataset_behind(kept: Sequence[Kept], changes: Sequence[str], /) -> Dataset:
     nodes: dict[str, dict[str, Any]] = {}
     digests: set[str] = set()
     for each in kept:
-        node = {**_settings(each, changes)["dataset"], "shard": None}
+        settings = kept_settings(each.folder.config, changes, builds=["dataset"])
+        node = {**settings["dataset"], "shard": None}
         nodes.setdefault(canonical(node), node)
         identity = each.folder.job.base["dataset"]
         if "shard" not in identity:
@@ -247,10 +248,6 @@ def _dataset_behind(kept: Sequence[Kept], changes: Sequence[str], /) -> Dataset:
             "cannot be laid over them; put the files back, or compute the maps again."
         )
     return dataset
-
-
-def _settings(kept: Kept, changes: Sequence[str]) -> dict[str, Any]:
-    return kept_settings(kept.folder.config, changes, builds=["dataset"])
 
 
 def _names(text: str | None) -> list[str]:
