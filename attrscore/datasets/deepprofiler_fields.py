@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
@@ -21,13 +20,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import DATASETS
 from attrscore.datasets._options import NothingLeftOut, TableOptions, as_tuples, check_spacing
-from attrscore.datasets.batches import chosen, to_batch
-from attrscore.datasets.cells.crops import Origins, WholeField, cut
+from attrscore.datasets.cells.crops import CellsOfFields
 from attrscore.datasets.cells.geometry import Geometry
 from attrscore.datasets.cells.normalising import Levels, Normalise, levels_of
+from attrscore.datasets.cells.objects import Scan
 from attrscore.datasets.cells.tables import (
     as_text,
     need_columns,
@@ -85,7 +84,7 @@ class _Index(NamedTuple):
 
 @DATASETS.register("deepprofiler_fields")
 @dataclass(frozen=True, kw_only=True)
-class DeepProfilerFields(NothingLeftOut, TableOptions):
+class DeepProfilerFields(CellsOfFields, NothingLeftOut, TableOptions):
     """Cells of a DeepProfiler project, cut from its fields around its locations.
 
     ``path`` is the project; ``index``, ``locations``, ``images`` and ``outlines`` are where its
@@ -156,11 +155,6 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
             raise ConfigError(f"radius={self.radius} must be a positive number of pixels.")
 
     @property
-    def table(self) -> pd.DataFrame:
-        """A row a location with an object, in the order of the index and its files."""
-        return self._scanned[0]
-
-    @property
     def classes(self) -> tuple[str, ...]:
         """The values of ``label_column``; of the whole index."""
         return self._index.classes
@@ -169,52 +163,6 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
     def spec(self) -> InputSpec:
         """As the options say; no classes where no label column is given."""
         return InputSpec(len(self.channels), self.crop, len(self.classes))
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """Field or cell -> why it is left out."""
-        return MappingProxyType(self._scanned[1])
-
-    def read(self, rows: Sequence[int], /) -> Batch:
-        """Crops of these rows."""
-        rows = chosen(rows, len(self.table))
-        table = self.table.iloc[rows]
-        inputs = np.empty((len(rows), len(self.channels), *self.crop), np.float32)
-        regions = {name: np.empty((len(rows), *self.crop), bool) for name in ("cell", "neighbours")}
-        names, numbers = table["Metadata_image"].tolist(), table["Metadata_object"].tolist()
-        first = self._first(table)
-        for index in sorted(range(len(rows)), key=lambda index: rows[index]):
-            cut(
-                self._field(names[index]),
-                self._levels(names[index]),
-                numbers[index],
-                first[index],
-                geometry=self._geometry,
-                boundary=None,
-                outside="keep",
-                inputs=inputs[index],
-                regions={region: pixels[index] for region, pixels in regions.items()},
-            )
-        return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.channels)
-
-    def origins(self, rows: Sequence[int], /) -> Origins:
-        """Where the crops of these rows lie in their fields."""
-        table = self.table.iloc[chosen(rows, len(self.table))]
-        first = self._first(table).astype(np.float64)
-        return Origins(
-            field=tuple(table["Metadata_image"]),
-            number=table["Metadata_object"].to_numpy(dtype=np.int64),
-            first=first,
-            extent=np.broadcast_to(np.array(self.crop, np.float64), first.shape),
-        )
-
-    def field(self, name: str, /) -> WholeField:
-        """The field of this name, normalised, whole.
-
-        :raises DataError: one of its files cannot be used.
-        """
-        found = self._field(name)
-        return WholeField(self._levels(name).apply(found.pixels()), found.labels())
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table and the options."""
@@ -228,19 +176,11 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
         return digest.hexdigest()
 
     @property
-    def _geometry(self) -> Geometry:
-        return Geometry(self.crop, self.spacing, resampled=False, most=(0, 0), seed=0)
-
-    def _first(self, table: pd.DataFrame) -> NDArray[np.int64]:
-        centres = table[["Metadata_centroid_y", "Metadata_centroid_x"]].to_numpy(dtype=float)
-        return self._geometry.first(table["id"].tolist(), centres, np.ones(2))
-
-    @property
     def _root(self) -> Path:
         return Path(self.path).expanduser()
 
     @cached_property
-    def _scanned(self) -> tuple[pd.DataFrame, Mapping[str, str]]:
+    def _scan(self) -> Scan:
         rows, sites = self._index.rows, self._index.sites
         skipped: dict[str, str] = {}
         parts: list[pd.DataFrame] = []
@@ -268,11 +208,20 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
         table = pd.concat(parts, ignore_index=True).iloc[: self.limit]
         carried = rows.loc[table["Metadata_image"]].reset_index(drop=True)
         table.insert(1, "label", carried.pop("label").astype(np.int64))
-        return pd.concat([table, carried], axis=1), skipped
+        geometry = Geometry(self.crop, self.spacing, resampled=False, most=(0, 0), seed=0)
+        centres = table[["Metadata_centroid_y", "Metadata_centroid_x"]].to_numpy(dtype=float)
+        return Scan(
+            pd.concat([table, carried], axis=1),
+            len(self.channels),
+            self.channels,
+            geometry,
+            geometry.first(table["id"].tolist(), centres, np.ones(2)),
+            skipped,
+        )
 
     def _cells(self, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
         """Those of one field with an object, and why others have none."""
-        labels = self._field(name).labels()
+        labels = self._open(name).labels()
         centres = self._centres(name)
         ids = [f"{name}@{x:g}x{y:g}" for y, x in centres]
         kept, numbers = [], []
@@ -302,7 +251,7 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
         )
         return table, without
 
-    def _field(self, name: str) -> Field:
+    def _open(self, name: str) -> Field:
         return self._kept.get(name, lambda: self._opened(self._index.sites[name]))
 
     def _opened(self, site: Site) -> Field:
@@ -332,7 +281,7 @@ class DeepProfilerFields(NothingLeftOut, TableOptions):
     def _levels(self, name: str) -> Levels:
         if name not in self._known_levels:
             self._known_levels[name] = levels_of(
-                self._field(name).pieces(),
+                self._open(name).pieces(),
                 self.normalise,
                 percentiles=self.percentiles,
                 name=name,

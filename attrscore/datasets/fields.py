@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
-from attrscore.core.contracts import Batch, InputSpec
+from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import DATASETS
-from attrscore.datasets.batches import chosen, to_batch
-from attrscore.datasets.cells.crops import Origins, WholeField, cut
+from attrscore.datasets.cells.crops import CellsOfFields
 from attrscore.datasets.cells.normalising import Levels, Normaliser
 from attrscore.datasets.cells.objects import OWN_COLUMNS, Scan, plates_of, scan
 from attrscore.datasets.cells.options import FieldOptions
 from attrscore.datasets.cells.segmentation import identity
 from attrscore.datasets.cells.tables import Annotations, read_annotations
-from attrscore.datasets.images import FieldReader
+from attrscore.datasets.images import Field, FieldReader
 from attrscore.datasets.images.files import digest_of
 from attrscore.datasets.shards import Shard
 from attrscore.errors import EmptyShardError
@@ -43,7 +38,7 @@ _OF_PIXELS = (
 
 @DATASETS.register("fields")
 @dataclass(frozen=True, kw_only=True)
-class Fields(FieldOptions):
+class Fields(FieldOptions, CellsOfFields):
     """Every cell of microscope fields with label images, cropped around its centroid.
 
     ``images``, ``masks`` and ``nuclei`` are globs (or folders) of TIFF, OME-Zarr, NIfTI, NPY, NPZ
@@ -100,11 +95,6 @@ class Fields(FieldOptions):
     """
 
     @property
-    def table(self) -> pd.DataFrame:
-        """A row a cell, in the order of file names and object numbers."""
-        return self._scan.table
-
-    @property
     def classes(self) -> tuple[str, ...]:
         """The values of ``label_column``; all of the table, whatever ``limit`` leaves."""
         return self._annotations.classes
@@ -113,11 +103,6 @@ class Fields(FieldOptions):
     def spec(self) -> InputSpec:
         """Channels and crop of every file kept; no classes where no label column is given."""
         return InputSpec(self._scan.channels, self._scan.geometry.size, len(self.classes))
-
-    @property
-    def skipped(self) -> Mapping[str, str]:
-        """File name -> why it is left out."""
-        return MappingProxyType(self._scan.skipped)
 
     @property
     def left_out(self) -> int:
@@ -145,56 +130,6 @@ class Fields(FieldOptions):
             lines["masks"] = f"made, not given: {options}"
         return MappingProxyType(lines)
 
-    def read(self, rows: Sequence[int], /) -> Batch:
-        """Crops of these rows, cut field by field."""
-        found = self._scan
-        rows = chosen(rows, len(found.table))
-        table = {name: column[rows] for name, column in self._columns.items()}
-        size = found.geometry.size
-        inputs = np.empty((len(rows), found.channels, *size), np.float32)
-        regions = {name: np.empty((len(rows), *size), bool) for name in self.regions}
-        images = table["Metadata_image"]
-        in_order = sorted(range(len(rows)), key=rows.__getitem__)
-        for name, indices in groupby(in_order, key=images.__getitem__):
-            field, levels = self._reader.open(name), self._levels(name)
-            for index in indices:
-                cut(
-                    field,
-                    levels,
-                    table["Metadata_object"][index],
-                    found.first[rows[index]],
-                    geometry=found.geometry,
-                    boundary=self.ring,
-                    outside=self.outside,
-                    inputs=inputs[index],
-                    regions={region: pixels[index] for region, pixels in regions.items()},
-                )
-        return to_batch(table, inputs, regions, spacing=found.geometry.spacing, stains=found.stains)
-
-    def origins(self, rows: Sequence[int], /) -> Origins:
-        """Where the crops of these rows lie in their fields."""
-        rows = chosen(rows, len(self.table))
-        geometry = self._scan.geometry
-        images = self._columns["Metadata_image"][rows]
-        ratio = np.ones((len(rows), len(geometry.size)))
-        if geometry.resampled:
-            known = {name: geometry.ratio(self._reader.open(name).spacing) for name in set(images)}
-            ratio = np.array([known[name] for name in images]).reshape(ratio.shape)
-        return Origins(
-            field=tuple(images),
-            number=self._columns["Metadata_object"][rows].astype(np.int64),
-            first=self._scan.first[rows] * ratio,
-            extent=np.array(geometry.size) * ratio,
-        )
-
-    def field(self, name: str, /) -> WholeField:
-        """The field of this name, decoded and normalised, whole.
-
-        :raises DataError: one of its files cannot be used.
-        """
-        field = self._reader.open(name)
-        return WholeField(self._levels(name).apply(field.pixels()), field.labels())
-
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table (with names, without folders) and the options."""
         geometry = self._scan.geometry
@@ -212,7 +147,7 @@ class Fields(FieldOptions):
             for path in self._reader.files[name].all:
                 digest.update(digest_of(path))
             if self.segmenter is not None:
-                digest.update(self._reader.open(name).labels().tobytes())
+                digest.update(self._open(name).labels().tobytes())
             if self.controls is not None:  # other files decide
                 levels = self._levels(name)
                 digest.update(levels.low.tobytes() + levels.spread.tobytes())
@@ -238,8 +173,11 @@ class Fields(FieldOptions):
             raise EmptyShardError("No field belongs to this shard.")
         return narrowed
 
+    def _open(self, name: str) -> Field:
+        return self._reader.open(name)
+
     def _levels(self, name: str) -> Levels:
-        return self._normaliser(name, self._reader.open)
+        return self._normaliser(name, self._open)
 
     @cached_property
     def _annotations(self) -> Annotations:
@@ -278,8 +216,3 @@ class Fields(FieldOptions):
         # the table first: a wrong column costs no look at any file
         annotations, normaliser = self._annotations, self._normaliser
         return scan(self, self._reader, annotations, normaliser)
-
-    @cached_property
-    def _columns(self) -> dict[str, NDArray[Any]]:
-        """Of the table, by which rows are taken much faster than from it."""
-        return {str(name): self.table[name].to_numpy() for name in self.table}

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
 from attrscore.core.regions import Side, ring, signed_distance
+from attrscore.datasets.batches import chosen, to_batch
 from attrscore.errors import ConfigError, choose
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
+    from attrscore.core.contracts import Batch
     from attrscore.datasets.cells.geometry import Geometry
     from attrscore.datasets.cells.normalising import Levels
+    from attrscore.datasets.cells.objects import Scan
     from attrscore.datasets.images import Field
 
 Outside = Literal["keep", "zero", "mean"]
@@ -58,6 +65,97 @@ class CutFromFields(Protocol):
     def field(self, name: str, /) -> WholeField:
         """The field of this name."""
         ...
+
+
+class CellsOfFields:
+    """Cells that are cut from fields: a subclass finds them, opens fields and says their levels."""
+
+    outside: Outside = "keep"
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """Names of the regions that every crop has."""
+        return ("cell", "neighbours")
+
+    @property
+    def ring(self) -> Boundary | None:
+        """The ring around each cell's edge, where one is asked for."""
+        return None
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a cell, in the order of the fields and of the objects in each."""
+        return self._scan.table
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """File, field or cell -> why it is left out."""
+        return MappingProxyType(self._scan.skipped)
+
+    def read(self, rows: Sequence[int], /) -> Batch:
+        """Crops of these rows, cut field by field."""
+        found = self._scan
+        rows = chosen(rows, len(found.table))
+        table = {name: column[rows] for name, column in self._columns.items()}
+        size = found.geometry.size
+        inputs = np.empty((len(rows), found.channels, *size), np.float32)
+        regions = {name: np.empty((len(rows), *size), bool) for name in self.regions}
+        images = table["Metadata_image"]
+        in_order = sorted(range(len(rows)), key=rows.__getitem__)
+        for name, indices in groupby(in_order, key=images.__getitem__):
+            field, levels = self._open(name), self._levels(name)
+            for index in indices:
+                cut(
+                    field,
+                    levels,
+                    table["Metadata_object"][index],
+                    found.first[rows[index]],
+                    geometry=found.geometry,
+                    boundary=self.ring,
+                    outside=self.outside,
+                    inputs=inputs[index],
+                    regions={region: pixels[index] for region, pixels in regions.items()},
+                )
+        return to_batch(table, inputs, regions, spacing=found.geometry.spacing, stains=found.stains)
+
+    def origins(self, rows: Sequence[int], /) -> Origins:
+        """Where the crops of these rows lie in their fields."""
+        rows = chosen(rows, len(self.table))
+        geometry = self._scan.geometry
+        images = self._columns["Metadata_image"][rows]
+        ratio = np.ones((len(rows), len(geometry.size)))
+        if geometry.resampled:
+            known = {name: geometry.ratio(self._open(name).spacing) for name in set(images)}
+            ratio = np.array([known[name] for name in images]).reshape(ratio.shape)
+        return Origins(
+            field=tuple(images),
+            number=self._columns["Metadata_object"][rows].astype(np.int64),
+            first=self._scan.first[rows] * ratio,
+            extent=np.array(geometry.size) * ratio,
+        )
+
+    def field(self, name: str, /) -> WholeField:
+        """The field of this name, decoded and normalised, whole.
+
+        :raises DataError: one of its files cannot be used.
+        """
+        field = self._open(name)
+        return WholeField(self._levels(name).apply(field.pixels()), field.labels())
+
+    @property
+    def _scan(self) -> Scan:
+        raise NotImplementedError
+
+    def _open(self, name: str) -> Field:
+        raise NotImplementedError
+
+    def _levels(self, name: str) -> Levels:
+        raise NotImplementedError
+
+    @cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """Of the table, by which rows are taken much faster than from it."""
+        return {str(name): self.table[name].to_numpy() for name in self.table}
 
 
 def cut(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -58,11 +58,11 @@ class Scan:
     """(n, axes) where each crop begins, on the grid of crops; beyond the field if it hangs over."""
     skipped: Mapping[str, str]
     """File name -> why it is left out."""
-    small: int
+    small: int = 0
     """Objects under ``min_area``."""
-    unwanted: int
+    unwanted: int = 0
     """Objects for which ``where`` does not hold."""
-    facts: Mapping[str, str]
+    facts: Mapping[str, str] = field(default_factory=dict)
     """What the files are like, in words."""
 
 
