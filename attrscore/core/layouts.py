@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -100,7 +101,9 @@ class LayoutOptions:
         return cls(**(given or {}))
 
 
-def anchor_of(module: nn.Module, shape: Sequence[int], /) -> str | None:
+def anchor_of(
+    module: nn.Module, shape: Sequence[int], /
+) -> Literal["channels_first", "channels_last"] | None:
     """The layout that a module has by what it is: a convolution, a linear layer; else None."""
     by_channel = (_ConvNd, _NormBase, nn.GroupNorm, nn.Upsample)
     if isinstance(module, by_channel) or type(module).__module__ == "torch.nn.modules.pooling":
@@ -369,47 +372,37 @@ def _with_axes(
     options: LayoutOptions,
 ) -> list[LayerInfo]:
     """Layouts of outputs with as many axes as the input."""
-    shapes = {
-        info.name: info.shape
+    fitting = {
+        info.name: (info.module, info.shape)
         for info in ran
         if info.shape is not None and len(info.shape) == inputs.ndim and info.shape[0] == n
     }
-    anchors = {
-        info.name: anchor_of(info.module, shapes[info.name]) for info in ran if info.name in shapes
-    }
+    anchors = {name: anchor_of(module, shape) for name, (module, shape) in fitting.items()}
     # Where linear layers work on positions, an output can also be channels last, or an attention.
     mixed = any(
         len(info.shape or ()) > 2 and anchor_of(info.module, info.shape or ()) == "channels_last"
         for info in ran
     )
-    fallback: str = options.axes
+    fallback: Any = options.axes
     if not mixed and options.axes in ("auto", "tokens"):
         fallback = "channels_first"
-    unclear = {
-        info.name: (info.module, shapes[info.name])
+    unclear = {name: each for name, each in fitting.items() if anchors[name] is None}
+    known = {name: Layout(anchor) for name, anchor in anchors.items() if anchor is not None}
+    if fallback in ("channels_first", "channels_last"):
+        known |= {name: Layout(fallback) for name in unclear}
+    if mixed:
+        known |= measure_axes(model, unclear, inputs, others)
+    why = (
+        "which of its axes are channels cannot be measured, since the model takes no larger crop; "
+        "unless it is a matrix of attention, say layout.axes=channels_first or "
+        "layout.axes=channels_last"
+    )
+    return [
+        replace(info, layout=known.get(info.name), reason="" if info.name in known else why)
+        if info.name in fitting
+        else info
         for info in ran
-        if info.name in shapes and anchors[info.name] is None
-    }
-    measured = measure_axes(model, unclear, inputs, others) if mixed else {}
-    found: list[LayerInfo] = []
-    for info in ran:
-        anchor = anchors.get(info.name)
-        if info.name not in shapes:
-            found.append(info)
-        elif anchor is not None:
-            found.append(replace(info, layout=Layout(anchor)))  # type: ignore[arg-type]  # one of two
-        elif info.name in measured:
-            found.append(replace(info, layout=measured[info.name]))
-        elif fallback in ("channels_first", "channels_last"):
-            found.append(replace(info, layout=Layout(fallback)))  # type: ignore[arg-type]  # as above
-        else:
-            why = (
-                "which of its axes are channels cannot be measured, since the model takes no "
-                "larger crop; unless it is a matrix of attention, say layout.axes=channels_first "
-                "or layout.axes=channels_last"
-            )
-            found.append(replace(info, reason=why))
-    return found
+    ]
 
 
 def _with_tokens(
@@ -468,15 +461,10 @@ def _tokens(
 
 def _with_depth(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
     steps = [info.wide and isinstance(info.module, _ConvNd | nn.Linear) for info in ran]
-    total = sum(steps)
-    if not total:
+    if not any(steps):
         return list(ran)
-    done = 0
-    found = []
-    for info, step in zip(ran, steps, strict=True):
-        done += step
-        found.append(replace(info, depth=done / total))
-    return found
+    done = zip(ran, itertools.accumulate(steps), strict=True)
+    return [replace(info, depth=so_far / sum(steps)) for info, so_far in done]
 
 
 def main_path(
