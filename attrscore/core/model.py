@@ -95,9 +95,8 @@ def unwrap(model: nn.Module, /) -> nn.Module:
         )
     if _unwatchable(model) == EXPORTED:
         return SealedModel(model, "an exported program")
-    for module in parts_of(model):
+    for name, module in model.named_modules():
         if why := _unwatchable(module):
-            name = next(name for name, each in model.named_modules() if each is module)
             where = f"its module '{name}'" if name else "it"
             raise UnsupportedError(
                 f"{type(model).__name__} cannot be explained: {where} {why}, so its layers cannot "
@@ -107,21 +106,6 @@ def unwrap(model: nn.Module, /) -> nn.Module:
 
 
 EXPORTED = "is an exported program"
-
-
-def parts_of(model: nn.Module, /) -> list[nn.Module]:
-    """The model and all that is inside it, each once.
-
-    As ``modules()``, which names them all and takes three times as long, several times a batch.
-    """
-    found = {model: None}
-    waiting = [model]
-    while waiting:
-        for child in waiting.pop()._modules.values():
-            if child is not None and child not in found:
-                found[child] = None
-                waiting.append(child)
-    return list(found)
 
 
 def _unwatchable(module: nn.Module) -> str:
@@ -143,7 +127,7 @@ def uncompiled(model: nn.Module, /) -> Iterator[None]:
     """Inside, modules on which ``.compile()`` was called run as they are written, hooks and all."""
     compiled = [
         (module, call)
-        for module in parts_of(model)
+        for module in model.modules()
         if (call := module.__dict__.get("_compiled_call_impl")) is not None
     ]
     for module, _ in compiled:
@@ -192,7 +176,7 @@ def copied(model: nn.Module, /) -> nn.Module:
     """
     memo: dict[int, Any] = {
         id(value): value.detach().clone()
-        for module in parts_of(model)
+        for module in model.modules()
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
@@ -250,7 +234,7 @@ def as_found(model: nn.Module, /) -> Iterator[None]:
             "Attributions need gradients, and torch.inference_mode() forbids them; "
             "call attrscore outside of it (torch.no_grad() is no obstacle)."
         )
-    modules = parts_of(model)
+    modules = list(model.modules())
     parameters = [p for module in modules for p in module._parameters.values() if p is not None]
     training = [module.training for module in modules]
     frozen = [(p.requires_grad, p.grad) for p in parameters]
