@@ -406,7 +406,8 @@ def test_ome_zarr_is_read_by_chunk_at_one_level(root, zarr_format):
         open_image(path, level=2)
 
 
-def test_a_window_of_a_zarr_opens_only_its_chunks(root):
+@pytest.mark.usefixtures("_large")
+def test_a_window_of_a_large_zarr_opens_only_its_chunks(root):
     array = pixels((40, 50))
     path = write_zarr(root / "a.zarr", array, axes="yx")
     for chunk in (path / "0").iterdir():
