@@ -83,7 +83,7 @@ def _gradients_at(run: Pass, points: Tensor, rows: slice, *, as_torch: bool) -> 
     if as_torch:
         (gradient,) = accumulated(scalar, [inputs])
     else:
-        ((gradient,),) = gradients_of([scalar], {INPUT: inputs})
+        (gradient,) = gradients_of(scalar, {INPUT: inputs})
     if gradient is None:
         raise UnsupportedError(
             f"No gradient flows from the input to the output of {type(run.model).__name__}: a "
