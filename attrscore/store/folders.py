@@ -53,7 +53,7 @@ class JobFolder:
                 {name: str(text) for name, text in _mapping(known["labels"]).items()},
                 str(known["config"]),
                 _mapping(known["provenance"]),
-                list(map(_mapping, known.get("runs", []))),
+                list(map(_mapping, _list(known.get("runs", [])))),
                 {name: _mapping(of) for name, of in _mapping(known.get("parts", {})).items()},
                 readings_from(known.get("readings", {})),
             )
@@ -227,6 +227,12 @@ def _name(plugin: Any) -> str:
 def _mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TypeError(f"{type(value).__name__} instead of a mapping")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} instead of a list")
     return value
 
 
