@@ -227,10 +227,10 @@ class Resampling:
     ``resample``: ``outermost`` draws units with all their cells; ``every`` draws also the inner
     units within them, which overestimates the variance. ``interval``: ``studentised`` divides every
     resampled deviation by its own cluster-robust error (bootstrap-t), which follows skewed units
-    (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008), and reaches at least as far
-    as the t interval, which follows units of unlike sizes: its error is from leaving out one unit
-    at a time (MacKinnon, Nielsen, Webb, Journal of Applied Econometrics 2023), its degrees of
-    freedom are one less than :attr:`Clusters.effective`.
+    (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008), and reaches at least
+    sqrt(n / (n - 1)) times as far as the t interval of n units, which follows units of unlike
+    sizes: its error is from leaving out one unit at a time (MacKinnon, Nielsen, Webb, Journal of
+    Applied Econometrics 2023), its degrees of freedom are one less than :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
     it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
     than 5 units, or more than 2000, or ``t``: the t interval alone; shares of
@@ -301,7 +301,9 @@ class Resampling:
         interval = self._interval(clusters)
         if interval == "studentised":
             low, high = self._studentised(sums, counts, point)
-            low, high = np.minimum(low, by_t[0]), np.maximum(high, by_t[1])
+            wide = np.sqrt(units / (units - 1))  # as percentiles are widened, for skewed units
+            low = np.minimum(low, point - wide * (point - by_t[0]))
+            high = np.maximum(high, point + wide * (by_t[1] - point))
         elif interval != "t":
             if self.resample == "every":
                 sums = totals(clusters.inner, values)
