@@ -50,15 +50,16 @@ EXECUTE ?= off
 docs: $(DEV)
 	$(BIN)/sphinx-build -q -W --keep-going -j auto -c docs -d build/doctrees -D nb_execution_mode=$(EXECUTE) . build/docs
 
-# What some tests need from the system: Chromium for the report's page, a virtual screen for napari. Without it,
-# those tests are skipped and say so.
+# What some tests need from the system: Chromium for the report's page, a virtual screen for napari, Slurm.
+# Without it, those tests are skipped and say so.
 SCREEN := xvfb libdbus-1-3 libegl1 libfontconfig1 libgl1 libgl1-mesa-dri libxcb-cursor0 libxcb-icccm4 libxcb-image0 \
           libxcb-keysyms1 libxcb-randr0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libxkbcommon-x11-0
+SLURM  := munge slurm-client slurmctld slurmd
 APT    := DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends
 system:
-	@if command -v chromium && command -v Xvfb; then exit; fi >/dev/null; \
-	{ apt-get -qq update; $(APT) chromium; $(APT) $(SCREEN); } >/dev/null 2>&1 \
-	|| echo "not all could be installed, which takes root and apt: tests that need Chromium or a screen may be skipped"
+	@if command -v chromium && command -v Xvfb && command -v sbatch; then exit; fi >/dev/null; \
+	{ apt-get -qq update; $(APT) chromium; $(APT) $(SCREEN); $(APT) $(SLURM); } >/dev/null 2>&1 \
+	|| echo "not all could be installed, which takes root and apt: tests that need Chromium, a screen or Slurm may be skipped"
 
 clean:
 	rm -rf $(VENV) demo results build dist

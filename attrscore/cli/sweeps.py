@@ -424,6 +424,10 @@ SLURM_ENDED = {
 """States in which Slurm runs a job no more -> what became of it."""
 
 
+OUT_OF_MEMORY = ("253", "125", "0:125")
+"""Slurm's derived exit code of a step that was killed for its memory, as its versions write it."""
+
+
 def slurm_states() -> dict[str, str] | None:
     """Each of our jobs that Slurm knows -> its state, such as RUNNING; None where it does not say.
 
@@ -432,9 +436,15 @@ def slurm_states() -> dict[str, str] | None:
     squeue = shutil.which("squeue")
     if squeue is None:
         return None
-    asked = [squeue, "-h", "-r", "-t", "all", "-u", str(os.geteuid()), "-o", "%i %T"]
+    listed = "JobArrayID:64,State:32,DerivedEC:16"
+    asked = [squeue, "-h", "-r", "-t", "all", "-u", str(os.geteuid()), "-O", listed]
     try:
         told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603  # fixed arguments
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(line.split() for line in told.stdout.splitlines())
+    found = {}
+    for line in told.stdout.splitlines():
+        job, state, code = line.split()
+        # of a step that ran out of memory Slurm says so, of the job around it that it failed
+        found[job] = "OUT_OF_MEMORY" if state == "FAILED" and code in OUT_OF_MEMORY else state
+    return found

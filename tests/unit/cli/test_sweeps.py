@@ -87,9 +87,11 @@ def test_what_slurm_says_of_jobs(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm_states() is None
     squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\necho '7_0 RUNNING'\necho '7_1 CANCELLED'\n")
+    squeue.write_text(
+        "#!/bin/sh\necho '7_0  RUNNING 0'\necho '7_1 FAILED 253'\necho '7_2 FAILED 1'\n"
+    )
     squeue.chmod(0o755)
-    assert slurm_states() == {"7_0": "RUNNING", "7_1": "CANCELLED"}
+    assert slurm_states() == {"7_0": "RUNNING", "7_1": "OUT_OF_MEMORY", "7_2": "FAILED"}
     squeue.write_text("#!/bin/sh\nexit 1\n")
     assert slurm_states() is None, "its controller does not answer"
 

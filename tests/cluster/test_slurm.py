@@ -1,0 +1,224 @@
+"""Sweeps on a real Slurm of two nodes: what is cancelled, killed or lost costs itself alone.
+
+The model of these sweeps waits while a file exists, so that something can happen to a job in the
+middle of a method.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from slurm_cluster import Cluster, absent, limits_memory
+
+import attrscore
+from attrscore import store
+
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra is not installed")
+pytestmark = pytest.mark.skipif(bool(absent()), reason=absent())
+
+MODEL = """
+import os, time, torch
+from torch import nn
+
+class Wait(nn.Module):
+    def forward(self, x):
+        hold = os.environ["HOLD"]
+        if len(x) == 4 and os.path.exists(hold + "-eat"):
+            os.rename(hold + "-eat", hold + "-eaten")
+            eaten = [bytearray(os.urandom(1 << 20) * 200) for _ in range(20)]
+        while len(x) == 4 and os.path.exists(hold):  # a batch: not in the preflight
+            time.sleep(0.1)
+        return x
+
+def make(channels, classes):
+    torch.manual_seed(0)
+    return nn.Sequential(Wait(), nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU(),
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+"""
+SHARDS = "0/4,1/4,2/4,3/4"
+SWEEP = [
+    *("-m", "model=factory", "model.target=slow.make", "trust=[slow]", "layers=1"),
+    *("dataset.cells=32", "dataset.size=[16,16]", "batch_size=4", "figures=none", "threads=1"),
+    "method=[grad_cam,hires_cam]",
+]
+SLURM = [
+    *("hydra/launcher=slurm", "hydra.launcher.partition=cpu", "hydra.launcher.cpus_per_task=1"),
+    *("hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10"),
+]
+KEYS = ["model", "dataset", "method", "layer", "target", "id"]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("slurm")
+    (folder / "slow.py").write_text(MODEL)
+    made = Cluster(folder)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+class Sweep:
+    """A sweep as a user types it, whose jobs wait while ``hold`` exists."""
+
+    def __init__(self, cluster, results, *more, shards=SHARDS, held=True):
+        self.cluster, self.results = cluster, cluster.folder / results
+        self.hold = cluster.folder / f"hold-{results}"
+        if held:
+            self.hold.touch()
+        self.log = cluster.folder / f"{results}.said"
+        self.command = [
+            *(str(Path(sys.executable).with_name("attrscore")), *SWEEP, *more),
+            *(f"dataset.shard={shards}", f"results={results}"),
+        ]
+        self.process = None
+
+    def start(self):
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.cluster.folder,
+                env={**self.cluster.environ, "HOLD": str(self.hold)},
+                stdout=log,
+                stderr=log,
+            )
+        self.cluster.clients.append(self.process)
+        return self
+
+    def release(self):
+        self.hold.unlink(missing_ok=True)
+
+    @property
+    def said(self):
+        return self.log.read_text()
+
+    def ended(self, seconds=240):
+        return self.process.wait(seconds)
+
+    def array(self):
+        """Slurm's name of the array, once it is submitted."""
+        self.cluster.wait(lambda: " jobs in Slurm as " in self.said, f"array: {self.said}")
+        return self.said.rpartition(" jobs in Slurm as ")[2].partition(";")[0]
+
+    def asked(self):
+        """Exit code of ``attrscore status``, and shard -> state."""
+        done = subprocess.run(
+            [self.command[0], "status", str(self.results), "--json"],
+            env=self.cluster.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        states = {
+            each.removeprefix("dataset.shard="): job["state"]
+            for job in json.loads(done.stdout)["asked"]
+            for each in job["overrides"]
+            if each.startswith("dataset.shard=")
+        }
+        return done.returncode, states
+
+    def statuses(self):
+        parts = self.results.glob("jobs/*/*.h5")
+        return {status for part in parts for status in store.read_part(part).table["status"]}
+
+    def bytes(self):
+        return {
+            f"{path.parent.name}/{path.name}": path.read_bytes()
+            for path in self.results.glob("jobs/*/*.h5")
+        }
+
+    def waiting(self):
+        """Jobs that are held, in the middle of a method: a heartbeat beside each part."""
+        return len(list(self.results.glob("jobs/*/.*.h5.*.tmp")))
+
+
+@pytest.fixture(scope="module")
+def basic(cluster):
+    sweep = Sweep(cluster, "basic", held=False).start()
+    assert sweep.ended() == 0, sweep.said
+    return sweep
+
+
+def test_a_cancelled_job_costs_itself_alone_and_the_same_command_completes_the_sweep(
+    cluster, basic
+):
+    sweep = Sweep(cluster, "cancelled", *SLURM).start()
+    array = sweep.array()
+    assert f"scancel {array}" in sweep.said
+    cluster.wait(lambda: sweep.waiting() == 4, f"jobs that wait: {sweep.said}")
+    assert {node for _, node in cluster.jobs().values()} == set(cluster.nodes)
+    assert sweep.asked() == (3, dict.fromkeys(SHARDS.split(","), "running"))
+    cluster.call("scancel", f"{array}_1")
+    cluster.wait(lambda: f"{array}_1" not in cluster.jobs(), "end of the one")
+    sweep.release()
+    assert sweep.ended() == 1, sweep.said
+    assert "of 4 jobs: 3 done, 1 cancelled" in sweep.said
+    assert f"job 1 ({array}_1): cancelled" in sweep.said
+    code, states = sweep.asked()
+    assert code == 3
+    assert states == {"0/4": "done", "1/4": "cancelled", "2/4": "done", "3/4": "done"}
+    assert len(sweep.bytes()) == 3
+
+    assert sweep.start().ended() == 0, sweep.said
+    assert "1 jobs in Slurm as" in sweep.said
+    assert sweep.bytes() == basic.bytes()
+    assert sweep.asked() == (0, dict.fromkeys(SHARDS.split(","), "done"))
+    assert sweep.start().ended() == 0, sweep.said
+    assert sweep.said.count(" jobs in Slurm as ") == 2, "what is finished was submitted again"
+    there, here = (
+        attrscore.read_scores(each.results).sort_values(KEYS, ignore_index=True)
+        for each in (sweep, basic)
+    )
+    pd.testing.assert_frame_equal(there, here, check_exact=True)
+
+
+def test_time_memory_and_a_lost_node_cost_nothing_else(cluster, basic):
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20"]
+    timed = Sweep(cluster, "timed", *SLURM, *limit, shards="0/4").start()
+    again = "hydra.launcher.max_num_timeout=3"
+    requeued = Sweep(cluster, "requeued", *SLURM, again, shards="1/4").start()
+    eaten = Sweep(cluster, "eaten", *SLURM, shards="2/4,3/4", held=False)
+    if limits_memory():
+        Path(f"{eaten.hold}-eat").touch()
+        eaten.start()
+        assert eaten.ended() == 1, eaten.said
+        assert "of 2 jobs: 1 done, 1 out of memory" in eaten.said, eaten.said
+        assert eaten.statuses() == {"ok"}
+        assert eaten.start().ended() == 0, eaten.said
+    array = requeued.array()
+    cluster.wait(lambda: requeued.waiting() == 1, f"a job that waits: {requeued.said}")
+    cluster.call("scancel", "--signal=USR2", array)  # as Slurm does before the limit
+    restarted = lambda: "Restarts=1" in cluster.call("scontrol", "show", "job", array)  # noqa: E731
+    cluster.wait(restarted, "second start")
+    requeued.release()
+    assert timed.ended() == 1, timed.said
+    assert "of 1 jobs: 1 stopped" in timed.said, timed.said
+    assert "timed-out too many times" in timed.said
+    assert not timed.bytes()
+    assert timed.asked() == (3, {"0/4": "stopped"})
+    timed.release()
+    assert requeued.ended() == 0, requeued.said
+    assert timed.start().ended() == 0, timed.said
+
+    lost = Sweep(cluster, "lost", *SLURM, "hydra.launcher.additional_parameters={spread-job: true}")
+    lost.start()
+    cluster.wait(lambda: lost.waiting() == 4, "jobs that wait")
+    node = cluster.nodes[1]
+    assert node in {at for _, at in cluster.jobs().values()}
+    cluster.lose(node)
+    lost.release()
+    assert lost.ended() == 0, lost.said
+    found = {}
+    for sweep in (timed, requeued, eaten, lost):
+        assert sweep.statuses() <= {"ok"}
+        if sweep.bytes():
+            found |= sweep.bytes()
+    assert found == basic.bytes()
+    assert lost.bytes() == basic.bytes()
