@@ -10,18 +10,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result
-from attrscore.core.model import unwrap
+from attrscore.core.model import call, device_of, unwrap
 from attrscore.engine.evaluate import rows_of
+from attrscore.engine.pool import one_readable
 from attrscore.engine.run import batches_of, run
 from attrscore.errors import StoreError
 from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import joined_maps
 from attrscore.store.folders import JobFolder
 from attrscore.store.part import encode
+
+PART_WORK = 2e13
+"""Floating-point operations that a part takes: a quarter of an hour on one core, seconds on a GPU.
+What is killed or out of time loses no more than that."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,28 @@ def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, floa
         (ended - began) / last,
         growth / last / 2**20,
     )
+
+
+def part_rows(parts: Parts, left: tuple[store.Condition, ...], /) -> int:
+    """Rows of a part of these conditions, in whole batches; at most those of the job as built.
+
+    Fixed by the configuration and the shapes alone, so that a resume finds the same ranges: the
+    operations of one forward pass, times the passes that one cell takes. Costs those passes.
+    """
+    most, size = parts.job.part_rows, parts.settings["batch_size"]
+    if parts.job.rows <= size:
+        return most
+    cell = one_readable(parts.dataset).to(device_of(parts.model))
+    skip = {c.triple for c in parts.job.conditions} - {c.triple for c in left}
+    with _counted(parts.model) as counts:
+        for _ in run(parts.model, [cell], replace(parts.options, skip=frozenset(skip))):
+            pass
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(parts.model, cell.inputs, *cell.others)
+    # a backward pass is two products of the size of those of a forward pass
+    passes = counts["forwards"] + 2 * counts["backwards"]
+    batches = PART_WORK / max(1, counter.get_total_flops() * passes) / size
+    return most if batches * size >= most else min(most, max(1, int(batches)) * size)
 
 
 def _bytes(job: store.Job, results: Sequence[Result]) -> int:

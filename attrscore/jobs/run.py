@@ -26,6 +26,7 @@ from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import Watch, compute
 from attrscore.jobs.contents import about, notify_of_masks
 from attrscore.jobs.fitting import train_if_asked
+from attrscore.jobs.planning import part_rows
 from attrscore.jobs.provenance import (
     Clock,
     facts,
@@ -95,17 +96,17 @@ def run_job(
     first = build(draws[0])
     first.reader.room = KEPT if len(draws) > 1 else 0
     notify_of_masks(first.dataset, notify)
-    done = 0
+    done = rows = 0
     figures: tuple[Path, ...] = ()
     folders: list[Path] = []
     try:
         for number, one in enumerate(draws):
             parts = build(one, like=first) if number else first
-            work = _Work(parts, clock, config, overrides, on_progress, on_findings, done)
+            work = _Work(parts, clock, config, overrides, on_progress, on_findings, done, rows)
             if len(draws) > 1:
                 work.of_a_draw(number, len(draws), first=settings["seed"])
             figures += work.fill(settings["rerun"])
-            done += work.computed
+            done, rows = done + work.computed, work.rows
             folders += store.folders_of(work.jobs, parts.job)
             clock = Clock()
     finally:
@@ -119,9 +120,15 @@ def is_finished(settings: Mapping[str, Any], /) -> bool:
 
     :raises AttrscoreError: as the job would, before it starts.
     """
-    parts = build(settings)
-    jobs = store.jobs_like(Path(settings["results"]), parts.job)
-    return settings["rerun"] == "missing" and not store.missing_conditions(jobs, parts.job)
+    if settings["rerun"] != "missing":
+        return False
+    first: Parts | None = None
+    for one in draws_of(settings):
+        parts = build(one, like=first)
+        first = first or parts
+        if store.missing_conditions(store.jobs_like(one["results"], parts.job), parts.job):
+            return False
+    return True
 
 
 @dataclass
@@ -136,6 +143,8 @@ class _Work:
     on_findings: Callable[[Sequence[Finding]], None]
     before: int = 0
     """Cells computed by earlier draws."""
+    rows: int = 0
+    """Rows of a part, where they are known of an earlier draw."""
     computed: int = 0
     """Cells computed."""
     total: int = 0
@@ -180,6 +189,12 @@ class _Work:
     ) -> store.Job:
         """Compute and commit what is not there; ``fresh`` gains the parts made."""
         job = replace(self.parts.job, conditions=missing)
+        begun = [each.job for each in self.jobs if each.job.begins_as(job)]
+        if begun:  # it keeps its parts, whatever rows a part would have now
+            job = begun[0]
+        else:
+            self.rows = self.rows or part_rows(self.parts, missing)
+            job = replace(job, part_rows=self.rows)
         besides = () if self.parts.options.pool is not None else ("pool",)
         writer = store.Writer(
             self.results,

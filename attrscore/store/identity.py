@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -180,6 +180,10 @@ class Job:
             (start, min(start + self.part_rows, self.rows))
             for start in range(0, self.rows, self.part_rows)
         )
+
+    def begins_as(self, other: Job, /) -> bool:
+        """Whether the other computes the same, be it in parts of another size."""
+        return replace(self, part_rows=other.part_rows).id == other.id
 
     @property
     def scorers(self) -> dict[str, Plugin]:

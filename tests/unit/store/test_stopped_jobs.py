@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from results import BASE, GRAD_CAM, GRAD_CAMO, IG, LABELS, OTHER, fill, job, tab
 import attrscore
 from attrscore import store
 from attrscore.cli.main import main
-from attrscore.jobs import assembly
+from attrscore.jobs import assembly, planning
 from attrscore.store import Condition, Writer, status_of, verify
 
 KEPT = {**BASE, "keep": "native"}
@@ -80,3 +82,29 @@ def test_a_sweep_that_was_stopped_and_changed_ends_as_if_nothing_had_happened(
         )
         order = [ids.index(name) for name in others]
         assert np.array_equal(maps[order], of_others)
+
+
+def test_parts_are_smaller_where_cells_take_more_and_a_job_begun_otherwise_goes_on(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    job = [*SMALL[:-1], "layers=features.3", "method=[integrated_gradients,grad_cam]"]
+
+    def ranges(results):
+        (folder,) = Path(results, "jobs").iterdir()
+        return sorted(path.stem for path in folder.glob("*.h5"))
+
+    assert main([*job, "results=whole"]) == 0
+    assert ranges("whole") == ["000000000-000000012"]
+    monkeypatch.setattr(planning, "PART_WORK", 1.0)
+    assert main([*job, "results=whole"]) == 0, "what is finished is finished"
+    assert len(ranges("whole")) == 1
+    assert main([*job, "results=cut"]) == 0
+    assert ranges("cut") == [f"{n:09}-{n + 4:09}" for n in (0, 4, 8)]
+    Path(next(Path("cut", "jobs").iterdir()), "000000004-000000008.h5").unlink()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert main([*job, "results=cut"]) == 0
+    assert len(ranges("cut")) == 3
+    whole, cut = map(attrscore.read_scores, ("whole", "cut"))
+    pd.testing.assert_frame_equal(whole, cut, check_exact=True)
