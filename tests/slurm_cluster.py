@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -68,7 +67,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=10
+AuthInfo=socket={folder}/munge.socket
 SlurmctldPort={control}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
@@ -144,19 +143,6 @@ PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                 ]
                 raise RuntimeError(f"no {what}: {dead or 'too late'}\n" + "\n".join(logs))
             time.sleep(0.2)
-
-    def lose(self, node: str) -> None:
-        """As when the machine is gone: its daemon and what it runs are killed."""
-        daemon = self.running.pop(f"slurmd {node}")
-        daemon.kill()
-        daemon.wait()
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                environ = (path / "environ").read_bytes()
-                if f"SLURMD_NODENAME={node}".encode() in environ.split(b"\0"):
-                    os.kill(int(path.name), signal.SIGKILL)
-                if f"slurmstepd: [{node}".encode() in (path / "cmdline").read_bytes():
-                    os.kill(int(path.name), signal.SIGKILL)
 
     def stop(self) -> None:
         """Jobs first, then the daemons in the reverse order, each by its own process id."""
