@@ -132,7 +132,7 @@ PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
         lines = self.call("squeue", "-r", "-h", "-o", "%i|%T|%N").splitlines()
         return {job: (state, node) for job, state, node in (line.split("|") for line in lines)}
 
-    def wait(self, ready, what: str, seconds: float = 120) -> None:
+    def wait(self, ready, what: str, seconds: float = 300) -> None:
         until = time.monotonic() + seconds
         while not ready():
             dead = [name for name, each in self.running.items() if each.poll() is not None]

@@ -99,7 +99,7 @@ class Sweep:
     def said(self):
         return self.log.read_text()
 
-    def ended(self, seconds=240):
+    def ended(self, seconds=600):
         return self.process.wait(seconds)
 
     def array(self):
