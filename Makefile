@@ -25,7 +25,7 @@ demo: $(BASE)
 	$(BIN)/attrscore train +experiment=demo_train train.output=demo/honest.safetensors
 	$(BIN)/attrscore train +experiment=demo_train dataset.carrier=background train.output=demo/background.safetensors
 	$(BIN)/attrscore +experiment=demo
-	$(BIN)/attrscore +experiment=demo method=grad_cam '~method.integrated_gradients' model.randomize=all
+	$(BIN)/attrscore +experiment=demo method=grad_cam '~method.integrated_gradients' model.randomize=all model.draws=24
 	$(BIN)/attrscore collect demo/results --output demo/results.h5
 	$(BIN)/attrscore report demo/results --output demo/report
 

@@ -124,9 +124,9 @@ def a_figure_and_heat(_) -> None:
 
 
 def nothing_twice(namespace) -> None:
-    """The demo written out is the demo: two models, and 19 draws of random weights of each."""
-    assert len(list(Path("demo/results/jobs").iterdir())) == 2 + 2 * 19
-    assert len(namespace["scores"]) == (2 * 7 + 2 * 19 * 3) * 24
+    """The demo written out is the demo: two models, and 24 draws of random weights of each."""
+    assert len(list(Path("demo/results/jobs").iterdir())) == 2 + 2 * 24
+    assert len(namespace["scores"]) == (2 * 7 + 2 * 24 * 3) * 24
 
 
 CAME_OUT = {
