@@ -278,7 +278,9 @@ def _quoted(name: str | int) -> str:
 
 
 def _texts(override: Override) -> list[str]:
-    """Key and value, for each value."""
+    """Key and value, for each value: as Hydra's sweeper writes them, by which a job is known."""
+    if not override.is_sweep_override():
+        return [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
     if not override.is_discrete_sweep():
         return [str(override.input_line)]
     return [f"{override.get_key_element()}={text}" for text in override.sweep_string_iterator()]

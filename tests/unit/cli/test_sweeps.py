@@ -139,3 +139,16 @@ def test_devices_are_dealt_round(monkeypatch):
     assert share({**SETTINGS, "device": "cpu"}, 1)["device"] == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert share(SETTINGS, 1)["device"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("typed", "known"),
+    [
+        ("~method.integrated_gradients", ["~method.integrated_gradients="]),
+        ("layers=[a, b]", ["layers=[a,b]"]),
+        ("seed=0,1", ["seed=0", "seed=1"]),
+    ],
+)
+def test_a_job_is_known_by_its_overrides_as_hydra_spells_them(typed, known):
+    (override,) = OverridesParser.create().parse_overrides([typed])
+    assert sweeps._texts(override) == known
