@@ -70,6 +70,11 @@ class IntegratedGradients(WithBaseline):
     pixel's share in F(x) - F(x'), signed. Costs ``steps`` forward and backward passes, and two
     forwards, in memory that does not grow with the steps. Needs gradients down to the input.
 
+    Batches of one and of many cells give the same maps up to torch's rounding: on a CPU oneDNN
+    convolves a single float32 crop otherwise. Measured in 3D (EfficientNet, 8 x 24 x 24): at most
+    2e-6 of a cell's largest value, none in float64 or without oneDNN, and as much for plain torch;
+    a voxel near 0 may differ by 2e-3 and more of its own value.
+
     The results get the columns ``completeness_error``, the sum of the map less F(input) -
     F(baseline), which is 0 for an exact integral, and ``output_change``, F(input) - F(baseline), to
     compare it with. Sundararajan et al., ICML 2017; numbers as Captum's ``IntegratedGradients``.
