@@ -10,14 +10,31 @@ from __future__ import annotations
 import ast
 import inspect
 import itertools
+import math
 import re
 import textwrap
+import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Any
+from numbers import Integral, Real
+from os import PathLike
+from typing import Annotated, Any
 
-__all__ = ["Option", "defaults_of", "options_of", "plain", "summary"]
+from attrscore.errors import did_you_mean
+
+__all__ = [
+    "Option",
+    "as_written",
+    "defaults_of",
+    "fits",
+    "options_of",
+    "plain",
+    "summary",
+    "types_of",
+    "words",
+    "wrong_types",
+]
 
 
 @dataclass(frozen=True)
@@ -100,13 +117,9 @@ def _line(text: str) -> str:
 
 
 def _choices(plugin: Callable[..., Any]) -> dict[str, tuple[str, ...]]:
-    try:
-        hints = typing.get_type_hints(plugin)
-    except (NameError, TypeError):  # annotations of names that are there for checkers only
-        return {}
     return {
         name: tuple(map(str, typing.get_args(hint)))
-        for name, hint in hints.items()
+        for name, hint in types_of(plugin).items()
         if typing.get_origin(hint) is typing.Literal
     }
 
@@ -131,3 +144,96 @@ def _texts(plugin: Callable[..., Any]) -> Mapping[str, str]:
             ):
                 found[line.target.id] = _line(below.value.value)
     return found
+
+
+def wrong_types(plugin: Callable[..., Any], options: Mapping[str, Any], /) -> Iterator[str]:
+    """What is wrong with options that are not of their annotation's type, a sentence each.
+
+    A number passes for text, since YAML makes numbers of digits: ``stains=[405,488]``.
+
+    >>> def share(heat, run, /, *, count: int = 1): ...
+    >>> list(wrong_types(share, {"count": 1.5}))
+    ['count=1.5 must be a whole number.']
+    """
+    hints = types_of(plugin)
+    for name, value in options.items():
+        hint = hints.get(name, Any)
+        if fits(value, hint) or fits(_as_text(value), hint):
+            continue
+        if typing.get_origin(hint) is typing.Literal:
+            yield f"{name}={value!r} is not a choice. {did_you_mean(value, typing.get_args(hint))}"
+        else:
+            yield f"{name}={as_written(value)} must be {words(hint)}."
+
+
+def types_of(plugin: Callable[..., Any], /) -> dict[str, Any]:
+    """Option -> its annotation; none where they cannot be read."""
+    try:
+        return typing.get_type_hints(plugin.__init__ if _plain_class(plugin) else plugin)
+    except (NameError, TypeError):  # annotations of names that are there for checkers only
+        return {}
+
+
+def _plain_class(plugin: Callable[..., Any]) -> bool:
+    return inspect.isclass(plugin) and not is_dataclass(plugin)
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_as_text(each) for each in value]
+    return str(value) if type(value) in (int, float) else value
+
+
+def fits(value: Any, hint: Any, /) -> bool:
+    """Whether a value is of a type, as far as that can be seen."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        base, least, most = inner
+        return fits(value, base) and least <= value <= most
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each) for each in inner)
+    if origin is typing.Literal:
+        return any(value == each and type(value) is type(each) for each in inner)
+    if Mapping in (origin, hint) or dict in (origin, hint):
+        return isinstance(value, Mapping)
+    if origin in (Sequence, list, tuple):
+        listed = isinstance(value, (list, tuple))
+        return listed and all(fits(each, inner[0]) for each in value)
+    if hint in (None, type(None)):
+        return value is None
+    if hint is float:
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        return number and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, (str, PathLike))
+    return isinstance(value, bool) if hint is bool else True
+
+
+def words(hint: Any, /) -> str:
+    """What a type admits, for people.
+
+    >>> words(Annotated[int, 1, 2**31] | None)
+    'a whole number from 1 or null'
+    """
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        base, least, most = inner
+        above = "more than 0" if 0 < least < 1 else f"from {least}"
+        return f"{words(base)} {above}" + (f" to {most}" if most < 2**31 else "")
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(words, inner)))
+    if origin is typing.Literal:
+        return " | ".join(map(str, inner))
+    if origin in (Sequence, list, tuple):
+        return f"a list of {words(inner[0])}: [...]"
+    known = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    return known.get(hint, "null" if hint in (None, type(None)) else "a mapping: {...}")
+
+
+def as_written(value: Any, /) -> str:
+    """As it was written."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

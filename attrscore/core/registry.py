@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from attrscore.core.code import text_of
-from attrscore.core.options import defaults_of
+from attrscore.core.options import defaults_of, wrong_types
 from attrscore.errors import (
     AttrscoreError,
     AttrscoreWarning,
@@ -339,13 +339,19 @@ class Registry:
             raise ConfigError(
                 f"{self.kind} '{name}' needs the option {preview(missing)}, which has no default."
             )
-        if inspect.isclass(plugin):
-            try:
-                return plugin(**options)
-            except AttrscoreError as error:
-                error.add_note(f"while building {self.kind} '{name}'")
+        wrong = next(wrong_types(plugin, options), "")
+        made: Any = None
+        try:
+            made = plugin(**options) if inspect.isclass(plugin) else Configured(plugin, options)
+        except AttrscoreError as error:  # its own sentence says more than a type does
+            error.add_note(f"while building {self.kind} '{name}'")
+            raise
+        except Exception:
+            if not wrong:
                 raise
-        return Configured(plugin, options)
+        if wrong:
+            raise ConfigError(f"{self.kind} '{name}': {wrong}")
+        return made
 
     def resolve(self, given: Any, /) -> dict[str, Any]:
         """Plugins by the key that names them in the results.

@@ -1,6 +1,6 @@
 """The settings of a job and their types: what ``conf/config.yaml`` holds, checked before it runs.
 
-Options of plugins are not here: plugins check their own.
+Options of plugins are not here: the registry checks them against the plugins' own fields.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import os
 import stat
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
+from attrscore.core.options import as_written, fits, words
 from attrscore.errors import ConfigError, did_you_mean
 
 Count = Annotated[int, 1, 2**31]
@@ -118,61 +118,9 @@ def _problems(settings: Mapping[str, Any], schema: type, at: str) -> Iterator[st
             if isinstance(value, Mapping):
                 yield from _problems(value, hint, f"{path}.")  # type: ignore[arg-type]  # the class
             else:
-                yield f"{path}={_yaml(value)} must be settings of {path}: {path}.NAME=VALUE."
-        elif get_origin(hint) is Literal and not _fits(value, hint):
+                yield f"{path}={as_written(value)} must be settings of {path}: {path}.NAME=VALUE."
+        elif get_origin(hint) is Literal and not fits(value, hint):
             known = get_args(hint)
             yield f"{path}={value!r} is not a choice. {did_you_mean(value, known)}"
-        elif not _fits(value, hint):
-            yield f"{path}={_yaml(value)} must be {_words(hint)}."
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        base, least, most = inner
-        return _fits(value, base) and least <= value <= most
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in inner)
-    if origin is Literal:
-        return any(value == each and type(value) is type(each) for each in inner)
-    if origin is Mapping or hint is Mapping:
-        return isinstance(value, Mapping)
-    if origin in (Sequence, list, tuple):
-        listed = isinstance(value, (list, tuple))
-        return listed and all(_fits(each, inner[0]) for each in value)
-    if hint is Any:
-        return True
-    if hint in (None, type(None)):
-        return value is None
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value)
-    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
-
-
-def _words(hint: Any) -> str:
-    """What a type admits, for people.
-
-    >>> _words(Annotated[int, 1, 2**31] | None)
-    'a whole number from 1 or null'
-    """
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        base, least, most = inner
-        above = "more than 0" if 0 < least < 1 else f"from {least}"
-        return f"{_words(base)} {above}" + (f" to {most}" if most < 2**31 else "")
-    if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_words, inner)))
-    if origin is Literal:
-        return " | ".join(map(str, inner))
-    if origin in (Sequence, list, tuple):
-        return f"a list of {_words(inner[0])}: [...]"
-    words = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-    return words.get(hint, "null" if hint in (None, type(None)) else "a mapping: {...}")
-
-
-def _yaml(value: Any) -> str:
-    """As it was written."""
-    if value is None:
-        return "null"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+        elif not fits(value, hint):
+            yield f"{path}={as_written(value)} must be {words(hint)}."
