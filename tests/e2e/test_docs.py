@@ -43,6 +43,7 @@ def run_as_typed(line: str) -> None:
         small = []
     small = [*small, "train.epochs=2"] if words[:1] == ["train"] else small
     if any(word.startswith("model.randomize=") for word in words):
+        words = [word for word in words if not word.startswith("model.draws=")]
         small = [*small, "model.draws=2"]
     assert main([*words, *small]) == 0, line
 
