@@ -121,14 +121,14 @@ class Kind:
 KINDS = {
     "untrained": Kind("A", epochs=0),
     "untrained, another": Kind("A", epochs=0),
-    "permuted labels": Kind("A"),
-    "background": Kind("B", "background"),
-    "neighbours": Kind("B", "neighbours"),
-    "part background": Kind("C", confounder="background", strength=0.95),
+    "permuted labels": Kind("A", epochs=6),
+    "background": Kind("B", "background", epochs=5),
+    "neighbours": Kind("B", "neighbours", epochs=6),
+    "part background": Kind("C", confounder="background", strength=0.95, epochs=5),
     "part neighbours": Kind("C", strength=1.0),
     "part neighbours, early": Kind("C", strength=1.0, epochs=3),
-    "texture": Kind("D"),
-    "size": Kind("D", "size"),
+    "texture": Kind("D", epochs=6),
+    "size": Kind("D", "size", epochs=16),
 }
 
 
@@ -234,7 +234,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
     kept = out / "verdict"
     kept.mkdir(parents=True, exist_ok=True)
     quick = len(scale.seeds) == 1
-    counts = {"tiny 2D": 1} if quick else {"tiny 2D": 20, "residual 2D": 4, "tiny 3D": 4}
+    counts = {"tiny 2D": 1} if quick else {"tiny 2D": 20, "residual 2D": 3, "tiny 3D": 3}
     trials = [Trial(name, number, quick) for name, n in counts.items() for number in range(n)]
     with ProcessPoolExecutor(
         2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
