@@ -63,7 +63,7 @@ _SWAPPED: Mapping[Name, tuple[str, str]] = {
     "cell": ("swap.cell", "by transplanting it whole {}"),
     "outside": ("swap.outside", "by exchanging its surroundings {}"),
     "flips": ("swap.outside_flips", "which flips {} of predictions"),
-    "share": ("share", "and is {} of the changes of margin"),
+    "share": ("swap.outside_share", "and is {} of the changes of margin"),
 }
 
 
@@ -182,8 +182,8 @@ def verdicts(
     - ``inside``, ``cell``: the drop by exchanging what lies within the outline, and by
       transplanting the whole cell with its outline, which sees size and shape as well
     - ``outside``: the drop by exchanging the surroundings; ``flips``: the share of predictions that
-      this changes; ``share``: |outside| / (|outside| + |inside or cell|), the mean over cells, of
-      drops of the margin, which neither saturate nor cancel, or of the probability without one
+      this changes; ``share``: ``swap.outside_share``, how much of all changes of the margin comes
+      from the surroundings, which neither saturates nor cancels
 
     The verdict is the first that applies:
 
@@ -315,10 +315,6 @@ def _swapped(rows: pd.DataFrame, rule: Rule, options: dict[str, Any]) -> list[Ev
     whole = rows[rows[both].notna().all(axis=1)] if known.issuperset(both) else rows[:0]
     if len(whole) < rule.cells:
         return [Evidence(name, "missing", _lacking(rows, len(whole), rule)) for name in _SWAPPED]
-    end = "_margin" if known.issuperset(f"{side}_margin" for side in both) else ""
-    sides = [f"swap.{side}{end}" for side in ("outside", "inside", "cell")]
-    outer, *inner = (whole[side].abs() for side in sides if side in known)
-    whole = whole.assign(share=outer / (outer + np.fmax.reduce(inner)))  # NaN: nothing changes
     found = []
     for name, (column, words) in _SWAPPED.items():
         if column not in whole or whole[column].isna().all():

@@ -116,6 +116,9 @@ class Kind:
     confounder: str = "neighbours"
     strength: float = 0.5
     epochs: int = 8
+    cells: int = 384
+    """Trained on."""
+    audited: int = 80
 
 
 KINDS = {
@@ -128,7 +131,7 @@ KINDS = {
     "part neighbours": Kind("C", strength=1.0),
     "part neighbours, early": Kind("C", strength=1.0, epochs=3),
     "texture": Kind("D", epochs=6),
-    "size": Kind("D", "size", epochs=16),
+    "size": Kind("D", "size", epochs=16, cells=768, audited=160),
 }
 
 
@@ -170,9 +173,13 @@ class Trial:
             taught = replace(
                 plain, carrier=kind.carrier, confounder=kind.confounder, strength=kind.strength
             )
+            if (
+                kind.carrier == "size"
+            ):  # beside more, small networks read the size of others as well
+                taught = replace(taught, neighbours=(0, 1))
             model = design.make(taught.spec, self.seed + 100 * number)
             if kind.epochs:
-                cells = replace(taught, cells=384, seed=self.seed)
+                cells = replace(taught, cells=kind.cells, seed=self.seed)
                 data: Dataset = Permuted(cells, self.seed) if "permuted" in name else cells
                 epochs = 2 if self.quick else kind.epochs
                 train(model, data, epochs=epochs, seed=self.seed)
@@ -212,9 +219,9 @@ def _audits(
     balanced = replace(plain, carrier="mixture", confounder="neighbours", strength=0.5)
     if kind.carrier == "size":
         balanced = taught
-    yield "balanced", replace(balanced, seed=seed, cells=80)
+    yield "balanced", replace(balanced, seed=seed, cells=kind.audited)
     if kind.group in "BC":
-        yield "as trained", replace(taught, seed=seed, cells=80)
+        yield "as trained", replace(taught, seed=seed, cells=kind.audited)
 
 
 def _evaluated(model: nn.Module, cells: Dataset, layer: str, scorers: list[str]) -> pd.DataFrame:
@@ -234,7 +241,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
     kept = out / "verdict"
     kept.mkdir(parents=True, exist_ok=True)
     quick = len(scale.seeds) == 1
-    counts = {"tiny 2D": 1} if quick else {"tiny 2D": 20, "residual 2D": 3, "tiny 3D": 3}
+    counts = {"tiny 2D": 1} if quick else {"tiny 2D": 20, "residual 2D": 2, "tiny 3D": 2}
     trials = [Trial(name, number, quick) for name, n in counts.items() for number in range(n)]
     with ProcessPoolExecutor(
         2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)

@@ -71,11 +71,12 @@ def judged(
     trained = table(above=above, **{"model.randomize": "none", "seed": 0}, **columns)
     for side, drop in swap.items():
         trained[f"swap.{side}"] = drop + 0.01 * rng.normal(size=len(trained)) * (drop != 0)
-        trained[f"swap.{side}_margin"] = 5 * trained[f"swap.{side}"]
     trained["swap.inside_flips"] = trained["swap.cell_flips"] = 0.5
     trained["swap.outside_flips"] = np.clip(flips + 0.01 * rng.normal(size=len(trained)), 0, 1)
-    inner = trained[["swap.inside_margin", "swap.cell_margin"]].abs().max(axis=1)
-    trained["swap.outside_margin"] = share / (1 - share) * inner
+    changed = trained["swap.cell"] != 0  # the share of nothing is undefined
+    trained["swap.outside_share"] = np.where(
+        changed, share + 0.01 * rng.normal(size=len(trained)), np.nan
+    )
     return pd.concat([trained, *random_draws(draws)], ignore_index=True)
 
 
@@ -398,12 +399,9 @@ def test_a_reader_of_both_halves_alike_is_never_cell_focused():
 
 
 def test_drops_that_cancel_over_cells_still_count_in_the_share():
-    cells = judged()
-    sign = np.where(np.arange(len(cells)) % 2, 1, -1)
-    cells["swap.outside_margin"] = sign * 0.7 * cells["swap.cell_margin"]
-    found = only(cells)
+    found = only(judged(outside=0, flips=0, share=0.4))
     assert found.kind == "reads both"
-    assert found["share"].value == pytest.approx(0.7 / 1.7, abs=0.01)
+    assert found["share"].value == pytest.approx(0.4, abs=0.01)
 
 
 def test_thresholds_are_options_and_stand_in_the_verdict():
@@ -418,10 +416,9 @@ def test_thresholds_are_options_and_stand_in_the_verdict():
 
 def test_a_table_of_before_is_judged_by_what_it_has():
     cells = judged()
-    old = cells.drop(columns=[n for n in cells if n.endswith("_margin") or "swap.cell" in n])
+    old = cells.drop(columns=[n for n in cells if "share" in n or "swap.cell" in n])
     assert only(old).kind == "cell-focused"
-    assert only(old)["share"].value < 0.05  # of probability, which saturates
-    assert only(old)["cell"].answer == "missing"
+    assert only(old)["share"].answer == only(old)["cell"].answer == "missing"
 
 
 def test_missing_evidence_is_named_with_the_command_that_adds_it():

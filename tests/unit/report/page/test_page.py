@@ -162,7 +162,7 @@ def test_a_model_is_spoken_for_by_its_primary_condition_and_the_others_stand_bes
 def test_the_page_shows_the_kind_the_numbers_and_the_rule(tmp_path):
     cells = scores("net", 0.3, **{"grad_camo.log_odds": 0.3, "grad_camo.resolved": 0.3})
     swap = {"inside": 0.4, "cell": 0.4, "outside": 0.01, "outside_flips": 0.02}
-    swap |= {"inside_margin": 3.0, "cell_margin": 3.0, "outside_margin": 0.3}
+    swap |= {"outside_share": 0.09}
     cells = cells.assign(**{f"swap.{name}": value for name, value in swap.items()})
     cells = cells.assign(**{"model.randomize": "none", "seed": 0})
     beside = cells.drop(columns=[n for n in cells if n.startswith("swap.")]).assign(layer="a")
