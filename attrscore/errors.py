@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +26,7 @@ __all__ = [
     "did_you_mean",
     "end_if_stopped",
     "preview",
+    "shown",
     "stoppable",
 ]
 
@@ -144,6 +146,21 @@ def end_if_stopped() -> None:
     """Raise Stopped again where other people's code caught it: ``except:``, ``__del__``."""
     if _stopped:
         raise _stopped[0]
+
+
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Escape sequences begin with some; others turn the direction of text, or cannot be encoded."""
+
+
+def shown(text: str, /) -> str:
+    r"""Text of whatever origin, as a terminal may be given it: what would control it is spelt out.
+
+    >>> print(shown("cell \x1b[31m\u202e"))
+    cell \x1b[31m\u202e
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def preview(names: Iterable[object], /, *, most: int = 8) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from rich.text import Text
 from attrscore.core.columns import column_of
 from attrscore.core.readings import reading_of
 from attrscore.core.statuses import reason_table
-from attrscore.errors import preview
+from attrscore.errors import preview, shown
 
 if TYPE_CHECKING:
     from attrscore.core.contracts import Dataset
@@ -33,11 +32,6 @@ if TYPE_CHECKING:
     from attrscore.store.asked import Asked
     from attrscore.testing import Outcome
 
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
-)
-"""Escape sequences begin with some; others turn the direction of text, or cannot be encoded."""
-
 MOST_JOBS = 20
 WIDE = 10_000
 """Characters of a line that is never folded."""
@@ -49,15 +43,6 @@ class Advance(Protocol):
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """Move the bar."""
         ...
-
-
-def shown(text: str, /) -> str:
-    r"""Text of whatever origin, as a terminal may be given it: what would control it is spelt out.
-
-    >>> print(shown("cell \x1b[31m\u202e"))
-    cell \x1b[31m\u202e
-    """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class _Console(Console):
@@ -165,7 +150,7 @@ def _shown(scores: pd.DataFrame) -> tuple[list[str], str, list[str]]:
     if len(scores["target"].unique()) > 1:
         keys.append("target")
     first = headline(scores)
-    beside = [f"{first}.{more}" for more in ("chance", "highest", "above_chance")]
+    beside = [f"{first}.{more}" for more in ("chance", "highest", "log_odds")]
     columns = [first, *(column for column in beside if column in scores)]
     return keys, first, columns + [c for c in scorer_columns(scores) if c != first]
 

@@ -441,11 +441,11 @@ def slurm_states() -> dict[str, str] | None:
     listed = "JobArrayID:64,State:32,DerivedEC:16"
     asked = [squeue, "-h", "-r", "-t", "all", "-u", str(os.geteuid()), "-O", listed]
     try:
-        told = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603  # fixed arguments
+        ran = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603  # fixed arguments
     except (OSError, subprocess.SubprocessError):
         return None
     found = {}
-    for line in told.stdout.splitlines():
+    for line in ran.stdout.splitlines():
         job, state, code = line.split()
         # of a step that ran out of memory Slurm says so, of the job around it that it failed
         found[job] = "OUT_OF_MEMORY" if state == "FAILED" and code in OUT_OF_MEMORY else state

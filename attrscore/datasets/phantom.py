@@ -58,7 +58,7 @@ class Phantom(NothingLeftOut):
     cell, that of its neighbours, the texture of the background (puncta or patches, of equal
     mean and spread), and the brightness of the cell. ``carrier`` says which of them is the
     label, so the same seed gives the same images under other labels; ``size`` alone gives others,
-    whose cells are small or large, and nothing else tells the label. With ``mixture`` the label is
+    whose cells are small or large, and nothing else shows the label. With ``mixture`` the label is
     the cell's texture and the attribute named by ``confounder`` agrees with it with probability
     ``strength``: 0.5 is independence, 1 a perfect confounder.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -22,7 +24,13 @@ from attrscore import store
 from attrscore.core.contracts import Batch, Dataset, Method, ModelFactory, Scorer, Target
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
-from attrscore.core.model import device_of, in_memory_format, in_precision
+from attrscore.core.model import (
+    device_of,
+    in_memory_format,
+    in_precision,
+    is_out_of_memory,
+    unwrap,
+)
 from attrscore.core.registry import (
     DATASETS,
     METHODS,
@@ -39,7 +47,13 @@ from attrscore.engine.attribution import Chosen, layers_of
 from attrscore.engine.pool import draw_pool, needs_pool, one_readable
 from attrscore.engine.reading import Reader
 from attrscore.engine.run import RunOptions, run
-from attrscore.errors import ConfigError, DataError, did_you_mean
+from attrscore.errors import (
+    AttrscoreError,
+    ConfigError,
+    DataError,
+    UnsupportedError,
+    did_you_mean,
+)
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import check_classes, fingerprint, load_weights
@@ -48,6 +62,7 @@ from attrscore.targets.embeddings import resolved
 
 __all__ = [
     "Parts",
+    "answering",
     "build",
     "build_plugin",
     "dataset_of",
@@ -111,6 +126,27 @@ class Parts:
             precision=self.settings["precision"],
             pool=self.pool,
         )
+
+
+@contextmanager
+def answering(model: nn.Module, /) -> Iterator[None]:
+    """Asks a model for a few cells, before there are rows that say why it failed.
+
+    :raises UnsupportedError: what the model's own code raised, in a sentence.
+    """
+    try:
+        yield
+    except AttrscoreError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        raise UnsupportedError(
+            f"{type(unwrap(model)).__name__} fails on a few cells of this dataset: "
+            f"{type(error).__name__}: {error} ({at.filename}, line {at.lineno}). Mend the model, "
+            "or give the input that it was made for."
+        ) from error
 
 
 def build_plugin(
@@ -306,14 +342,15 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
         batch_size=settings["batch_size"],
         autocast=settings["precision"] == "autocast",
     )
-    chosen = layers_of(
-        model,
-        first,
-        plain,
-        _wanted(settings),
-        layout=LayoutOptions.of(settings["layout"]),
-        output=settings["output"],
-    )
+    with answering(model):
+        chosen = layers_of(
+            model,
+            first,
+            plain,
+            _wanted(settings),
+            layout=LayoutOptions.of(settings["layout"]),
+            output=settings["output"],
+        )
     conditions = tuple(
         store.Condition(method, layer, scorer)
         for plugin, method in methods.values()

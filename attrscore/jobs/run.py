@@ -22,7 +22,7 @@ from attrscore.engine.pool import those_readable
 from attrscore.engine.preflight import Finding, preflight, refusals
 from attrscore.engine.run import run
 from attrscore.errors import choose, preview, stoppable
-from attrscore.jobs.assembly import Parts, build, draws_of
+from attrscore.jobs.assembly import Parts, answering, build, draws_of
 from attrscore.jobs.computing import Watch, compute
 from attrscore.jobs.contents import about, notify_of_masks
 from attrscore.jobs.fitting import train_if_asked
@@ -279,16 +279,17 @@ def refused_by_preflight(
     on_findings: Callable[[Sequence[Finding]], None] = lambda _findings: None,
 ) -> dict[Pair, str]:
     """Try the methods that are still to be computed: method and layer -> why it is refused."""
-    findings = preflight(
-        parts.model,
-        parts.reader.sample,
-        methods={name: method for name, method in parts.methods.items() if name in methods},
-        layers=parts.chosen,
-        target=parts.target,
-        output=parts.settings["output"],
-        precision=parts.settings["precision"],
-        heat=parts.heat,
-    )
+    with answering(parts.model):
+        findings = preflight(
+            parts.model,
+            parts.reader.sample,
+            methods={name: method for name, method in parts.methods.items() if name in methods},
+            layers=parts.chosen,
+            target=parts.target,
+            output=parts.settings["output"],
+            precision=parts.settings["precision"],
+            heat=parts.heat,
+        )
     on_findings(findings)
     return refusals(findings)
 

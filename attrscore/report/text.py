@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from attrscore.core.columns import title_of
+from attrscore.errors import shown
 from attrscore.stats.agreement import map_matrix
 from attrscore.stats.conditions import distinguishing
 from attrscore.stats.reporting import MOST_COMPARED, SHOWN
 from attrscore.stats.summary import CORRECTED
-from attrscore.stats.verdict import model_verdicts
+from attrscore.stats.verdict import ModelVerdict, model_verdicts
 
 if TYPE_CHECKING:
     from attrscore.stats import Evidence, Report, Verdict
@@ -40,9 +41,7 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
     yield from _undefined(found)
     yield _verdicts(found)
     for judged in model_verdicts(found.verdicts, found.shown):
-        colour = _COLOURS.get(judged.primary.kind, "default")
-        named = f"{judged.name} (by {judged.verdicts[0][0]})"
-        yield Text.assemble((named, "bold"), ": ", (judged.primary.sentence, colour))
+        yield said(judged)
     if len(found.groups):
         yield _scores(found, found.groups, "by group")
         yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
@@ -60,6 +59,13 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
         yield from _maps(found.maps)
     if len(found.adjusted):
         yield _adjusted(found)
+
+
+def said(judged: ModelVerdict, /) -> Text:
+    """The line of a model's verdict. Rich drops what would control a terminal: spelt out here."""
+    colour = _COLOURS.get(judged.primary.kind, "default")
+    named = shown(f"{judged.name} (by {judged.verdicts[0][0]})")
+    return Text.assemble((named, "bold"), ": ", (shown(judged.primary.sentence), colour))
 
 
 def _head(found: Report) -> str:

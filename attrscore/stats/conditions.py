@@ -221,7 +221,7 @@ def draws_of(
 def pooled(table: pd.DataFrame, hidden: np.ndarray[Any, Any], /) -> pd.DataFrame:
     """The table with the draws of random weights, ``hidden`` rows, as one condition.
 
-    What tells draws apart is blanked: the seed, settings of the model, the shard of their cells.
+    What distinguishes draws is blanked: the seed, settings of the model, the shard of their cells.
     """
     names = [
         n for n in columns_of(table) if n == "seed" or n.startswith("model.") or n in _OF_A_SHARD

@@ -367,7 +367,7 @@ def _resolvable(rows: pd.DataFrame, score: str, rule: Rule) -> Evidence:
 
 
 def model_verdicts(verdicts: Sequence[Verdict], shown: Sequence[str], /) -> list[ModelVerdict]:
-    """The verdict of each model with the others beside it; ``shown`` tells conditions apart."""
+    """The verdict of each model with the others beside it; ``shown`` distinguishes conditions."""
     if not verdicts:
         return []
     names = named(pd.DataFrame([each.about for each in verdicts]), shown)

@@ -35,6 +35,7 @@ from attrscore.store.part import check_reasons, created, opened, write_header
 from attrscore.store.tables import SHOWN, Kinds, TableReader, ordered, pooled
 
 FORMATS = (".h5", ".csv", ".parquet")
+_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 MEMORY = 512 * 2**20
 """What :func:`collect` may hold, beside Python and the libraries."""
@@ -170,27 +171,31 @@ def _suggest(name: str, jobs: Sequence[Found], merged: Sequence[Path]) -> str:
 # Writing
 
 
-def collect(folder: Location, output: Location, /, *, memory: int = MEMORY) -> int:
+def collect(
+    folder: Location, output: Location, /, *, memory: int = MEMORY, excel: bool = False
+) -> int:
     """Write the table of :func:`read_scores` to ``output`` (.h5, .csv or .parquet); its rows.
 
     It may be larger than memory: it is read and written a piece at a time, and appears whole or not
     at all. What is held at a time is a part, a block of rows, and parts for the rows to come:
     ``memory`` bytes at most, unless a single part takes more; and 20 to 50 kB a job. Only Parquet
-    adds to it by rows, 2 bytes each.
+    adds to it by rows, 2 bytes each. ``excel`` writes a CSV as :func:`without_formulas` has it.
 
     :raises StoreError: as :func:`read_scores`; another suffix, too little space, or an output that
         cannot be written.
     """
-    return rows_and_bytes(folder, output, memory=memory)[0]
+    return rows_and_bytes(folder, output, memory=memory, excel=excel)[0]
 
 
 def rows_and_bytes(
-    folder: Location, output: Location, /, *, memory: int = MEMORY
+    folder: Location, output: Location, /, *, memory: int = MEMORY, excel: bool = False
 ) -> tuple[int, int]:
     """As :func:`collect`; with the rows, the bytes that they take in memory once read."""
     path = Path(output)
     if path.suffix not in FORMATS:
         raise StoreError(f"{path} must end in one of {', '.join(FORMATS)}.")
+    if excel and path.suffix != ".csv":
+        raise StoreError(f"excel is of CSV, and {path} is none; leave it out, or write a .csv.")
     jobs, merged = find([folder])
     if merged:
         raise StoreError(f"{folder} is a merged file already; collect a results folder.")
@@ -198,19 +203,39 @@ def rows_and_bytes(
     make_folder(path.parent)
     _check_space(path, reader)
     with new_file(path) as aside:
-        return _write(aside, path.suffix, reader, memory)
+        return _write(aside, path.suffix, reader, memory, excel=excel)
 
 
-def _write(path: Path, suffix: str, reader: TableReader, memory: int) -> tuple[int, int]:
+def _write(
+    path: Path, suffix: str, reader: TableReader, memory: int, *, excel: bool
+) -> tuple[int, int]:
     widths = [each.width if each.text else 0 for each in reader.columns.values()]
     block = max(1, min(8 * 2**20, memory // 32) // sum(8 + width for width in widths))
     rows = size = 0
     with _SINKS[suffix](path, reader, block) as sink:
         for table in _blocks(map(reader.typed, reader.pieces()), block):
-            sink.write(table)
+            sink.write(without_formulas(table) if excel else table)
             rows += len(table)
             size += int(table.memory_usage(index=False, deep=True).sum())
     return rows, size
+
+
+def without_formulas(table: pd.DataFrame, /) -> pd.DataFrame:
+    """The table in which no text, nor the name of a column, begins as a spreadsheet's formula does.
+
+    >>> without_formulas(pd.DataFrame({"id": ["=1+1", "a"], "score": [-0.5, 1.0]}))["id"].tolist()
+    ["'=1+1", 'a']
+    """
+
+    def plain(value: Any) -> Any:
+        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+
+    numeric = pd.api.types.is_numeric_dtype
+    columns = {
+        plain(str(name)): each if numeric(each) else each.astype(object).map(plain)
+        for name, each in table.items()
+    }
+    return pd.DataFrame(columns, index=table.index)
 
 
 class _Sink(Protocol):

@@ -530,3 +530,40 @@ def test_interrupted_means_done_is_kept(monkeypatch, capsys):
     assert main(SMALL) == 0
     assert main(["status", "results"]) == 0
     assert len(attrscore.read_scores("results")) == 12
+
+
+@pytest.mark.parametrize("calls", [0, 6], ids=["at once", "later"])
+@pytest.mark.parametrize("raised", ["BrokenPipeError", "ZeroDivisionError", "KeyError"])
+@pytest.mark.parametrize("verb", [[], ["inspect"]], ids=["run", "inspect"])
+def test_a_model_that_raises_is_a_sentence(verb, raised, calls, tmp_path, monkeypatch, capsys):
+    module = f"raising_{raised.lower()}_{calls}_{len(verb)}"
+    (tmp_path / f"{module}.py").write_text(
+        f"""
+from torch import nn
+
+class Raising(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.calls = nn.Conv2d(3, 2, 3), 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls > {calls}:
+            raise {raised}("by its own code")
+        return self.conv(x).mean((2, 3))
+
+def make():
+    return Raising()
+""",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    of_it = ["model=factory", f"model.target={module}.make", "layers=conv", "dataset.cells=4"]
+    code = main([*verb, *of_it])
+    err = " ".join(capsys.readouterr().err.split())
+    assert "Traceback" not in err
+    if not (verb and calls):  # fewer calls than that
+        assert code == 1
+        assert f"Raising fails on a few cells of this dataset: {raised}: " in err
+        assert f"{module}.py, line 12" in err

@@ -99,7 +99,8 @@ def _table(options: argparse.Namespace) -> int:
         raise ConfigError("--on needs --profiles, the table that scores are joined onto.")
     path = options.output or _beside(options.results) / f"scores{_SUFFIXES[options.to]}"
     check_free([path], force=options.force)
-    wide = widened(*table_and_kinds(options.results), scores=_names(options.scores) or None)
+    scores, kinds = table_and_kinds(options.results)
+    wide = widened(scores, kinds, scores=_names(options.scores) or None)
     table, left_out = wide.table, 0
     if options.profiles is not None:
         profiles = read_profiles(options.profiles, on=options.on)
@@ -112,7 +113,8 @@ def _table(options: argparse.Namespace) -> int:
         )
     provenance = origin(options.results)
     if options.to == "anndata":
-        write_anndata(to_anndata(table, wide, provenance=provenance), path)
+        said = {**provenance, "verdicts": _verdicts(scores)}
+        write_anndata(to_anndata(table, wide, provenance=said), path)
     else:
         write_table(
             for_pycytominer(table) if options.to == "pycytominer" else table,
@@ -124,6 +126,19 @@ def _table(options: argparse.Namespace) -> int:
         f"table: {path} ({len(table)} rows, {len(wide.own)} columns of attrscore)", soft_wrap=True
     )
     return INCOMPLETE if left_out else OK
+
+
+def _verdicts(scores: pd.DataFrame) -> dict[str, list[str]]:
+    """The verdict of each model by its primary condition, as columns."""
+    from attrscore import stats
+    from attrscore.cli.output import headline
+
+    found = [each for each in stats.verdicts(scores, score=headline(scores)) if each.primary]
+    return {
+        "model": [str(each.about["model"]) for each in found],
+        "kind": [each.kind for each in found],
+        "sentence": [each.sentence for each in found],
+    }
 
 
 def _images(options: argparse.Namespace, changes: Sequence[str]) -> int:

@@ -34,12 +34,19 @@ def inspect(arguments: Sequence[str]) -> int:
     from attrscore.core.registry import METHODS, TARGETS
     from attrscore.engine.preflight import SAMPLE, preflight, survey
     from attrscore.engine.run import batches_of
-    from attrscore.jobs.assembly import dataset_of, model_of, plugin_of, plugins_of
+    from attrscore.jobs.assembly import (
+        answering,
+        dataset_of,
+        model_of,
+        plugin_of,
+        plugins_of,
+    )
 
     dataset = dataset_of(settings)
     model = model_of(settings, dataset)
     batch = next(batches_of(dataset, batch_size=SAMPLE))
-    found = survey(model, batch)
+    with answering(model):
+        found = survey(model, batch)
     spec = dataset.spec
     out = output.stderr() if as_json else output.stdout()
     out.print(
@@ -50,15 +57,17 @@ def inspect(arguments: Sequence[str]) -> int:
     )
     if not as_json:
         out.print(output.layer_table(found))
-    findings = preflight(
-        model,
-        batch,
-        methods={key: method for key, (method, _) in plugins_of(METHODS, settings).items()},
-        layers=settings["layers"],
-        target=plugin_of(TARGETS, settings),
-        output=settings["output"],
-        heat=HeatOptions(**settings["heat"]),
-    )
+    methods = {key: method for key, (method, _) in plugins_of(METHODS, settings).items()}
+    with answering(model):
+        findings = preflight(
+            model,
+            batch,
+            methods=methods,
+            layers=settings["layers"],
+            target=plugin_of(TARGETS, settings),
+            output=settings["output"],
+            heat=HeatOptions(**settings["heat"]),
+        )
     if as_json:
         shown = {"model": asdict(found), "findings": list(map(asdict, findings))}
         sys.stdout.write(json.dumps(shown, indent=1) + "\n")

@@ -40,6 +40,9 @@ def collect(arguments: Sequence[str]) -> int:
         "-o", "--output", type=Path, help=".h5, .csv or .parquet (default: RESULTS/results.h5)"
     )
     parser.add_argument("--figures", choices=("all", "none"), default="all", help="(default: all)")
+    parser.add_argument(
+        "--excel", action="store_true", help="CSV in which no text is a formula: '=1+1 for =1+1"
+    )
     parser.add_argument("--json", action="store_true", help="what was written, and the means")
     options = parser.parse_args(list(arguments))
     from attrscore import store
@@ -51,11 +54,13 @@ def collect(arguments: Sequence[str]) -> int:
     path = options.output or options.results / "results.h5"
     if path.suffix not in FORMATS:
         raise ConfigError(f"{path} must end in one of {', '.join(FORMATS)}.")
+    if options.excel and path.suffix != ".csv":
+        raise ConfigError(f"--excel is of CSV, and {path} is none; leave it out, or write a .csv.")
     if not options.results.exists():
         raise no_results(options.results)
     from attrscore.stats.conditions import is_null
 
-    rows, size = rows_and_bytes(options.results, path)
+    rows, size = rows_and_bytes(options.results, path, excel=options.excel)
     out = output.stderr() if options.json else output.stdout()
     written: dict[str, Any] = {"output": str(path), "rows": rows, "means": []}
     if size <= MOST_BYTES:
@@ -107,8 +112,11 @@ def status(arguments: Sequence[str]) -> int:
     jobs = states.status_of(options.path) if begun else []
     asked = list({job.overrides: job for jobs in sweeps.values() for job in jobs}.values())
     if options.json:
-        told = {"jobs": [job.as_dict() for job in jobs], "asked": [asdict(job) for job in asked]}
-        sys.stdout.write(json.dumps(told, indent=1) + "\n")
+        both = {
+            "jobs": [job.as_dict() for job in jobs],
+            "asked": [asdict(job) for job in asked],
+        }
+        sys.stdout.write(json.dumps(both, indent=1) + "\n")
     else:
         output.say_status(jobs)
         output.say_asked(asked)

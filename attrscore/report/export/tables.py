@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from attrscore.errors import ConfigError, DataError, UnsupportedError, did_you_mean
 from attrscore.store.commit import new_file
+from attrscore.store.scores import without_formulas
 
 __all__ = [
     "PREFIX",
@@ -37,7 +38,6 @@ _OF_A_RUN = ("predicted", "explained", "confidence")
 _OF_A_MAP = ("method.", "scorer.", "heat.")
 """How settings begin that change nothing of these."""
 
-_FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 
 
@@ -168,7 +168,7 @@ def write_table(
             compression: Any = _COMPRESSED.get(path.suffix)
             if compression == "gzip":
                 compression = {"method": "gzip", "mtime": 0}  # the same table, the same bytes
-            written = _without_formulas(table) if excel else table
+            written = without_formulas(table) if excel else table
             written.to_csv(aside, index=False, compression=compression)
         else:
             try:
@@ -182,18 +182,6 @@ def write_table(
             pq.write_table(
                 arrow.replace_schema_metadata({**known, b"attrscore.export": origin}), aside
             )
-
-
-def _without_formulas(table: pd.DataFrame) -> pd.DataFrame:
-    def plain(value: Any) -> Any:
-        return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
-
-    numeric = pd.api.types.is_numeric_dtype
-    columns = {
-        plain(str(name)): each if numeric(each) else each.astype(object).map(plain)
-        for name, each in table.items()
-    }
-    return pd.DataFrame(columns, index=table.index)
 
 
 def for_pycytominer(table: pd.DataFrame, /) -> pd.DataFrame:

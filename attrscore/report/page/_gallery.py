@@ -46,7 +46,7 @@ BINS = (
     "80th to 100th percentile",
     "No score here",
 )
-NUMBERS = ("", ".chance", ".above_chance", ".lowest", ".highest", ".cell_vs_neighbours", ".auc")
+NUMBERS = ("", ".chance", ".log_odds", ".lowest", ".highest", ".cell_vs_neighbours", ".auc")
 """Ends of the names of columns in a cell's own table."""
 _FACTS = ("Metadata_Plate", "Metadata_Well", "Metadata_Site")
 

@@ -221,7 +221,7 @@ def cells(
 ) -> dict[str, Any]:
     """Rows of cells for the table, at most 6000: all, or those of the smallest hashes of ids."""
     score = found.score
-    ends = ("", ".chance", ".above_chance", ".highest")
+    ends = ("", ".chance", ".log_odds", ".highest")
     present = [end for end in ends if any(f"{score}{end}" in each.rows for each in conditions)]
     extra = [
         name

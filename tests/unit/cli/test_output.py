@@ -45,3 +45,18 @@ def test_errors_and_tables_of_odd_names(capsys):
     )
     output.stdout().print(output.summary(scores))
     assert capsys.readouterr().out.count(SPELT[:-6]) == 4
+
+
+def test_the_line_of_a_verdict_spells_out_what_would_control_the_terminal(capsys, monkeypatch):
+    from attrscore import stats
+    from attrscore.report import text
+    from attrscore.stats.verdict import Verdict
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    about = {"model": HOSTILE, "method": "m", "layer": "l"}
+    made = Verdict("inconclusive", f"inconclusive: {HOSTILE}", (), about)
+    (judged,) = stats.model_verdicts([made], ["model", "method", "layer"])
+    output.stdout().print(text.said(judged))
+    out = capsys.readouterr().out
+    assert out.count(r"\r\x07") == 2
+    assert not {"\x07", "\r"} & set(out)

@@ -294,3 +294,18 @@ def test_a_table_that_takes_much_memory_is_not_read_back(tmp_path, capsys, monke
     assert main(["collect", str(tmp_path), "-o", str(tmp_path / "all.h5")]) == 0
     assert "no summary and no figure" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_csv_for_a_spreadsheet_holds_no_formula(tmp_path):
+    fill(tmp_path, job())
+    plain = read_scores(tmp_path)
+    assert main(["collect", str(tmp_path), "-o", str(tmp_path / "all.csv"), "--excel"]) == 0
+    safe = pd.read_csv(tmp_path / "all.csv")
+    assert safe["grad_camo"].tolist() == plain["grad_camo"].tolist()
+    table_ = pd.DataFrame({"id": ["=1+1", "-2", "b"], "@score": [-0.5, 1.0, 2.0]})
+    made = scores.without_formulas(table_)
+    assert made["id"].tolist() == ["'=1+1", "'-2", "b"]
+    assert made["'@score"].tolist() == [-0.5, 1.0, 2.0]
+    assert main(["collect", str(tmp_path), "-o", str(tmp_path / "all.h5"), "--excel"]) == 2
+    with pytest.raises(StoreError, match="excel is of CSV"):
+        collect(tmp_path, tmp_path / "all.h5", excel=True)

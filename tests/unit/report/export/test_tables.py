@@ -313,6 +313,9 @@ def test_anndata_reads_scores_layers_and_provenance(run, tmp_path):
     assert "attrscore_integrated_gradients_grad_camo" not in read.obsm  # of one layer
     (made,) = read.uns["attrscore"]["jobs"].values()
     assert json.loads(made["identity"])["base"]["seed"] == 0
+    said = read.uns["attrscore"]["verdicts"]
+    assert list(said["kind"]) == ["inconclusive"]
+    assert "fewer than 30" in said["sentence"][0]
 
 
 def test_anndata_of_profiles_has_their_features(run, tmp_path):
