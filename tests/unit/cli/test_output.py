@@ -48,14 +48,13 @@ def test_errors_and_tables_of_odd_names(capsys):
 
 
 def test_the_line_of_a_verdict_spells_out_what_would_control_the_terminal(capsys, monkeypatch):
-    from attrscore import stats
     from attrscore.report import text
-    from attrscore.stats.verdict import Verdict
+    from attrscore.stats.verdict import Verdict, model_verdicts
 
     monkeypatch.setenv("FORCE_COLOR", "1")
-    about = {"model": HOSTILE, "method": "m", "layer": "l"}
+    about = {"model": HOSTILE[:-1], "method": "m", "layer": "l"}
     made = Verdict("inconclusive", f"inconclusive: {HOSTILE}", (), about)
-    (judged,) = stats.model_verdicts([made], ["model", "method", "layer"])
+    (judged,) = model_verdicts([made], ["model", "method", "layer"])
     output.stdout().print(text.said(judged))
     out = capsys.readouterr().out
     assert out.count(r"\r\x07") == 2
