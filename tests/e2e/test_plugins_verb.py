@@ -40,7 +40,7 @@ def test_a_plugin_says_what_it_means_and_what_each_option_is(capsys):
     assert found["options"]["count"] == {
         "required": False,
         "default": 4,
-        "says": "Donors averaged; 2 forwards each",
+        "says": "Donors averaged; 3 forwards each",
     }
     assert main(["plugins", "swapp"]) == 2
     assert "Did you mean 'swap'" in capsys.readouterr().err

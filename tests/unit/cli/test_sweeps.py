@@ -144,7 +144,7 @@ def test_devices_are_dealt_round(monkeypatch):
 @pytest.mark.parametrize(
     ("typed", "known"),
     [
-        ("~method.integrated_gradients", ["~method.integrated_gradients="]),
+        ("~method.integrated_gradients", ["~method.integrated_gradients=null"]),
         ("layers=[a, b]", ["layers=[a,b]"]),
         ("seed=0,1", ["seed=0", "seed=1"]),
     ],

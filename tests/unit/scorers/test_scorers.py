@@ -149,7 +149,7 @@ def test_channel_shares_need_a_map_of_every_stain():
         with pytest.raises(UnsupportedError, match="saliency"):
             scorer(Heat(signed, (1, 8), layer=layer), known)
     with pytest.raises(DataError, match="names 3 channels, and the inputs have 2"):
-        SCORERS.build("channel_shares", stains="abc")(
+        SCORERS.build("channel_shares", stains=["a", "b", "c"])(
             Heat(torch.rand(1, 2, 1, 8), (1, 8), layer=INPUT), known
         )
 
