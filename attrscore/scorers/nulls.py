@@ -91,7 +91,9 @@ class MaskSwap:
     Compared is the lift, S over the area fraction of the mask, and ``mean`` and ``sd`` are of that:
     a larger cell has a larger share wherever the model looks, so that under random weights the
     share itself (``of="share"``) is above .95 of the null in .29 of the largest fifth of cells, by
-    their area alone. Costs no forward.
+    their area alone. The lift is high in small cells instead, where heat keeps to bright cells: .29
+    of the smallest fifth, .04 of the largest, on phantoms. Read either beside the area. Costs no
+    forward.
     """
 
     readings: ClassVar[Declared] = STANDING
