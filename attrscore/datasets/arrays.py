@@ -199,7 +199,7 @@ class NamedArrays(NothingLeftOut):
         return _Contents(table, classes, InputSpec(shape[1], space, len(classes)), spacing, stains)
 
     def _opened(self) -> AbstractContextManager[Opened]:
-        """The arrays of the file, while it is open."""
+        """The arrays of the file, while it is open; each format has its own."""
         raise NotImplementedError
 
     def _numbers(self, file: Opened, name: str) -> Any:

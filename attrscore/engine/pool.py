@@ -64,7 +64,7 @@ def those_readable(dataset: Dataset, rows: Sequence[int], /) -> Batch:
     """
     try:
         return dataset.read(rows)
-    except Exception:
+    except Exception:  # raised again where no cell can be read
         good = [row for row in rows if _can_read(dataset, row)]
         if not good:
             raise

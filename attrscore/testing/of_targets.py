@@ -42,13 +42,13 @@ def a_scalar_a_cell(subject: Subject) -> None:
         aux = target.prepare(output, data)
         require(
             isinstance(aux, Tensor) and aux.ndim > 0 and len(aux) == len(data),
-            f"prepare(output, batch) gave {_told(aux)}; expected a tensor ({len(data)}, ...), "
+            f"prepare(output, batch) gave {_described(aux)}; expected a tensor ({len(data)}, ...), "
             "a row a cell.",
         )
         value = target(output, aux)
         require(
             isinstance(value, Tensor) and tuple(value.shape) == (len(data),),
-            f"it gave {_told(value)}; expected a tensor ({len(data)},), one scalar a cell.",
+            f"it gave {_described(value)}; expected a tensor ({len(data)},), one scalar a cell.",
         )
         require(value.isfinite().all(), f"it is {value.tolist()} for ordinary outputs.")
         require(
@@ -58,7 +58,7 @@ def a_scalar_a_cell(subject: Subject) -> None:
         )
 
 
-def _told(value: object) -> str:
+def _described(value: object) -> str:
     return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 

@@ -30,8 +30,8 @@ def main() -> int:
     found: dict[str, list[Check]] = {}
     for done in run(options.only, scale, options.output, jobs=options.jobs):
         found[done.name] = list(done.checks)
-        told = f"{done.passed:.0f} s, of a processor {done.computed:.0f} s"
-        print(f"{done.name}: {told}", flush=True)
+        took = f"{done.passed:.0f} s, of a processor {done.computed:.0f} s"
+        print(f"{done.name}: {took}", flush=True)
     checks = [check for name in PARTS for check in found.get(name, [])]
     report = summary(checks)
     (options.output / "summary.md").write_text(report, encoding="utf-8")

@@ -188,7 +188,7 @@ def mask_slopes(mask: pd.DataFrame) -> pd.DataFrame:
 def _place_checks(moved: pd.DataFrame) -> list[Check]:
     checks = []
     for (weights, cause, plane), group in moved.groupby(["weights", "cause", "plane"], sort=False):
-        told = group.groupby("column", sort=False)["correlation"].mean()
+        moved = group.groupby("column", sort=False)["correlation"].mean()
         which = "a known map" if weights == "known" else f"{weights} weights"
         about = f"{plane}, {which}: correlation with the cell's"
         if cause == "off_centre":
@@ -197,7 +197,7 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
         else:
             flat = [*SIZED, *([] if weights == "trained" else [HEADLINE])]
             expected = f"raw above {FLAT}; {_names(flat)} within {FLAT} of 0"
-            chance_alone = told.drop([RAW, *flat])
+            chance_alone = moved.drop([RAW, *flat])
             checks.append(
                 Check(
                     "size and place",
@@ -208,13 +208,13 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
                 )
             )
         of_one = group[group["column"].isin(flat)]["correlation"].abs().max()
-        holds = (told[flat].abs() < FLAT).all() and (cause != "area" or told[RAW] > FLAT)
+        holds = (moved[flat].abs() < FLAT).all() and (cause != "area" or moved[RAW] > FLAT)
         checks.append(
             Check(
                 "size and place",
                 f"{about} {cause.replace('_', '-')}",
                 expected,
-                f"{_listed(told)}; mean of {group['seed'].nunique()} models; of those promised "
+                f"{_listed(moved)}; mean of {group['seed'].nunique()} models; of those promised "
                 f"to stay, at most {of_one:.2f} under one model",
                 bool(holds),
             )
@@ -226,8 +226,8 @@ def _names(columns: Iterable[str]) -> str:
     return ", ".join(column.removeprefix("grad_camo.") for column in columns)
 
 
-def _listed(told: pd.Series[float]) -> str:
-    return ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in told.items())
+def _listed(moved: pd.Series[float]) -> str:
+    return ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in moved.items())
 
 
 def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
@@ -247,15 +247,15 @@ def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
                 clusters=["id"],
             ).set_index("group")[["mean", "adjusted"]]
             found.append(means.loc["larger"] - means.loc["smaller"])
-        told = pd.DataFrame(found)
+        moved = pd.DataFrame(found)
         checks.append(
             Check(
                 "size and place",
                 f"{plane}, trained weights: log odds of a group of larger cells minus one of "
                 "smaller, before and after attrscore.stats.adjusted by area",
                 "reported",
-                f"{told['mean'].mean():+.2f}, {told['adjusted'].mean():+.2f}; each model: "
-                + "; ".join(f"{a:+.2f}, {b:+.2f}" for a, b in told.to_numpy()),
+                f"{moved['mean'].mean():+.2f}, {moved['adjusted'].mean():+.2f}; each model: "
+                + "; ".join(f"{a:+.2f}, {b:+.2f}" for a, b in moved.to_numpy()),
                 None,
             )
         )

@@ -181,14 +181,14 @@ def _swap_checks(agreed: pd.DataFrame, models: pd.DataFrame) -> list[Check]:
     checks = []
     for row in mine[mine["score"] == HEADLINE].itertuples():
         everyone = models[models["plane"] == row.plane]
-        told = everyone["score"].corr(everyone["swap"], method="spearman")
+        correlated = everyone["score"].corr(everyone["swap"], method="spearman")
         checks.append(
             Check(
                 "planted confounders",
                 f"{row.plane}: the score ranks models as the swap intervention does",
                 "Spearman above 0.7 over models",
                 f"{row.over_models:.2f} over {row.models} models, {row.over_cells:.2f} over "
-                f"their cells; {told:.2f} over {len(everyone)} models with the mixtures",
+                f"their cells; {correlated:.2f} over {len(everyone)} models with the mixtures",
                 bool(row.over_models > 0.7),
             )
         )

@@ -144,12 +144,15 @@ class CellsOfFields:
 
     @property
     def _scan(self) -> Scan:
+        """What the files hold; each kind of dataset has its own."""
         raise NotImplementedError
 
     def _open(self, name: str) -> Field:
+        """A field by name; each kind of dataset has its own."""
         raise NotImplementedError
 
     def _levels(self, name: str) -> Levels:
+        """How a field is normalised; each kind of dataset has its own."""
         raise NotImplementedError
 
     @cached_property
