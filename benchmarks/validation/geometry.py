@@ -188,7 +188,7 @@ def mask_slopes(mask: pd.DataFrame) -> pd.DataFrame:
 def _place_checks(moved: pd.DataFrame) -> list[Check]:
     checks = []
     for (weights, cause, plane), group in moved.groupby(["weights", "cause", "plane"], sort=False):
-        moved = group.groupby("column", sort=False)["correlation"].mean()
+        means = group.groupby("column", sort=False)["correlation"].mean()
         which = "a known map" if weights == "known" else f"{weights} weights"
         about = f"{plane}, {which}: correlation with the cell's"
         if cause == "off_centre":
@@ -197,7 +197,7 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
         else:
             flat = [*SIZED, *([] if weights == "trained" else [HEADLINE])]
             expected = f"raw above {FLAT}; {_names(flat)} within {FLAT} of 0"
-            chance_alone = moved.drop([RAW, *flat])
+            chance_alone = means.drop([RAW, *flat])
             checks.append(
                 Check(
                     "size and place",
@@ -208,13 +208,13 @@ def _place_checks(moved: pd.DataFrame) -> list[Check]:
                 )
             )
         of_one = group[group["column"].isin(flat)]["correlation"].abs().max()
-        holds = (moved[flat].abs() < FLAT).all() and (cause != "area" or moved[RAW] > FLAT)
+        holds = (means[flat].abs() < FLAT).all() and (cause != "area" or means[RAW] > FLAT)
         checks.append(
             Check(
                 "size and place",
                 f"{about} {cause.replace('_', '-')}",
                 expected,
-                f"{_listed(moved)}; mean of {group['seed'].nunique()} models; of those promised "
+                f"{_listed(means)}; mean of {group['seed'].nunique()} models; of those promised "
                 f"to stay, at most {of_one:.2f} under one model",
                 bool(holds),
             )
@@ -226,8 +226,8 @@ def _names(columns: Iterable[str]) -> str:
     return ", ".join(column.removeprefix("grad_camo.") for column in columns)
 
 
-def _listed(moved: pd.Series[float]) -> str:
-    return ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in moved.items())
+def _listed(means: pd.Series[float]) -> str:
+    return ", ".join(f"{c.removeprefix('grad_camo.')} {r:+.2f}" for c, r in means.items())
 
 
 def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
@@ -247,15 +247,15 @@ def _adjusted_checks(place: pd.DataFrame) -> list[Check]:
                 clusters=["id"],
             ).set_index("group")[["mean", "adjusted"]]
             found.append(means.loc["larger"] - means.loc["smaller"])
-        moved = pd.DataFrame(found)
+        means = pd.DataFrame(found)
         checks.append(
             Check(
                 "size and place",
                 f"{plane}, trained weights: log odds of a group of larger cells minus one of "
                 "smaller, before and after attrscore.stats.adjusted by area",
                 "reported",
-                f"{moved['mean'].mean():+.2f}, {moved['adjusted'].mean():+.2f}; each model: "
-                + "; ".join(f"{a:+.2f}, {b:+.2f}" for a, b in moved.to_numpy()),
+                f"{means['mean'].mean():+.2f}, {means['adjusted'].mean():+.2f}; each model: "
+                + "; ".join(f"{a:+.2f}, {b:+.2f}" for a, b in means.to_numpy()),
                 None,
             )
         )
