@@ -1,4 +1,4 @@
-"""Divide the cells of a dataset in two, with nothing on one side to recognise the other by.
+"""Fit a model to a dataset's labels, and divide its cells in two with no group on both sides.
 
 Cells of one well, field or embryo resemble each other; a split between cells would test memory.
 """

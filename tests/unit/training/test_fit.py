@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from attrscore import training
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError, UnsupportedError
 from attrscore.models.tiny import TinyCNN
-from attrscore.training import split, train
+from attrscore.training import fit, split, train
 
 
 class Stripes:
@@ -90,7 +89,7 @@ def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_state():
 def test_reading_by_batches_gives_the_same_as_reading_once(monkeypatch):
     kept, streamed = Stripes(40), Stripes(40)
     first = train(TinyCNN(width=4)(kept.spec), kept, epochs=2)
-    monkeypatch.setattr(training, "IN_MEMORY", 0)
+    monkeypatch.setattr(fit, "IN_MEMORY", 0)
     second = train(TinyCNN(width=4)(streamed.spec), streamed, epochs=2)
     assert kept.reads == 1 < streamed.reads
     assert torch.equal(first.model.head.weight, second.model.head.weight)
@@ -119,7 +118,7 @@ def test_flips_mirror_whole_cells_and_nothing_else():
     inputs = torch.arange(2 * 1 * 3 * 4.0).reshape(2, 1, 3, 4)
     seen = set()
     for seed in range(40):
-        flipped = training._flipped(inputs, torch.Generator().manual_seed(seed))
+        flipped = fit._flipped(inputs, torch.Generator().manual_seed(seed))
         for one, before in zip(flipped, inputs, strict=True):
             choices = [before, before.flip(1), before.flip(2), before.flip(1, 2)]
             seen |= {i for i, choice in enumerate(choices) if torch.equal(one, choice)}
@@ -141,7 +140,7 @@ def test_no_batch_of_one_cell_is_left_over():
     sizes = [
         len(rows)
         for n in range(2, 80)
-        for rows in training._batches(torch.arange(n).numpy(), 8, torch.Generator())
+        for rows in fit._batches(torch.arange(n).numpy(), 8, torch.Generator())
     ]
     assert min(sizes) >= 2
     assert max(sizes) <= 8
