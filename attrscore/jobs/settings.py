@@ -45,6 +45,7 @@ class TrainSettings:
     split_by: str | None = "Metadata_Well"
     held_out: Annotated[float, 0, 1] = 0.25
     augment: str = "none"
+    balance: bool = False
 
 
 @dataclass(frozen=True)

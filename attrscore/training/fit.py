@@ -67,6 +67,8 @@ class Trained:
     held_out_ids: tuple[str, ...]
     unlabelled: int
     """Cells left out for want of a label."""
+    confusion: npt.NDArray[np.int64]
+    """(classes, classes): held-out cells of each class (rows) by the class predicted."""
     history: tuple[Epoch, ...]
 
 
@@ -81,6 +83,7 @@ def train(
     split_by: str | None = "Metadata_Well",
     held_out: float = 0.25,
     augment: Literal["none", "flips"] = "none",
+    balance: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Trained:
@@ -89,8 +92,10 @@ def train(
     Cells that share a value of the column ``split_by`` stay on one side (None: every cell by
     itself). ``learning_rate`` falls to zero along a cosine, and batch normalisation takes its
     statistics from the final weights. Only parameters that require gradients learn. ``flips``
-    mirrors each cell at random along each axis. ``progress`` receives a line an epoch. The same
-    seed gives the same weights on one machine; torch's global random state is as it was before.
+    mirrors each cell at random along each axis. With ``balance`` the cells of an epoch are drawn
+    with replacement, each class as often as any other. ``progress`` receives a line an epoch. The
+    same seed gives the same weights on one machine; torch's global random state is as it was
+    before.
 
     :raises DataError: labels that cannot be learned or split, or pixels that are not finite.
     :raises ConfigError: an option out of its range, a column that is not there, a loss that
@@ -110,6 +115,7 @@ def train(
         )
     inside, outside = split(dataset, split_by=split_by, held_out=held_out, seed=seed)
     cells = _Cells(dataset, np.concatenate([inside, outside]), like=parameters[0])
+    weights = _of_equal_classes(dataset.table["label"].to_numpy()[inside]) if balance else None
     history: list[Epoch] = []
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(parameters, lr=learning_rate)
@@ -120,7 +126,7 @@ def train(
             for number in range(1, epochs + 1):
                 model.train()
                 loss, accuracy = 0.0, 0.0
-                for rows in _batches(inside, batch_size, generator):
+                for rows in _batches(inside, batch_size, generator, weights):
                     inputs, labels = cells.take(rows)
                     if augment == "flips":
                         inputs = _flipped(inputs, generator)
@@ -142,25 +148,25 @@ def train(
                     progress(f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}")
             # Running statistics trail behind the weights: after a hundred steps a model that is
             # right in training mode may still guess in eval mode. Take them anew.
-            batches = _batches(inside, batch_size, generator)
+            batches = _batches(inside, batch_size, generator, weights)
             update_bn((cells.take(rows)[0] for rows in batches), model)
     finally:
         optimizer.zero_grad(set_to_none=True)
         model.eval()
 
-    hits = _hits(model, cells, outside, batch_size, dataset.classes)
+    confusion = _confusion(model, cells, outside, batch_size, dataset.classes)
+    among = _confusion(model, cells, inside, batch_size, dataset.classes)
     ids = dataset.table["id"].astype(str).to_numpy()
-    labels_outside = dataset.table["label"].to_numpy()[outside]
+    tested = confusion.sum(1) > 0
     return Trained(
         model=model,
-        accuracy=float(hits.mean()),
-        balanced_accuracy=float(
-            np.mean([hits[labels_outside == label].mean() for label in np.unique(labels_outside)])
-        ),
-        train_accuracy=float(_hits(model, cells, inside, batch_size, dataset.classes).mean()),
+        accuracy=float(confusion.trace() / confusion.sum()),
+        balanced_accuracy=float((confusion.diagonal()[tested] / confusion.sum(1)[tested]).mean()),
+        train_accuracy=float(among.trace() / among.sum()),
         train_ids=tuple(ids[inside]),
         held_out_ids=tuple(ids[outside]),
         unlabelled=int((dataset.table["label"] < 0).sum()),
+        confusion=confusion,
         history=tuple(history),
     )
 
@@ -209,12 +215,24 @@ def _check_options(epochs: int, batch_size: int, learning_rate: float, augment: 
     choose(augment, ("none", "flips"), option="augment")
 
 
-def _batches(rows: Rows, size: int, generator: torch.Generator) -> Iterator[Rows]:
+def _of_equal_classes(labels: Rows) -> Tensor:
+    """A weight for each of these cells: together, those of each class weigh the same."""
+    return torch.from_numpy(1 / np.bincount(labels)[labels])
+
+
+def _batches(
+    rows: Rows, size: int, generator: torch.Generator, weights: Tensor | None = None
+) -> Iterator[Rows]:
     """Shuffled rows in batches of nearly ``size``: no single row is left for the last.
 
-    Batch normalisation cannot train on one cell.
+    Batch normalisation cannot train on one cell. With ``weights`` as many rows are drawn instead,
+    with replacement.
     """
-    order = rows[torch.randperm(len(rows), generator=generator).numpy()]
+    if weights is None:
+        drawn = torch.randperm(len(rows), generator=generator)
+    else:
+        drawn = torch.multinomial(weights, len(rows), replacement=True, generator=generator)
+    order = rows[drawn.numpy()]
     yield from np.array_split(order, math.ceil(len(order) / size))
 
 
@@ -241,17 +259,18 @@ def _logits(model: nn.Module, inputs: Tensor, classes: tuple[str, ...]) -> Tenso
     return output
 
 
-def _hits(
+def _confusion(
     model: nn.Module, cells: _Cells, rows: Rows, size: int, classes: tuple[str, ...]
-) -> npt.NDArray[np.bool_]:
-    """Which of these rows are classified right, in eval mode."""
+) -> npt.NDArray[np.int64]:
+    """How many of these rows of each class are predicted as each, in eval mode."""
     model.eval()
-    right = []
+    counts = np.zeros((len(classes), len(classes)), np.int64)
     with torch.no_grad():
         for part in np.array_split(rows, math.ceil(len(rows) / size)):
             inputs, labels = cells.take(part)
-            right.append((_logits(model, inputs, classes).argmax(1) == labels).cpu().numpy())
-    return np.concatenate(right)
+            predicted = _logits(model, inputs, classes).argmax(1)
+            np.add.at(counts, (labels.cpu().numpy(), predicted.cpu().numpy()), 1)
+    return counts
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -125,6 +126,43 @@ def test_flips_mirror_whole_cells_and_nothing_else():
             assert any(torch.equal(one, choice) for choice in choices)
     assert seen == {0, 1, 2, 3}
     train(TinyCNN(width=4)(Stripes(32).spec), Stripes(32), epochs=1, augment="flips")
+
+
+def test_balance_draws_each_class_as_often_as_any_other():
+    labels = torch.tensor([0] * 90 + [1] * 10)
+    weights = fit._of_equal_classes(labels.numpy())
+    rows = np.arange(100)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        row
+        for _ in range(20)
+        for batch in fit._batches(rows, 32, generator, weights)
+        for row in batch
+    ]
+    assert len(drawn) == 20 * 100
+    assert abs(float(np.mean([labels[row] for row in drawn])) - 0.5) < 0.05
+
+
+@pytest.mark.parametrize(("balance", "share"), [(False, 1 / 8), (True, 1 / 2)])
+def test_what_is_learned_from_is_balanced(balance, share, monkeypatch):
+    seen, entropy = [], fit.F.cross_entropy
+
+    def loss(logits, labels):
+        seen.extend(labels.tolist())
+        return entropy(logits, labels)
+
+    monkeypatch.setattr(fit.F, "cross_entropy", loss)
+    rare = Stripes(labels=[0, 0, 0, 0, 0, 0, 0, 1] * 12)
+    train(TinyCNN(width=2)(rare.spec), rare, epochs=8, split_by=None, balance=balance)
+    assert np.mean(seen) == pytest.approx(share, abs=0.07)
+
+
+def test_the_confusion_counts_the_held_out_cells():
+    dataset = Stripes()
+    result = train(TinyCNN(width=4)(dataset.spec), dataset, epochs=2)
+    held = dataset.table["id"].isin(result.held_out_ids)
+    assert result.confusion.sum(1).tolist() == np.bincount(dataset.table["label"][held]).tolist()
+    assert result.accuracy == pytest.approx(result.confusion.trace() / held.sum())
 
 
 def test_progress_receives_a_line_an_epoch():
