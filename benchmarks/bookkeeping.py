@@ -37,7 +37,7 @@ def shard(of: int, n: int, cells: int, places: int) -> Job:
         "seed": 0,
         "keep": "none",
     }
-    scorer = Plugin("grad_camo", options={"region": "cell", "clip": 1e-6})
+    scorer = Plugin("grad_camo", options={"region": "cell"})
     layers = [Condition(Plugin("grad_cam"), f"layer{i}", scorer) for i in range(places)]
     return Job(base, tuple(layers), cells, 1024)
 

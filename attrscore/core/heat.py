@@ -6,6 +6,7 @@ Its mass in a region is taken on the layer's own grid (see :mod:`attrscore.core.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -154,6 +155,15 @@ class Heat:
     def attainable(self, region: Tensor) -> tuple[Tensor, Tensor]:
         """Exact lowest and highest share of heat in ``region`` that this grid allows, (N,) each."""
         return self.grid.attainable(region)
+
+    @property
+    def finest(self) -> float:
+        """The lowest density of heat that this map resolves: 1 / its number of positions.
+
+        Of the layer's grid, or of the crop where that is coarser. A density is a share of the heat
+        over a share of the crop, 1 by chance.
+        """
+        return 1 / min(math.prod(self.native.shape[1:]), math.prod(self.space))
 
     def status(self, region: Tensor) -> list[Status]:
         """Why the share of heat in ``region`` is a number or is not, one a sample.

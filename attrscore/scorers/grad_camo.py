@@ -22,6 +22,7 @@ from attrscore.core.readings import Declared
 from attrscore.core.registry import SCORERS
 from attrscore.errors import ConfigError, DataError, did_you_mean
 from attrscore.scorers._ranks import roc_auc
+from attrscore.scorers.shares import log_density_ratio
 
 __all__ = ["GradCAMO", "mask_ratio"]
 
@@ -71,12 +72,15 @@ class GradCAMO:
 
     - ``score``: S; 0 worst, 1 best, but a map that ignores the mask scores f
     - ``chance``: f · ``lift``: S / f · ``above_chance``: (S - f) / (1 - f)
-    - ``log_odds``: ln[(S / f) / ((1 - S) / (1 - f))], S kept ``clip`` away from 0 and 1
+    - ``log_odds``: ln[(S / f) / ((1 - S) / (1 - f))]
     - ``lowest``, ``highest``: the attainable interval · ``resolved``: (S - f) / (highest - f)
     - ``cell``, ``neighbours``, ``background``: shares of heat; they sum to 1, and the last two are
       NaN where the batch has no region ``neighbours``
-    - ``cell_vs_neighbours``: ln of the density of heat on the cell over that on the neighbours,
-      shares kept ``clip`` away from 0; NaN where there is no neighbour
+    - ``cell_vs_neighbours``: ln of the density of heat on the cell over that on the neighbours;
+      NaN where there is no neighbour
+    - ``log_odds.clipped``, ``cell_vs_neighbours.clipped``: 1 where one of the two densities was
+      below what the layer's grid resolves, 1 / its number of positions, and was taken as that
+      (:func:`attrscore.scorers.shares.log_density_ratio`); else 0
     - ``auc``: ROC-AUC of the resized map against the mask; 0.5 is chance for any f
 
     Chance has one value for any f in ``lift``, ``above_chance``, ``log_odds``, ``resolved``,
@@ -111,6 +115,7 @@ class GradCAMO:
         },
         "above_chance": {"better": "higher", "range": (None, 1), "chance": 0},
         "log_odds": {"better": "higher", "chance": 0},
+        "*.clipped": {"range": (0, 1), "chance": None},
         "lowest": {"range": (0, 1), "chance": None},
         "highest": {"range": (0, 1), "chance": None},
         "resolved": {"better": "higher", "range": (None, 1), "chance": 0},
@@ -131,14 +136,10 @@ class GradCAMO:
 
     region: str = "cell"
     """A region of the dataset."""
-    clip: float = 1e-6
-    """How far from 0 and 1 shares are kept for log_odds and cell_vs_neighbours."""
     auc: bool = True
     """The column auc too, which takes longer than all others together."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip < 0.5:
-            raise ConfigError(f"clip={self.clip} must lie between 0 and 0.5.")
         if not isinstance(self.auc, bool):
             raise ConfigError(f"auc={self.auc!r} must be true or false.")
 
@@ -154,13 +155,14 @@ class GradCAMO:
         share = heat.mass(region) / total
         chance = heat.area(region)
         lowest, highest = heat.attainable(region)
-        inside = share.clamp(self.clip, 1 - self.clip)
+        odds, clipped = log_density_ratio(share, chance, 1 - share, 1 - chance, finest=heat.finest)
         columns = {
             "score": share,
             "chance": chance,
             "lift": share / chance,
             "above_chance": (share - chance) / (1 - chance),
-            "log_odds": torch.logit(inside) - torch.logit(chance),
+            "log_odds": odds,
+            "log_odds.clipped": clipped,
             "lowest": lowest,
             "highest": highest,
             "resolved": torch.where(
@@ -190,17 +192,18 @@ class GradCAMO:
                 "neighbours": unknown,
                 "background": unknown,
                 "cell_vs_neighbours": unknown,
+                "cell_vs_neighbours.clipped": unknown,
             }
         neighbours = regions["neighbours"]
         beside = heat.mass(neighbours) / total
-        area = heat.area(neighbours)
-        density = share.clamp(min=self.clip) / heat.area(regions[self.region])
-        density_beside = beside.clamp(min=self.clip) / area
+        ratio, clipped = log_density_ratio(
+            *(share, heat.area(regions[self.region]), beside, heat.area(neighbours)),
+            finest=heat.finest,
+        )
         return {
             "cell": share,
             "neighbours": beside,
             "background": 1 - share - beside,
-            "cell_vs_neighbours": torch.where(
-                area > 0, density.log() - density_beside.log(), torch.nan
-            ),
+            "cell_vs_neighbours": ratio,
+            "cell_vs_neighbours.clipped": clipped,
         }

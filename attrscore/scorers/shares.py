@@ -20,18 +20,31 @@ from attrscore.errors import ConfigError, DataError, UnsupportedError
 __all__ = ["ChannelShares", "RegionShares", "channel_shares", "log_density_ratio"]
 
 
-def log_density_ratio(share: Tensor, area: Tensor, /, *, clip: float = 1e-6) -> Tensor:
-    """Logarithm of the density of heat within a region over that in the rest: (N,) float64.
+def log_density_ratio(
+    share: Tensor, area: Tensor, beside: Tensor, area_beside: Tensor, /, *, finest: float
+) -> tuple[Tensor, Tensor]:
+    """Log ratio of the densities of heat in two regions, and whether it was clipped; (N,) float64.
 
-    ``share`` of the heat and ``area`` fraction, (N,) each; the share is kept ``clip`` away from 0
-    and 1. 0 is chance, positive is denser; NaN where the region is empty or full.
+    Each region has its ``share`` of the heat and its ``area`` fraction, (N,) each; a density is
+    share / area, 1 by chance. Densities below ``finest`` count as ``finest``: of a map with K
+    positions 1 / K, as if one position of K had the heat that it has by chance. So a region
+    without heat has a finite ratio, which a finer grid lets go further from 0.
 
-    >>> log_density_ratio(torch.tensor([0.5, 0.5, 0.5]), torch.tensor([0.5, 0.2, 0.0]))
-    tensor([0.0000, 1.3863,    nan], dtype=torch.float64)
+    The ratio is 0 where both are as dense; clipped is 1 where a density was below ``finest``, else
+    0. Both are NaN where a region is empty.
+
+    >>> share, area = torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.5, 0.2, 0.5])
+    >>> ratio, clipped = log_density_ratio(share, area, 1 - share, 1 - area, finest=1 / 49)
+    >>> ratio.round(decimals=3).tolist(), clipped.tolist()
+    ([0.0, 1.386, -4.585], [0.0, 0.0, 1.0])
     """
-    share, area = share.double(), area.double()
-    ratio = torch.logit(share.clamp(clip, 1 - clip)) - torch.logit(area)
-    return torch.where((area > 0) & (area < 1), ratio, torch.nan)
+    empty = (area <= 0) | (area_beside <= 0)
+    densities = torch.stack([share.double() / area, beside.double() / area_beside])
+    ratio = densities.clamp(min=finest).log()
+    clipped = (densities < finest * (1 - 1e-9)).any(0).double()  # a flat map is not, as it rounds
+    return (ratio[0] - ratio[1]).masked_fill(empty, torch.nan), clipped.masked_fill(
+        empty | densities.isnan().any(0), torch.nan
+    )
 
 
 @SCORERS.register("region_shares")
@@ -50,8 +63,10 @@ class RegionShares:
     - ``<region>``: S_r, within [0, 1]; f_r by chance, 0 in an empty region
     - ``<region>.area``: f_r
     - ``<region>.density``: S_r / f_r; 1 by chance; NaN in an empty region
-    - ``<region>.log_density_ratio``: ln[(S_r / f_r) / ((1 - S_r) / (1 - f_r))], S_r kept ``clip``
-      away from 0 and 1; 0 by chance; NaN in an empty or full region
+    - ``<region>.log_density_ratio``: ln[(S_r / f_r) / ((1 - S_r) / (1 - f_r))]; 0 by chance; NaN in
+      an empty or full region
+    - ``<region>.log_density_ratio.clipped``: 1 where a density was below what the layer's grid
+      resolves, 1 / its number of positions, and was taken as that; else 0
 
     NaN where the heat has no mass or is not finite. Two regions are compared by the ratio of
     their densities. By the adjoint: no full-size map. The share is the relevance mass accuracy of
@@ -71,6 +86,7 @@ class RegionShares:
         "*.area": {"range": (0, 1), "chance": None},
         "*.density": {"range": (0, None), "chance": 1},
         "*.log_density_ratio": {"chance": 0},
+        "*.clipped": {"range": (0, 1), "chance": None},
         "*": {"range": (0, 1), "chance": ".area"},
     }
 
@@ -78,15 +94,11 @@ class RegionShares:
     """Names; null: all of the dataset, with cytoplasm, boundary, background where they follow."""
     ring: float = 1.0
     """Micrometres on either side of the cell's edge that are the boundary."""
-    clip: float = 1e-6
-    """How far from 0 and 1 shares are kept for log_density_ratio."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "regions", names_of(self.regions))
         if not self.ring > 0:
             raise ConfigError(f"ring={self.ring} must be a positive number of micrometres.")
-        if not 0 < self.clip < 0.5:
-            raise ConfigError(f"clip={self.clip} must lie between 0 and 0.5.")
 
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """Column -> (N,) float64."""
@@ -98,7 +110,9 @@ class RegionShares:
             columns[name] = share
             columns[f"{name}.area"] = area
             columns[f"{name}.density"] = share / area
-            columns[f"{name}.log_density_ratio"] = log_density_ratio(share, area, clip=self.clip)
+            ratio, clipped = log_density_ratio(share, area, 1 - share, 1 - area, finest=heat.finest)
+            columns[f"{name}.log_density_ratio"] = ratio
+            columns[f"{name}.log_density_ratio.clipped"] = clipped
             reasons[f"the region {name!r} is empty."] = area <= 0
             reasons[f"the region {name!r} fills the crop."] = area >= 1
         return Reasoned(columns, reasons)

@@ -23,13 +23,24 @@ from attrscore.stats.resampling import (
     totals,
 )
 
-__all__ = ["adjust", "adjusted", "auroc", "compare", "paired", "separation", "sign_flip"]
+__all__ = [
+    "adjust",
+    "adjusted",
+    "auroc",
+    "compare",
+    "difference",
+    "paired",
+    "separation",
+    "sign_flip",
+]
 
 Array = np.ndarray[Any, Any]
 
 EXACT = 14
 """Up to so many units all sign flips are counted: 2**14."""
 _FLIPS = 9999
+ROUNDING = 64 * float(np.finfo(np.float32).eps)
+"""Relative difference that is rounding in float32, summed over a model: 7.6e-6."""
 
 DENSITY = ("Metadata_neighbours", "region_shares.neighbours.area")
 """Columns that say how crowded a crop is; :func:`adjusted` takes the first that is there."""
@@ -142,6 +153,22 @@ def sign_flip(values: Array, clusters: Clusters, /, *, seed: int = 0) -> float:
     return float((reached >= abs(sums.sum()) * (1 - 1e-9)).mean())
 
 
+def difference(first: Array, second: Array, /) -> Array:
+    """``first`` less ``second``, cell by cell; 0 where they differ by the rounding of a model.
+
+    Models compute in float32, so one formula in two orders differs in its last digits, maybe always
+    the same way: a test of signs would be sure of that. Rounding is up to :data:`ROUNDING` of the
+    larger of both, or of the median size of all.
+
+    >>> difference(np.array([0.5, 0.5]), np.array([0.5 + 1e-8, 0.4])).round(3).tolist()
+    [0.0, 0.1]
+    """
+    sizes = np.maximum(np.abs(first), np.abs(second))
+    usual = np.median(sizes[np.isfinite(sizes)]) if np.isfinite(sizes).any() else 0.0
+    less: Array = first - second
+    return np.where(np.abs(less) <= ROUNDING * np.maximum(sizes, usual), 0.0, less)
+
+
 def paired(
     first: pd.DataFrame,
     second: pd.DataFrame,
@@ -156,7 +183,9 @@ def paired(
     ``low`` and ``high`` by bootstrap over units (options of :class:`Resampling`), ``p`` by
     :func:`sign_flip`; ``effect`` is the mean over the deviation of the differences (Cohen's d_z
     over cells, NaN where all are equal), ``wins`` the share of cells where ``first`` is higher,
-    ties half; ``unmatched`` counts cells that one of both lacks or leaves undefined.
+    ties half. ``ties`` counts cells whose difference is rounding (:func:`difference`), which is 0
+    here; ``same`` is whether all are, so that both count as one. ``unmatched`` counts cells that
+    one of both lacks or leaves undefined.
 
     >>> wells = pd.DataFrame({"id": list("abc"), "Metadata_Well": list("ABC"), "x": [1., 2, 4]})
     >>> paired(wells.assign(x=wells.x + 1), wells, "x")["difference"]
@@ -172,9 +201,10 @@ def paired(
     matched = both.dropna()
     rows = one.loc[matched.index]
     found = Clusters.of(rows, clusters)
-    difference = (matched["a"] - matched["b"]).to_numpy()
-    point, low, high, interval = plan.means(difference[:, None], found)
-    spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+    less = difference(matched["a"].to_numpy(), matched["b"].to_numpy())
+    point, low, high, interval = plan.means(less[:, None], found)
+    spread = less.std(ddof=1) if len(less) > 1 else 0.0
+    ties = int((less == 0).sum())
     return {
         "cells": len(matched),
         "unmatched": len(both) - len(matched),
@@ -184,8 +214,10 @@ def paired(
         "low": float(low[0]),
         "high": float(high[0]),
         "effect": float(point[0] / spread) if spread > 1e-12 * abs(point[0]) else np.nan,
-        "wins": float((np.sign(difference) / 2 + 0.5).mean()) if len(difference) else np.nan,
-        "p": sign_flip(difference, found, seed=plan.seed),
+        "wins": float((np.sign(less) / 2 + 0.5).mean()) if len(less) else np.nan,
+        "ties": ties,
+        "same": bool(len(less)) and ties == len(less),
+        "p": sign_flip(less, found, seed=plan.seed),
         "units": found.units,
         "level": found.level,
         "interval": interval,

@@ -42,6 +42,8 @@ FEW = 10
 """Fewer units of unlike sizes are flagged."""
 MANY = 2000
 """Above so many units a t interval agrees with a resampled one, which would take minutes."""
+ALIKE = 0.1
+"""Correlation of a unit's cells that a share's interval allows for where nothing shows it."""
 _BLOCK = 2**21
 
 
@@ -233,8 +235,8 @@ class Resampling:
     Applied Econometrics 2023), its degrees of freedom are one less than :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
     it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
-    than 5 units, or more than 2000, or ``t``: the t interval alone; shares of
-    fewer than 5: as :meth:`shares` says. One unit: NaN.
+    than 5 units, or more than 2000, or ``t``: the t interval alone. Shares have one method, that of
+    :meth:`shares`. One unit: NaN.
     """
 
     confidence: float = 0.95
@@ -266,25 +268,51 @@ class Resampling:
         return point, low, high, interval
 
     def shares(self, flags: Array, clusters: Clusters, /) -> tuple[Array, Array, Array, str]:
-        """As :meth:`means` for (cells, T) of 0 and 1; ends lie within [0, 1].
+        """As :meth:`means` for (cells, T) of 0 and 1, by one method for any number of events.
 
-        Exact binomial (Clopper, Pearson, Biometrika 1934) for as many cells as there are units, as
-        if the cells of a unit were one, where resampling has no answer: below 5 units, where all
-        cells agree, and where events lie in so few units that an end would be infinite.
+        Percentiles of resampled units, ``expanded`` unless ``percentile`` is asked for, which are
+        never narrower than the exact binomial interval of as many cells (Clopper, Pearson,
+        Biometrika 1934), and reach at least the share that units of a correlation of :data:`ALIKE`
+        would not exclude where there is no event (from 1, where all are events). All three are of
+        the cells' counts, with weights that do not depend on them, so another event never lowers an
+        end. Below 5 units: exact binomial for as many cells as there are units, as if the cells of
+        a unit were one.
         """
-        point, low, high, _, interval = self._ends(flags, clusters)
-        if interval == "none":
-            return point, low, high, interval
-        units = clusters.units
-        few = units < FEWEST
-        alone = few | (point <= 0) | (point >= 1)
-        hits = np.clip(point, 0, 1) * units
+        cells, units = len(flags), clusters.units
+        nothing = np.full(flags.shape[1], np.nan)
+        if not cells or units < 2:
+            return flags.mean(0) if cells else nothing, nothing, nothing, "none"
+        point, few = flags.mean(0), units < FEWEST
+        of = units if few else cells
+        low, high = self._binomial(point * of, of)
+        if few:
+            return point, low, high, "binomial"
+        if units > MANY:  # groups of units at random resample alike
+            clusters = Clusters(clusters.outer % MANY, clusters.inner, clusters.level)
+        interval = "percentile" if self.interval == "percentile" else "expanded"
+        drawn = self._percentiles(flags, clusters, interval)
+        sizes = np.bincount(clusters.outer)
+        alone = cells / (1 + ((sizes**2).sum() / cells - 1) * ALIKE)
+        unseen = 1 - self.tail ** (1 / alone)
+        low = np.minimum(np.minimum(low, drawn[0]), 1 - unseen)
+        high = np.maximum(np.maximum(high, drawn[1]), unseen)
+        return point, low, high, interval
+
+    def _binomial(self, hits: Array, of: int) -> tuple[Array, Array]:
+        """Exact ends of a share, where hits need not be whole."""
         # A beta of parameter 0 is all at its end: there the bound is 0 or 1.
-        least = stats.beta.ppf(self.tail, np.maximum(hits, 1e-300), units - hits + 1)
-        most = stats.beta.ppf(1 - self.tail, hits + 1, np.maximum(units - hits, 1e-300))
-        low = np.where(alone | np.isinf(low), np.where(hits > 0, least, 0), low)
-        high = np.where(alone | np.isinf(high), np.where(hits < units, most, 1), high)
-        return point, low.clip(0, 1), high.clip(0, 1), "binomial" if few else interval
+        least = stats.beta.ppf(self.tail, np.maximum(hits, 1e-300), of - hits + 1)
+        most = stats.beta.ppf(1 - self.tail, hits + 1, np.maximum(of - hits, 1e-300))
+        return np.where(hits > 0, least, 0), np.where(hits < of, most, 1)
+
+    def _percentiles(self, values: Array, clusters: Clusters, interval: str) -> Array:
+        """The ends of resampled means of (cells, T): (2, T)."""
+        codes = clusters.inner if self.resample == "every" else clusters.outer
+        sums, counts = totals(codes, values), np.bincount(codes).astype(float)
+        draws = [(w @ sums) / (w @ counts)[:, None] for w in self._weights(clusters)]
+        tails = self._tails(interval, clusters.units)
+        ends: Array = np.quantile(np.concatenate(draws), tails, axis=0)
+        return ends
 
     def _ends(
         self, values: Array, clusters: Clusters
@@ -305,11 +333,7 @@ class Resampling:
             low = np.minimum(low, point - wide * (point - by_t[0]))
             high = np.maximum(high, point + wide * (by_t[1] - point))
         elif interval != "t":
-            if self.resample == "every":
-                sums = totals(clusters.inner, values)
-                counts = np.bincount(clusters.inner).astype(float)
-            draws = [(w @ sums) / (w @ counts)[:, None] for w in self._weights(clusters)]
-            low, high = np.quantile(np.concatenate(draws), self._tails(interval, units), axis=0)
+            low, high = self._percentiles(values, clusters, interval)
         return point, low, high, by_t, interval
 
     def of_any(

@@ -85,8 +85,8 @@ SWEEPS = {
     "options": (["method=[grad_cam,integrated_gradients]", "layers=features.3,features.7",
                  "method.integrated_gradients.steps=2,3"], 2),
     "what is not on the line": (["layers=features.3,features.7", "heat.sign=positive,absolute"], 2),
-    "an option of a scorer": (["layers=features.3,features.7", "scorer.grad_camo.clip=1e-6,1e-3"],
-                              2),
+    "an option of a scorer": (["layers=features.3,features.7",
+                               "scorer.grad_camo.region=cell,neighbours"], 2),
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from attrscore.stats import (
     threshold_curve,
     undefined,
 )
-from attrscore.stats.resampling import Clusters
+from attrscore.stats.resampling import Clusters, Resampling
 
 REPLICATIONS = 200
 
@@ -131,6 +131,63 @@ def test_ends_are_ordered_and_shares_stay_shares(table):
     curve = threshold_curve(table, resamples=99)
     assert not (np.diff(curve["above"]) > 0).any()
     assert not (curve["above"] > curve["attainable"]).any()
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(1, 30), min_size=2, max_size=24),
+    st.randoms(use_true_random=False),
+    st.sampled_from([{}, {"interval": "percentile"}, {"resample": "every"}]),
+)
+def test_another_event_lowers_no_end_of_a_share(sizes, random, options):
+    """Whatever the units and whichever cells are next: counts rise, and both ends with them."""
+    wells = np.repeat(np.arange(len(sizes)), sizes)
+    units = Clusters(wells, np.arange(len(wells)), "Metadata_Well")
+    order = list(range(len(wells)))
+    if random.random() < 0.8:
+        random.shuffle(order)  # else well after well, which is as unlike as they can be
+    rank = np.argsort(order)
+    flags = rank[:, None] < np.arange(len(wells) + 1)
+    share, low, high, _ = Resampling(resamples=99, **options).shares(flags.astype(float), units)
+    assert np.allclose(share, np.arange(len(wells) + 1) / len(wells))
+    for end in (low, high):
+        assert (np.diff(end) >= -1e-12).all(), end
+    assert ((low <= share + 1e-12) & (share <= high + 1e-12)).all()
+    assert (low[0], high[-1]) == (0, 1)
+    assert high[0] > 0
+    assert low[-1] < 1
+
+
+def test_a_share_of_few_events_is_no_wider_than_that_of_more_and_mirrors_that_of_most():
+    """2 of 217 had 0 to 14 % where 6 of 217 had 1 to 6 %: two methods, and a jump between them."""
+    table = pd.DataFrame({"Metadata_Well": np.arange(217) % 18, "x": 0.0})
+    ends = {}
+    for events in (0, 1, 2, 6, 211, 217):
+        table["x"] = (np.arange(217) * 10 % 217 < events).astype(float)
+        found = bootstrap(table, "x", threshold=0.5)
+        (row,) = threshold_curve(table, score="x", thresholds=[0.5], resamples=9999).itertuples()
+        assert (row.low, row.high) == (found.low, found.high)
+        ends[events] = found.low, found.high
+    assert ends[0] == pytest.approx((0, 0.035), abs=0.003)
+    assert ends[2] == pytest.approx((0.001, 0.035), abs=0.003)
+    assert ends[6] == pytest.approx((0.009, 0.06), abs=0.01)
+    for few, most in ((0, 217), (6, 211)):
+        assert ends[few] == pytest.approx([1 - end for end in reversed(ends[most])], abs=0.005)
+
+
+@pytest.mark.parametrize(("share", "correlation"), [(0.01, 0.0), (0.02, 0.4), (0.1, 0.1)])
+def test_rare_events_are_covered_whether_they_keep_together_or_not(share, correlation):
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(REPLICATIONS):
+        spread = (1 - correlation) / correlation if correlation else np.inf
+        odds = rng.beta(share * spread, (1 - share) * spread, 18) if correlation else share
+        wells = np.repeat(np.arange(18), 12)
+        events = rng.uniform(size=216) < np.broadcast_to(odds, 18)[wells]
+        table = pd.DataFrame({"Metadata_Well": wells, "x": events.astype(float)})
+        found = bootstrap(table, "x", threshold=0.5, resamples=199)
+        covered += found.low <= share <= found.high
+    assert covered >= 0.9 * REPLICATIONS
 
 
 @settings(max_examples=25)

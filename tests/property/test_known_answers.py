@@ -169,11 +169,29 @@ def test_map_inside_or_outside_the_mask(dimensions):
         assert columns["cell_vs_neighbours"] == pytest.approx(
             np.sign(expected - 0.5) * abs(columns["cell_vs_neighbours"])
         )
-    clip, area = 1e-6, area_fraction(regions["cell"]).numpy()
-    odds = [math.log((1 - clip) / clip) - math.log(f / (1 - f)) for f in area]
-    assert scored(regions["cell"].double()[:, None], dict(regions))[0]["log_odds"] == (
-        pytest.approx(odds)
-    )
+    positions, area = regions["cell"][0].numel(), area_fraction(regions["cell"]).numpy()
+    columns, _ = scored(regions["cell"].double()[:, None], dict(regions))
+    assert columns["log_odds"] == pytest.approx([math.log(positions / f) for f in area])
+    assert columns["log_odds.clipped"].tolist() == [1] * len(area)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_ratio_is_clipped_by_what_the_layers_grid_resolves(dimensions):
+    """A map without any heat on the cell is ln K below chance, K positions, and is counted."""
+    cell = torch.zeros((1, *(16,) * dimensions), dtype=torch.bool)
+    cell[(0, *(slice(4, 8),) * dimensions)] = True
+    regions = {"cell": cell, "neighbours": cell.roll(8, 1)}
+    rest = 1 - float(area_fraction(cell))
+    for side in (4, 8, 16, 32):
+        corner = torch.zeros((1, 1, *(side,) * dimensions), dtype=torch.float64)
+        corner[(0, 0, *(0,) * dimensions)] = 1
+        columns, _ = scored(corner, dict(regions), resize="nearest")
+        positions = min(side, 16) ** dimensions  # of the grid, or of the crop where it is coarser
+        assert columns["log_odds"] == pytest.approx(-math.log(positions) + math.log(rest))
+        assert columns["cell_vs_neighbours"] == pytest.approx(0)
+        assert columns["log_odds.clipped"] == columns["cell_vs_neighbours.clipped"] == [1]
+        flat, _ = scored(torch.ones_like(corner), dict(regions), resize="nearest")
+        assert flat["log_odds.clipped"] == flat["cell_vs_neighbours.clipped"] == [0]
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -140,7 +140,7 @@ FIGURES: Mapping[str, Figure] = {
         "Mean scores of wells on their plates",
         "One method and layer: the first of those that define most scores. Crossed out: no cell "
         "has a score.",
-        needs="wells named as B02, in Metadata_Well",
+        needs="wells that are all named as B02, in Metadata_Well",
         most=None,
     ),
     "agreement": Figure(

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from attrscore.core.readings import reading_of
-from attrscore.errors import DataError
+from attrscore.errors import DataError, preview
 from attrscore.report.figures._sheet import Sheet, axes_of, colours_for, grid, plain_text
 from attrscore.report.figures.scores import distributions
 from attrscore.stats.conditions import (
@@ -31,7 +31,7 @@ from attrscore.stats.resampling import CLUSTERS, numbers
 from attrscore.stats.summary import threshold_curve
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -59,7 +59,9 @@ __all__ = [
 ]
 
 _LETTER_INCHES = 0.075
-_WELL = re.compile(r"([A-Za-z]{1,2})0*([1-9]\d?)$")
+_WELL = re.compile(r"(A?[A-Z])0{0,2}([1-9]\d?)", re.IGNORECASE)
+_LARGEST = (32, 48)
+"""Rows and columns of the largest plate there is, of 1536 wells: A01 to AF48."""
 _NULL, _CHANCE = "0.82", "0.25"
 _KEYS = ("model", "method", "layer")
 _PLATES = 6
@@ -193,17 +195,19 @@ def plate_map(
     Wells without a defined score are crossed out, positions without one are empty. The plate is
     as large as its wells need, of 6, 24, 96, 384 or 1536.
 
-    :raises DataError: no row, or no name of a well such as B02.
+    :raises DataError: no row, or a name that is no well's, as B02 is.
     """
     values = pd.Series(numbers(scores, score), index=scores.index)
-    means = values.where(np.isfinite(values)).groupby(scores[well].astype(str)).mean()
-    wells = {name: at for name in means.index if (at := well_position(name)) is not None}
+    means = values.where(np.isfinite(values)).groupby(scores[well]).mean()
+    wells = _positions(means.index)
     if not wells:
-        raise DataError(f"There is no well named as B02 in {well} to draw a plate of.")
+        raise DataError(
+            f"{well} holds {preview([str(each) for each in means.index], most=3) or 'nothing'}; a "
+            "plate is drawn where every well has a name such as B02."
+        )
     far = [max(at[axis] for at in wells.values()) for axis in (0, 1)]
-    sizes = ((2, 3), (4, 6), (8, 12), (16, 24), (32, 48))
-    wide = (far[0] + 1, far[1] + 1)
-    down, across = next((s for s in sizes if far[0] < s[0] and far[1] < s[1]), wide)
+    sizes = ((2, 3), (4, 6), (8, 12), (16, 24), _LARGEST)
+    down, across = next(s for s in sizes if far[0] < s[0] and far[1] < s[1])
     plate = np.full((down, across), np.nan)
     ax = axes_of(ax, 1.6 + 0.32 * across, 1.0 + 0.3 * down)
     for name, (row, column) in wells.items():
@@ -234,10 +238,10 @@ def plate_map(
 
 
 def well_position(name: str, /) -> tuple[int, int] | None:
-    """Row and column of a well, both from 0; None where its name is no well's.
+    """Row and column of a well, both from 0; None where its name is no well's, A01 to AF48.
 
-    >>> well_position("B02"), well_position("AA1"), well_position("well 7")
-    ((1, 1), (26, 0), None)
+    >>> well_position("B02"), well_position("AA1"), well_position("well 7"), well_position("T99")
+    ((1, 1), (26, 0), None, None)
     """
     found = _WELL.fullmatch(str(name).strip())
     if found is None:
@@ -245,7 +249,15 @@ def well_position(name: str, /) -> tuple[int, int] | None:
     row = 0
     for letter in found[1].upper():
         row = row * 26 + ord(letter) - ord("A") + 1
-    return row - 1, int(found[2]) - 1
+    at = row - 1, int(found[2]) - 1
+    return at if at[0] < _LARGEST[0] and at[1] < _LARGEST[1] else None
+
+
+def _positions(names: Iterable[Any]) -> dict[Any, tuple[int, int]]:
+    """Where each well lies on a plate; empty where one of the names is no well's."""
+    found = {name: well_position(str(name)) for name in names}
+    known = {name: at for name, at in found.items() if at is not None}
+    return known if len(known) == len(found) else {}
 
 
 def _letters(row: int) -> str:
@@ -506,8 +518,8 @@ def plates_of(scores: pd.DataFrame, found: Report, /) -> list[tuple[str, pd.Data
     if well is None or scores.empty:
         return []
     rows = named(_tested(scores), found.shown)
-    rows = rows[[well_position(name) is not None for name in rows[well].astype(str)]]
-    if rows.empty:
+    rows = rows[rows[well].notna()]
+    if not _positions(rows[well].unique()):
         return []
     defined = pd.Series(np.isfinite(numbers(rows, found.score)), index=rows.index)
     most = defined.groupby(rows["method_layer"], sort=False).sum().idxmax()
@@ -534,7 +546,7 @@ def _well_of(scores: pd.DataFrame, found: Report) -> str | None:
 
 @plain_text
 def plates_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
-    """Mean scores of wells on their plates; None where no well is named as B02."""
+    """Mean scores of wells on their plates; None where a well has a name that is no well's."""
     panels = plates_of(scores, found)
     if not panels:
         return None

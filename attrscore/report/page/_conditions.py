@@ -11,8 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from attrscore.stats.comparisons import adjust, paired
-from attrscore.stats.conditions import by_condition, by_id, columns_of, is_null, label, named
+from attrscore.stats.comparisons import adjust, difference, paired
+from attrscore.stats.conditions import (
+    by_condition,
+    by_id,
+    columns_of,
+    is_null,
+    label,
+    named,
+    of_model,
+)
 from attrscore.stats.resampling import numbers
 from attrscore.store.maps import order_of
 
@@ -113,7 +121,9 @@ def ranks(conditions: Sequence[Condition], /, *, better: str = "higher") -> list
         if better == "lower":
             whole = -whole
         order = dict(whole.mean().rank(ascending=False))
-        best = whole.eq(whole.max(axis=1), axis=0)
+        every = whole.to_numpy()
+        highest = difference(every, every.max(axis=1, keepdims=True)) == 0
+        best = pd.DataFrame(highest, whole.index, whole.columns)
         share = dict(best.div(best.sum(axis=1), axis=0).mean())
         for name in map(str, wide):
             row = rows.setdefault(name, {"rank": [], "first": [], "wins": []})
@@ -136,24 +146,34 @@ def ranks(conditions: Sequence[Condition], /, *, better: str = "higher") -> list
 def changed(conditions: Sequence[Condition], /) -> list[dict[str, Any]]:
     """The cells whose score differs most between two models at one method and layer.
 
-    Where there is one model, between two methods or layers of it. Of more than 24 the first 24 are
-    compared. At most 8 cells a pair and 40
-    in all, the largest differences first.
+    Where there is one model, between two methods at one layer, all else equal: scores of two layers
+    have other limits. Of more than 24 the first 24 are compared. At most 8 cells a pair and 40 in
+    all, each once, at its largest difference; the largest first.
     """
     across = "series" if len({condition.series for condition in conditions}) > 1 else "method_layer"
     rows: list[dict[str, Any]] = []
     for held, wide in _wide(conditions, across).items():
         for first, second in combinations(list(wide)[:MOST_COMPARED], 2):
             rows += _largest(wide, str(first), str(second), *held)
-    return sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CHANGED]
+    return _once(rows)
+
+
+def _once(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The largest differences first, each cell once."""
+    order = sorted(rows, key=lambda row: -abs(row["difference"]))
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in order:
+        cells.setdefault((row["dataset"], row["id"]), row)
+    return list(cells.values())[:MOST_CHANGED]
 
 
 def _largest(
     wide: pd.DataFrame, first: str, second: str, held: str, dataset: str
 ) -> list[dict[str, Any]]:
     """The cells of one pair of columns that differ most."""
-    difference = (wide[first] - wide[second]).replace([np.inf, -np.inf], np.nan).dropna()
-    order = difference.abs().sort_values(ascending=False, kind="stable").index[:_A_PAIR]
+    both = wide[[first, second]].replace([np.inf, -np.inf], np.nan).dropna()
+    less = pd.Series(difference(both[first].to_numpy(), both[second].to_numpy()), both.index)
+    order = less.abs().sort_values(ascending=False, kind="stable").index[:_A_PAIR]
     return [
         {
             "dataset": dataset,
@@ -163,20 +183,22 @@ def _largest(
             "second": second,
             "one": float(wide[first][cell]),
             "other": float(wide[second][cell]),
-            "difference": float(difference[cell]),
+            "difference": float(less[cell]),
         }
         for cell in order
-        if difference[cell]
+        if less[cell]
     ]
 
 
 def _wide(conditions: Sequence[Condition], across: str) -> dict[tuple[str, str], pd.DataFrame]:
     """(what is held equal, dataset) -> scores, a row a cell and a column a model or condition."""
-    held = "method_layer" if across == "series" else "series"
     columns: dict[tuple[str, str], dict[str, pd.Series[float]]] = {}
     for condition in conditions:
+        about = {k: v for k, v in condition.about.items() if k.partition(".")[0] != "method"}
+        same = label(about, [name for name in about if name not in of_model(list(about))])
+        held = condition.method_layer if across == "series" else f"{condition.series} {same}"
         dataset = str(condition.about.get("dataset", ""))
-        group = columns.setdefault((getattr(condition, held), dataset), {})
+        group = columns.setdefault((held, dataset), {})
         ids = condition.rows["id"].astype(str).to_numpy()
         group.setdefault(getattr(condition, across), pd.Series(condition.scores, ids))
     return {key: pd.DataFrame(group) for key, group in columns.items() if len(group) > 1}
@@ -212,7 +234,7 @@ def changed_between(runs: Mapping[str, pd.DataFrame], score: str, /) -> list[dic
                 pair = {one: by_id(a)[score], other: by_id(b)[score]}
                 dataset = str(a["dataset"].iloc[0]) if "dataset" in a else ""
                 rows += _largest(pd.DataFrame(pair), one, other, held, dataset)
-    return sorted(rows, key=lambda row: -abs(row["difference"]))[:MOST_CHANGED]
+    return _once(rows)
 
 
 def _alike(

@@ -222,7 +222,6 @@ def test_erosion_that_leaves_nothing_and_dilation_that_leaves_no_outside_are_und
     [
         ("grad_camo", {"auc": "maybe"}, "auc=.maybe. must be true or false"),
         ("region_shares", {"ring": 0}, "ring=0"),
-        ("region_shares", {"clip": 0}, "clip=0"),
         ("region_shares", {"regions": []}, "different regions"),
         ("region_shares", {"regions": ["cell", "cell"]}, "different regions"),
         ("pointing_game", {"tolerance": -1}, "tolerance=-1"),

@@ -192,6 +192,22 @@ def test_cells_may_be_declared_units_and_many_units_cost_no_resampling():
     assert found["p"] == pytest.approx(t.pvalue, rel=0.01)
 
 
+def test_differences_of_rounding_are_ties():
+    """Grad-CAM and HiResCAM where they are one formula: always 1e-8 apart, which is equal."""
+    one = pd.DataFrame({"id": range(60), "Metadata_Well": [f"A{i % 20:02d}" for i in range(60)]})
+    one["x"] = np.linspace(-2, 3, 60).astype(np.float32).astype(float)
+    found = paired(one.assign(x=one["x"] + 1e-8), one, "x", resamples=199)
+    assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
+    assert (found["ties"], found["same"], found["wins"]) == (60, True, 0.5)
+    found = paired(one.assign(x=one["x"] + 1e-4), one, "x", resamples=199)
+    assert found["p"] < 0.001
+    assert (found["ties"], found["same"]) == (0, False)
+    small = one.assign(x=one["x"] * 1e-12)  # what is small is told by its own size
+    assert paired(small.assign(x=small["x"] * 1.1), small, "x", resamples=199)["ties"] == 0
+    half = one.assign(x=one["x"].where(one["id"] % 2 == 0, one["x"] + 1))
+    assert paired(half, one, "x", resamples=199)["ties"] == 30
+
+
 def test_all_pairs_at_the_same_layer_are_compared_and_adjusted():
     tables = [
         table(above=above).assign(method=method, layer=layer)

@@ -121,6 +121,26 @@ def test_wells_lie_where_they_lie_on_the_plate(table):
         plots.plate_map(one.assign(Metadata_Well="here"))
 
 
+@pytest.mark.parametrize("name", ["T127", "AG01", "A49", "A0", "well 7", "embryo3", "x01_t2"])
+def test_no_plate_is_drawn_of_names_that_are_not_all_wells(table, found, name):
+    """A field E3 among others named otherwise lies on no plate."""
+    assert plots.figure("plates", table, found)
+    odd = table.assign(Metadata_Well=table["Metadata_Well"].replace("B02", name))
+    with pytest.raises(DataError, match="all named as B02"):
+        plots.figure("plates", odd, found)
+    with pytest.raises(DataError, match=name):
+        plots.plate_map(odd[odd["Metadata_Well"] == name])
+
+
+@pytest.mark.parametrize(
+    ("names", "shape"), [(["A01", "P24"], (16, 24)), (["AF48", "a1"], (32, 48)), (["H12"], (8, 12))]
+)
+def test_a_plate_is_as_large_as_its_wells_need(table, names, shape):
+    rows = table[:2].assign(Metadata_Well=pd.Series(names).reindex(range(2)).to_numpy())
+    ax = plots.plate_map(rows, ax=Figure().subplots())
+    assert ax.images[0].get_array().shape == shape
+
+
 def test_differences_are_those_of_the_comparison(found):
     compared = found.comparisons["model"]
     ax = plots.differences(compared, shown=found.shown, ax=Figure().subplots())

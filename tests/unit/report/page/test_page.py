@@ -135,6 +135,27 @@ def test_ranks_and_the_cells_that_changed_most():
     assert first["difference"] == pytest.approx(0.9 - 0.37)
 
 
+def test_what_changed_most_is_of_one_layer_and_each_cell_stands_once():
+    """A layer's scores have limits of their own; and 1e-8 is rounding, not a change."""
+    one = scores("net", 0.1)
+    table = pd.concat(
+        [
+            one.assign(layer="deep"),
+            one.assign(layer="deep", method="b", grad_camo=one["grad_camo"] + 1e-8),
+            one.assign(layer="deep", method="c", grad_camo=one["grad_camo"] ** 2),
+            one.assign(layer="shallow", method="d", grad_camo=one["grad_camo"] + 0.5),
+        ],
+        ignore_index=True,
+    )
+    rows = changed(conditions_of(table, stats.report(table, resamples=199), null=None))
+    assert {row["second"] for row in rows} == {"c deep"}
+    assert {row["held"] for row in rows} == {"net deep"}
+    twice = pd.concat([table, table.assign(model="other", grad_camo=0.0)], ignore_index=True)
+    rows = changed(conditions_of(twice, stats.report(twice, resamples=199), null=None))
+    assert len({row["id"] for row in rows}) == len(rows) > 4
+    assert {(row["first"], row["second"]) for row in rows} == {("net", "other")}
+
+
 def test_runs_are_compared_on_the_same_cells():
     runs = {"a": scores("net", 0.3), "b": scores("net", 0.1)[5:]}
     (row,) = run_differences(runs, "grad_camo", resamples=199)
