@@ -70,6 +70,12 @@ COLUMNS: Mapping[str, Column] = {
     "*.log_odds": Column(
         "score", "log odds ratio against the area of the cell: 0 is chance", title="log odds"
     ),
+    "*.clipped": Column(
+        "score",
+        "1 where heat was scarcer than the layer's grid resolves, and was taken as scarce as that",
+        "beside a log ratio",
+        title="clipped",
+    ),
     "*.lowest": Column(
         "score", "lowest score that the layer's grid allows", title="lowest attainable"
     ),

@@ -47,6 +47,7 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
         yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
     for between, table in found.comparisons.items():
         yield _comparison(found, between, table)
+        yield from same(found, between)
         if between in found.uncompared:
             more = found.uncompared[between]
             yield f"only the first {MOST_COMPARED} {between}s are compared, {more} more are not"
@@ -59,6 +60,20 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
         yield from _maps(found.maps)
     if len(found.adjusted):
         yield _adjusted(found)
+
+
+def same(found: Report, between: str, /) -> list[str]:
+    """A line for each pair that gives the same numbers: of methods, one formula on this model."""
+    rows = found.comparisons[between]
+    keys = _shared(found, rows)
+    why = ": on this model they are one formula" if between == "method" else ""
+    return [
+        f"{' '.join([*names, ''])}{row['first']} and {row['second']} give the same "
+        f"{found.compared} in all {row['cells']} cells, to the rounding of float32{why}; they "
+        "count as one"
+        for _, row in rows[rows["same"]].iterrows()
+        for names in [_names(row, keys)]
+    ]
 
 
 def said(judged: ModelVerdict, /) -> Text:
@@ -88,13 +103,15 @@ def _units(summary: pd.DataFrame) -> list[tuple[int, str]]:
 
 
 def _scores(found: Report, rows: pd.DataFrame, title: str) -> Table:
-    names = ["cells", "undefined", "mean", "chance", f"S > {found.threshold:g}", "attainable"]
+    names = ["cells", "undefined", "mean", "median", "chance", f"S > {found.threshold:g}"]
+    names += ["attainable"]
     keys = _keys(found, rows)
     table = _table(title, keys, names)
     for _, row in rows.iterrows():
         table.add_row(
             *(*_names(row, keys), str(row["cells"]), str(row["undefined"])),
-            *(_interval(row["mean"], row["low"], row["high"]), _number(row["chance"])),
+            _interval(row["mean"], row["low"], row["high"]),
+            *(_number(row[name]) for name in ("median", "chance")),
             _interval(row["above"], row["above_low"], row["above_high"]),
             _share(row["attainable"]),
         )
@@ -103,7 +120,10 @@ def _scores(found: Report, rows: pd.DataFrame, title: str) -> Table:
 
 def _corrected(found: Report, rows: pd.DataFrame, title: str) -> Table:
     names = [name for name in CORRECTED if rows[name].notna().any()]
-    heads = [title_of(f".{name}") for name in names]
+    heads = [
+        f"{title_of(f'.{name}')}\nmean, median" + ", clipped" * _clipped(rows, name)
+        for name in names
+    ]
     keys = _keys(found, rows)
     grouped = keys != _shared(found, rows)
     table = _table(
@@ -115,12 +135,24 @@ def _corrected(found: Report, rows: pd.DataFrame, title: str) -> Table:
     for _, row in rows.iterrows():
         table.add_row(
             *(*_names(row, keys), _share(row["unresolvable"])),
-            *(_interval(row[name], row[f"{name}.low"], row[f"{name}.high"]) for name in names),
+            *(_ratio(row, name, clipped=_clipped(rows, name)) for name in names),
             "–" if math.isnan(row["p"]) else f"{row['rank']:.0f} of {row['draws'] + 1}",
             *(_p(row[name]) for name in (("p", "q") if grouped else ("p",))),
             str(row["units"]),
         )
     return table
+
+
+def _clipped(rows: pd.DataFrame, name: str) -> bool:
+    """Whether it is known how many cells a log ratio was clipped for."""
+    return bool(rows[f"{name}.clipped"].notna().any())
+
+
+def _ratio(row: Any, name: str, *, clipped: bool) -> str:
+    mean = _interval(row[name], row[f"{name}.low"], row[f"{name}.high"])
+    count = row[f"{name}.clipped"]
+    last = [("–" if math.isnan(count) else f"{count:.0f}")] if clipped else []
+    return "\n".join([mean, ", ".join([_number(row[f"{name}.median"]), *last])])
 
 
 def _keys(found: Report, rows: pd.DataFrame) -> list[str]:
@@ -196,7 +228,7 @@ def _evidence(verdict: Verdict, name: str) -> str:
 
 def _comparison(found: Report, between: str, rows: pd.DataFrame) -> Table:
     keys = [*_shared(found, rows), "first", "second"]
-    names = ["difference", "effect", "first higher", "p", "q", "cells", "unmatched"]
+    names = ["difference", "effect", "first higher", "p", "q", "cells", "ties", "unmatched"]
     title = f"{between}s on the same cells: first less second, in {found.compared}"
     table = _table(title, keys, names)
     for _, row in rows.iterrows():
@@ -204,7 +236,7 @@ def _comparison(found: Report, between: str, rows: pd.DataFrame) -> Table:
             *_names(row, keys),
             _interval(row["difference"], row["low"], row["high"]),
             *(_number(row["effect"]), _share(row["wins"]), _p(row["p"]), _p(row["q"])),
-            *(str(row[name]) for name in ("cells", "unmatched")),
+            *(str(row[name]) for name in ("cells", "ties", "unmatched")),
         )
     return table
 

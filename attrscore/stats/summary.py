@@ -48,13 +48,15 @@ def summarise(
     """A row for each condition, and within it for each group of ``by`` (wells, plates, treatments).
 
     Columns: those that name the condition and ``by``; ``cells``, ``undefined``, ``unresolvable``;
-    ``mean``, its ``low`` and ``high`` over units; ``chance``; P(S > threshold) as ``above`` with
+    ``mean``, its ``low`` and ``high`` over units; the ``median``; ``chance``; P(S > threshold) as
+    ``above`` with
     ``above_low``, ``above_high``, and with undefined cells as never and always above
     (``above_as_zero``, ``above_as_one``); ``attainable``: the share of cells whose grid allows it;
-    every column of :data:`CORRECTED` with ``.low`` and ``.high``; ``rank`` among the ``draws`` of
-    random weights and its ``p`` (:func:`rank_among`); ``q``, which is p over the groups of
-    one condition by Benjamini-Hochberg; ``units``, ``level``, ``interval``, ``note``. What the
-    table lacks is NaN.
+    every column of :data:`CORRECTED` with ``.low``, ``.high``, ``.median`` and, of log ratios,
+    ``.clipped``: how many cells have a density below what the layer's grid resolves; ``rank``
+    among the ``draws`` of random weights and its ``p`` (:func:`rank_among`); ``q``, which is p over
+    the groups of one condition by Benjamini-Hochberg; ``units``, ``level``, ``interval``,
+    ``note``. What the table lacks is NaN.
 
     Random weights are rows of ``draws``, else those of the table itself, as in
     :func:`attrscore.stats.verdicts`. They have no p, so that no number of them changes a q.
@@ -87,6 +89,7 @@ def summarise(
             "mean": mean.value,
             "low": mean.low,
             "high": mean.high,
+            "median": _median(part, score),
             "chance": float(np.mean(known)) if len(known) else np.nan,
             "above": above.value,
             "above_low": above.low,
@@ -103,6 +106,9 @@ def summarise(
             row[name] = found.value if found else np.nan
             row[f"{name}.low"] = found.low if found else np.nan
             row[f"{name}.high"] = found.high if found else np.nan
+            row[f"{name}.median"] = _median(part, column) if found else np.nan
+            clipped = f"{column}.clipped"
+            row[f"{name}.clipped"] = part[clipped].sum() if clipped in part else np.nan
         among = [] if part[_HIDDEN].any() else draws_of(condition, random, score, null)
         ranked = rank_among(part, among, score)
         row |= {"rank": ranked.rank if ranked.draws else np.nan, "draws": ranked.draws}
@@ -112,6 +118,11 @@ def summarise(
     if rows:
         made["q"] = made.groupby(own, dropna=False, observed=True)["p"].transform(adjust)
     return made
+
+
+def _median(part: pd.DataFrame, column: str) -> float:
+    values = numbers(part, column)
+    return float(np.median(finite)) if len(finite := values[np.isfinite(values)]) else np.nan
 
 
 def resolvable(table: pd.DataFrame, /, *, score: str = "grad_camo") -> float:
