@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from attrscore.testing import Outcome
 
 MOST_JOBS = 20
+MOST_CLASSES = 12
+"""Of a table of confusion on the terminal: those with the most cells."""
 WIDE = 10_000
 """Characters of a line that is never folded."""
 
@@ -147,6 +151,8 @@ def _shown(scores: pd.DataFrame) -> tuple[list[str], str, list[str]]:
     """The columns that a summary groups by, the headline, and all that are averaged."""
     randomized = [str(c) for c in scores if str(c).startswith("model.randomize")]
     keys = ["model", *randomized, "dataset", "method", "layer"]
+    if "held_out" in scores and len(scores["held_out"].dropna().unique()) > 1:
+        keys.append("held_out")
     if len(scores["target"].unique()) > 1:
         keys.append("target")
     first = headline(scores)
@@ -220,6 +226,11 @@ def say_undefined(scores: pd.DataFrame) -> bool:
         )
         stderr().print(f"undefined for single cells: {counts}.", soft_wrap=True)
     return bool(len(kinds["failure"]))
+
+
+def say(line: str) -> None:
+    """A line beside the results, never folded."""
+    stderr().print(line, soft_wrap=True, highlight=False)
 
 
 def say_error(sentence: str, notes: Iterable[str] = ()) -> None:
@@ -337,6 +348,25 @@ def counts_table(found: Contents) -> Table:
         table.add_column(str(name), total, justify="right" if number else "left")
     for _, row in found.groups.iterrows():
         table.add_row(*(str(value) for value in row))
+    return table
+
+
+def confusion_table(counts: npt.NDArray[np.int64], classes: Sequence[str]) -> Table:
+    """Held-out cells of each class, a row each, by the class that the model predicts."""
+    shown = np.argsort(-counts.sum(1), kind="stable")[:MOST_CLASSES]
+    shown.sort()
+    left = len(classes) - len(shown)
+    table = Table(
+        title="held-out cells: class (rows) by prediction",
+        caption=f"and {left} more classes" if left else None,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("class")
+    for row in shown:
+        table.add_column(classes[row], justify="right")
+    for row in shown:
+        table.add_row(classes[row], *(str(counts[row, column]) for column in shown))
     return table
 
 

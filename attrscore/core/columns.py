@@ -55,6 +55,9 @@ COLUMNS: Mapping[str, Column] = {
     "output.*": Column("option", "a setting of the output", "where it differs"),
     "heat.*": Column("option", "how maps became heat", "where it differs"),
     "scorer.*": Column("option", "a setting of the scorer", "where it differs"),
+    "held_out": Column(
+        "metadata", "whether the model was not trained on the cell", "where its weights say so"
+    ),
     "Metadata_*": Column("metadata", "carried from the dataset", "where it carries it"),
     "completeness_error": Column(
         "diagnostic", "sum of a map less what it should be", "of path methods"

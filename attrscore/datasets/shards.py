@@ -19,7 +19,7 @@ import pandas as pd
 from attrscore.core.contracts import Batch, Dataset
 from attrscore.errors import ConfigError, EmptyShardError
 
-_OF_THE_WHOLE = ("about", "classes", "left_out", "skipped", "spec")
+_OF_THE_WHOLE = ("about", "classes", "left_out", "red_flags", "skipped", "spec")
 """What is the same of a shard as of its dataset."""
 
 _AT_ONCE = 64

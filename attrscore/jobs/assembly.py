@@ -56,7 +56,8 @@ from attrscore.errors import (
 )
 from attrscore.models.inputs import InputRule, input_rule
 from attrscore.models.randomized import randomized
-from attrscore.models.weights import check_classes, fingerprint, load_weights
+from attrscore.models.record import TrainingRecord, check_trained_for, read_record
+from attrscore.models.weights import fingerprint, load_weights
 from attrscore.targets import GroupMean
 from attrscore.targets.embeddings import resolved
 
@@ -67,9 +68,11 @@ __all__ = [
     "build_plugin",
     "dataset_of",
     "draws_of",
+    "given_channels",
     "model_of",
     "plugin_of",
     "plugins_of",
+    "record_of",
 ]
 
 PART_ROWS = 1024
@@ -88,6 +91,8 @@ class Parts:
     model: nn.Module
     trained: str
     """Fingerprint of the weights that random ones replace; empty where none are."""
+    record: TrainingRecord | None
+    """What the weights say of their training."""
     dataset: Dataset
     reader: Reader
     """Reads the dataset, ahead where ``readers`` says so."""
@@ -208,8 +213,6 @@ def model_of(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     node = dict(settings["model"])
     own = {option: node.pop(option, default) for option, default in MODEL_OPTIONS.items()}
     weights = node.get("weights")
-    if weights is not None:
-        check_classes(str(weights), dataset.classes)
     renamed = own["prefix"] is not None and weights is not None
     if renamed:
         node["weights"] = None  # loaded below, under other names
@@ -218,6 +221,15 @@ def model_of(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     spec = dataset.spec
     if rule is not None and rule.channels is not None:
         spec = replace(spec, channels=len(rule.channels))
+    record = record_of(settings)
+    if record is not None:
+        check_trained_for(
+            str(weights),
+            record,
+            classes=dataset.classes,
+            stains=_stains(rule, dataset) if record.stains else (),
+            channels=spec.channels,
+        )
     model = factory(spec)
     if renamed:
         load_weights(model, str(weights), prefix=own["prefix"])
@@ -227,6 +239,27 @@ def model_of(settings: Mapping[str, Any], dataset: Dataset) -> nn.Module:
     if rule is not None:
         model.register_forward_pre_hook(rule)
     return model
+
+
+def record_of(settings: Mapping[str, Any], /) -> TrainingRecord | None:
+    """What the weights of the settings say of their training, if they say anything."""
+    weights = settings["model"].get("weights")
+    return None if weights is None else read_record(str(weights))
+
+
+def given_channels(settings: Mapping[str, Any], dataset: Dataset, /) -> tuple[int, tuple[str, ...]]:
+    """How many channels the model gets of a dataset, and their names where they have any."""
+    own = {**MODEL_OPTIONS, **settings["model"]}
+    rule = _input_rule(own, dataset)
+    chosen = None if rule is None else rule.channels
+    return len(chosen) if chosen else dataset.spec.channels, _stains(rule, dataset)
+
+
+def _stains(rule: InputRule | None, dataset: Dataset) -> tuple[str, ...]:
+    named = one_readable(dataset).stains
+    if not named or rule is None or rule.channels is None:
+        return named
+    return tuple(named[channel] for channel in rule.channels)
 
 
 def _input_rule(own: Mapping[str, Any], dataset: Dataset) -> InputRule | None:
@@ -388,6 +421,7 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
     parts = Parts(
         model=model,
         trained=trained,
+        record=record_of(settings) if like is None else like.record,
         dataset=dataset,
         reader=reader,
         target=target,

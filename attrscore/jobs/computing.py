@@ -23,6 +23,9 @@ from attrscore.store.maps import MapKey
 
 Triple = tuple[str, str, str]
 
+CARRIED = ("held_out",)
+"""Columns beside those of the dataset that say something of a cell."""
+
 
 @dataclass
 class Watch:
@@ -128,10 +131,15 @@ def part_of(
     if lost:  # cells in their order, as if nothing had happened
         order = {name: n for n, name in enumerate(parts.dataset.table["id"].iloc[list(rows)])}
         table = table.iloc[np.argsort(table["id"].map(order), kind="stable")]
+    held_out = None if parts.record is None else parts.record.were_held_out(table["id"].unique())
+    if held_out is not None:
+        table["held_out"] = table["id"].map(dict(zip(table["id"].unique(), held_out, strict=True)))
     first = next(((r.method, r.layer, r.target) for r in results), None)
     ids = [i for r in results if (r.method, r.layer, r.target) == first for i in r.columns["id"]]
     traced = pd.concat(traces, ignore_index=True)
-    return store.Part(table.reset_index(drop=True), joined_maps(results), ids, traced)
+    return store.Part(
+        table.reset_index(drop=True), joined_maps(results), ids, traced, carried=CARRIED
+    )
 
 
 def _of_lost(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from attrscore.core.contracts import Batch, Dataset
+from attrscore.datasets.flags import RedFlag
+from attrscore.models.record import TrainingRecord
 
 MOST_GROUPS = 48
 """Rows of a table of wells; where there are more, a row a plate."""
@@ -55,17 +58,32 @@ def contents(dataset: Dataset, batch: Batch, /) -> Contents:
     return Contents(facts, _groups(table, dataset.classes), flags)
 
 
-def about(dataset: Dataset, /) -> dict[str, dict[str, str]]:
-    """What the dataset says about itself, for provenance: under ``data``, if it says anything."""
+def about(dataset: Dataset, /, flags: Sequence[RedFlag] = ()) -> dict[str, Any]:
+    """What the dataset says about itself, for provenance: ``data``, and its ``red_flags``."""
     known = dict(getattr(dataset, "about", {}))
-    return {"data": known} if known else {}
+    said: dict[str, Any] = {"data": known} if known else {}
+    return said | ({"red_flags": [flag.as_dict() for flag in flags]} if flags else {})
 
 
-def notify_of_masks(dataset: Dataset, notify: Callable[[str], None], /) -> None:
-    """Say where no person drew or checked the masks."""
+def normalised_otherwise(dataset: Dataset, record: TrainingRecord | None, /) -> list[RedFlag]:
+    """The flag of cells whose pixels are not what the model was trained on."""
+    now = getattr(dataset, "about", {}).get("normalised", "")
+    then = "" if record is None else record.normalised
+    if not now or not then or now == then:
+        return []
+    cells = len(dataset.table)
+    return [RedFlag("normalised_otherwise", cells, cells, (f"then {then}", f"now {now}"))]
+
+
+def notify_of_data(
+    dataset: Dataset, flags: Sequence[RedFlag], notify: Callable[[str], None], /
+) -> None:
+    """Say where no person drew or checked the masks, and what seems wrong, a line each."""
     made = getattr(dataset, "about", {}).get("masks")
     if made:
         notify(f"masks: {made}")
+    for flag in flags:
+        notify(f"red flag: {flag.describe()}")
 
 
 def _groups(table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:

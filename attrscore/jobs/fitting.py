@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from attrscore.core.contracts import Dataset
+from attrscore.datasets.flags import red_flags
+from attrscore.engine.pool import draw_pool
 from attrscore.errors import ConfigError, choose
-from attrscore.jobs.assembly import dataset_of, model_of
-from attrscore.jobs.contents import notify_of_masks
+from attrscore.jobs.assembly import dataset_of, given_channels, model_of
+from attrscore.jobs.contents import notify_of_data
+from attrscore.models.record import TrainingRecord
 from attrscore.models.weights import save_weights
 from attrscore.training import Trained, train
 
@@ -27,12 +30,39 @@ def fit(
     cells = {**settings["dataset"], **(options.pop("dataset") or {})}
     settings = {**settings, "dataset": cells}
     dataset = dataset_of(settings)
-    notify_of_masks(dataset, notify)
+    notify_of_data(dataset, red_flags(dataset, draw_pool(dataset)), notify)
     trained = train(
         model_of(settings, dataset), dataset, seed=settings["seed"], progress=notify, **options
     )
-    save_weights(trained.model, output, classes=dataset.classes)
+    save_weights(trained.model, output, record=_record(settings, trained, dataset))
     return trained, dataset
+
+
+def _record(settings: Mapping[str, Any], trained: Trained, dataset: Dataset) -> TrainingRecord:
+    """What the weights keep of their training."""
+    split_by = settings["train"]["split_by"]
+    table = dataset.table
+    groups: list[str] = []
+    if split_by is not None:
+        held_out = table["id"].astype(str).isin(set(trained.held_out_ids))
+        groups = sorted(set(table.loc[held_out, split_by].astype(str)))
+    channels, stains = given_channels(settings, dataset)
+    return TrainingRecord.of(
+        classes=tuple(map(str, dataset.classes)),
+        channels=channels,
+        stains=stains,
+        normalised=getattr(dataset, "about", {}).get("normalised", ""),
+        split_by=split_by,
+        groups=groups,
+        trained_on=trained.train_ids,
+        held_out=trained.held_out_ids,
+        accuracy={
+            "held_out": trained.accuracy,
+            "balanced": trained.balanced_accuracy,
+            "trained_on": trained.train_accuracy,
+        },
+        confusion=trained.confusion.tolist(),
+    )
 
 
 def train_if_asked(settings: Mapping[str, Any], notify: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ from attrscore.core.contracts import Dataset, single_targets
 from attrscore.core.heat import Heat
 from attrscore.core.model import device_of
 from attrscore.core.readings import readings_of
+from attrscore.datasets.flags import RedFlag, red_flags
 from attrscore.engine.attribution import Pair
 from attrscore.engine.memory import Gauge
 from attrscore.engine.pool import those_readable
@@ -23,8 +24,8 @@ from attrscore.engine.preflight import Finding, preflight, refusals
 from attrscore.engine.run import run
 from attrscore.errors import choose, preview, stoppable
 from attrscore.jobs.assembly import Parts, answering, build, draws_of
-from attrscore.jobs.computing import Watch, compute
-from attrscore.jobs.contents import about, notify_of_masks
+from attrscore.jobs.computing import CARRIED, Watch, compute
+from attrscore.jobs.contents import about, normalised_otherwise, notify_of_data
 from attrscore.jobs.fitting import train_if_asked
 from attrscore.jobs.planning import part_rows
 from attrscore.jobs.provenance import (
@@ -95,14 +96,20 @@ def run_job(
         notify(f"left out of draws of random weights, for it looks at no map: {preview(left_out)}")
     first = build(draws[0])
     first.reader.room = KEPT if len(draws) > 1 else 0
-    notify_of_masks(first.dataset, notify)
+    flags = (
+        *red_flags(first.dataset, first.reader.sample),
+        *normalised_otherwise(first.dataset, first.record),
+    )
+    notify_of_data(first.dataset, flags, notify)
     done = rows = 0
     figures: tuple[Path, ...] = ()
     folders: list[Path] = []
     try:
         for number, one in enumerate(draws):
             parts = build(one, like=first) if number else first
-            work = _Work(parts, clock, config, overrides, on_progress, on_findings, done, rows)
+            work = _Work(
+                parts, clock, config, overrides, flags, on_progress, on_findings, done, rows
+            )
             if len(draws) > 1:
                 work.of_a_draw(number, len(draws), first=settings["seed"])
             figures += work.fill(settings["rerun"])
@@ -139,6 +146,7 @@ class _Work:
     clock: Clock
     config: str
     overrides: Sequence[str]
+    flags: Sequence[RedFlag]
     on_progress: Callable[[int, int, str], None]
     on_findings: Callable[[Sequence[Finding]], None]
     before: int = 0
@@ -203,8 +211,9 @@ class _Work:
             config=of_numbers(self.config, besides),
             provenance={
                 **facts(overrides_of_numbers(self.overrides, besides)),
-                **about(self.parts.dataset),
+                **about(self.parts.dataset, self.flags),
             },
+            carried=CARRIED,
             readings={key: readings_of(each) for key, each in self.parts.scorers.items()},
             hidden=self.parts.hidden,
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import pickle
 import re
 import warnings
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from attrscore.core.code import is_plain, text_of
 from attrscore.core.contracts import InputSpec
 from attrscore.errors import AbsentError, ConfigError, DataError, did_you_mean, preview
+from attrscore.models.record import TrainingRecord, check_trained_for, read_record
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -130,35 +130,27 @@ def load_weights(
 
 
 def check_classes(path: str | Path, classes: Sequence[str], /) -> None:
-    """Check that weights were trained for these classes, in this order.
-
-    Only files of :func:`save_weights` say so, and classes without names, which are the numbers from
-    0, are taken for any.
+    """Check that weights were trained for these classes, in this order, as far as they say so.
 
     :raises DataError: other classes, or another order.
     """
-    file = Path(path).expanduser()
-    if not classes or file.suffix.lower() != ".safetensors" or not file.is_file():
-        return
-    try:
-        with safetensors.safe_open(file, framework="np") as opened:
-            known = json.loads((opened.metadata() or {}).get("classes", "[]"))
-    except Exception as error:
-        raise DataError(_damaged(file, "safetensors file")) from error
-    numbers = [str(number) for number in range(len(classes))]
-    if known and list(classes) not in (known, numbers):
-        raise DataError(
-            f"{file} was trained for the classes {preview(known)}, in this order, and those of the "
-            f"dataset are {preview(classes)}. Where they are the same, or some of them, say "
-            f"dataset.class_order=[{','.join(map(str, known))}]."
-        )
+    record = read_record(path) if classes else None
+    if record is not None:
+        check_trained_for(path, record, classes=classes)
 
 
-def save_weights(model: nn.Module, path: str | Path, /, *, classes: Sequence[str] = ()) -> None:
+def save_weights(
+    model: nn.Module,
+    path: str | Path,
+    /,
+    *,
+    classes: Sequence[str] = (),
+    record: TrainingRecord | None = None,
+) -> None:
     """Write the state dict as safetensors, whole or not at all; the folder is made.
 
-    ``classes``, the names of its outputs, are kept with it. Tensors that share memory are written
-    once a name.
+    ``classes``, the names of its outputs, are kept with it, and so is the ``record`` of its
+    training, which has them too. Tensors that share memory are written once a name.
 
     :raises DataError: another suffix than .safetensors, or a state that is not only tensors.
     """
@@ -178,7 +170,9 @@ def save_weights(model: nn.Module, path: str | Path, /, *, classes: Sequence[str
     }
     from attrscore.store.commit import commit, make_folder  # here: it loads pandas and h5py
 
-    metadata = {"classes": json.dumps(list(classes))} if classes else None
+    if record is None and classes:
+        record = TrainingRecord(classes=tuple(classes))
+    metadata = None if record is None else record.metadata()
     make_folder(file.parent)
     commit(file, safetensors.torch.save(tensors, metadata))
 
@@ -240,7 +234,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         try:
             return safetensors.torch.load_file(file)
         except Exception as error:
-            raise DataError(_damaged(file, "safetensors file")) from error
+            raise DataError(damaged(file, "safetensors file")) from error
     if suffix not in TORCH_SUFFIXES:
         raise AbsentError(
             f"{file} is not known as a file of weights; "
@@ -291,7 +285,7 @@ def _torch_load(file: Path) -> Any:
                 "model.state_dict() where the model was trained, and build the model with "
                 "model=factory."
             ) from error
-        raise DataError(_damaged(file, "file of torch.save")) from error
+        raise DataError(damaged(file, "file of torch.save")) from error
 
 
 def _of_lightning(file: Path) -> bool:
@@ -383,7 +377,8 @@ def _no_file(file: Path) -> str:
     return f"There is no file {file}. {did_you_mean(file.name, there)}"
 
 
-def _damaged(file: Path, kind: str) -> str:
+def damaged(file: Path, kind: str, /) -> str:
+    """What to say of a file that cannot be read as what it should be."""
     head = _head(file)
     text = head.decode("ascii", errors="replace").splitlines()[:1]
     begins = f" It begins with {text[0]!r}." if text and text[0].isprintable() else ""

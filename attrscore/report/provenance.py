@@ -13,7 +13,7 @@ from attrscore import store
 from attrscore.store.folders import find
 from attrscore.store.identity import flatten
 
-__all__ = ["jobs_of", "origin"]
+__all__ = ["jobs_of", "origin", "red_flags_of"]
 
 
 def origin(results: Path, /) -> dict[str, Any]:
@@ -44,6 +44,16 @@ def jobs_of(paths: Sequence[str | Path], /) -> list[dict[str, Any]]:
         for job in _jobs_at(Path(path)):
             jobs.setdefault(str(job["job"]), _described(job))
     return list(jobs.values())
+
+
+def red_flags_of(jobs: Sequence[Mapping[str, Any]], /) -> list[str]:
+    """What seemed wrong with the data of these jobs (of :func:`jobs_of`), each line once."""
+    lines = {
+        f"{job['dataset']}: {flag.get('seen', '')}: {flag.get('advice', '')}.": None
+        for job in jobs
+        for flag in job["red_flags"]
+    }
+    return list(lines)
 
 
 def _jobs_at(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,6 +120,7 @@ def _described(job: Mapping[str, Any]) -> dict[str, Any]:
             **{str(k): str(v) for k, v in dict(provenance.get("packages") or {}).items()},
         },
         "git": provenance.get("git"),
+        "red_flags": [f for f in provenance.get("red_flags") or () if isinstance(f, Mapping)],
         "device": ", ".join(dict.fromkeys(str(r["device"]) for r in runs if r.get("device"))),
         "runs": len(runs),
     }

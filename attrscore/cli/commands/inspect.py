@@ -32,6 +32,7 @@ def inspect(arguments: Sequence[str]) -> int:
     from attrscore.cli import output
     from attrscore.core.heat import HeatOptions
     from attrscore.core.registry import METHODS, TARGETS
+    from attrscore.datasets.flags import red_flags
     from attrscore.engine.preflight import SAMPLE, preflight, survey
     from attrscore.engine.run import batches_of
     from attrscore.jobs.assembly import (
@@ -41,10 +42,13 @@ def inspect(arguments: Sequence[str]) -> int:
         plugin_of,
         plugins_of,
     )
+    from attrscore.jobs.contents import notify_of_data
 
     dataset = dataset_of(settings)
     model = model_of(settings, dataset)
     batch = next(batches_of(dataset, batch_size=SAMPLE))
+    flags = red_flags(dataset, batch)
+    notify_of_data(dataset, flags, output.say)
     with answering(model):
         found = survey(model, batch)
     spec = dataset.spec
@@ -69,7 +73,11 @@ def inspect(arguments: Sequence[str]) -> int:
             heat=HeatOptions(**settings["heat"]),
         )
     if as_json:
-        shown = {"model": asdict(found), "findings": list(map(asdict, findings))}
+        shown = {
+            "model": asdict(found),
+            "findings": list(map(asdict, findings)),
+            "red_flags": [flag.as_dict() for flag in flags],
+        }
         sys.stdout.write(json.dumps(shown, indent=1) + "\n")
     else:
         out.print(output.finding_table(findings))
@@ -86,21 +94,28 @@ def _about_dataset(overrides: Sequence[str], /) -> bool:
 def _inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) -> int:
     """Print what a dataset holds, and draw some of its crops with their masks."""
     from attrscore.cli import output
+    from attrscore.datasets.flags import red_flags
     from attrscore.engine.pool import draw_pool
     from attrscore.jobs.assembly import dataset_of
-    from attrscore.jobs.contents import contents
+    from attrscore.jobs.contents import contents, notify_of_data
     from attrscore.report import figures as plots
 
     dataset = dataset_of(settings)
     batch = draw_pool(dataset, _SHOWN[dataset.spec.dimensions], seed=settings["seed"])
     found = contents(dataset, batch)
+    flags = red_flags(dataset, draw_pool(dataset, seed=settings["seed"]))
     out = output.stderr() if as_json else output.stdout()
     if as_json:
-        shown = {**asdict(found), "groups": found.groups.to_dict("records")}
+        shown = {
+            **asdict(found),
+            "groups": found.groups.to_dict("records"),
+            "red_flags": [flag.as_dict() for flag in flags],
+        }
         sys.stdout.write(json.dumps(shown, indent=1, default=str) + "\n")
     else:
         out.print(output.contents_table(found))
         out.print(output.counts_table(found))
+    notify_of_data(dataset, flags, output.say)
     if settings["figures"] == "all":
         name = settings["label"]["dataset"] or settings["dataset"]["name"]
         sheet = plots.contact_sheet(

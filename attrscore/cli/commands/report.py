@@ -37,6 +37,7 @@ def report(arguments: Sequence[str]) -> int:
     from attrscore import stats, store
     from attrscore.cli import output
     from attrscore.report import text
+    from attrscore.report.provenance import jobs_of, red_flags_of
 
     table = store.read_scores(*options.results)
     options.score = options.score or output.headline(table)
@@ -45,7 +46,7 @@ def report(arguments: Sequence[str]) -> int:
         score=options.score,
         threshold=options.threshold,
         clusters=options.clusters,
-        by=options.by,
+        by=options.by or _by_default(table),
         null=options.null,
         primary=options.primary,
         rule=_rule(options.rule),
@@ -64,9 +65,13 @@ def report(arguments: Sequence[str]) -> int:
         output.stdout().print(f"report: {path}", soft_wrap=True)
         return OK
     out = output.stdout()
+    flags = red_flags_of(jobs_of(options.results))
     if options.json:
-        out.file.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        shown = {**found.as_dict(), "red_flags": flags}
+        out.file.write(json.dumps(shown, ensure_ascii=False, indent=1) + "\n")
     else:
+        for flag in flags:
+            out.print(f"red flag: {flag}", soft_wrap=True)
         for part in text.parts(found):
             out.print(part, soft_wrap=not isinstance(part, Table))
     if options.figures:
@@ -106,6 +111,12 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if options.json and (options.output or options.figure):
         raise ConfigError("--json prints on the terminal: leave out -o and --figure.")
     return options
+
+
+def _by_default(table: pd.DataFrame) -> list[str]:
+    """Cells that a model was trained on stand apart from those that it was not."""
+    mixed = "held_out" in table and len(table["held_out"].dropna().unique()) > 1
+    return ["held_out"] if mixed else []
 
 
 def _write_page(

@@ -48,7 +48,7 @@ def _job(cfg: DictConfig) -> Ended:
                 overrides=unresolved(HydraConfig.get().overrides.task),
                 on_progress=advance,
                 on_findings=output.say_findings,
-                notify=output.stderr().print,
+                notify=output.say,
             )
         return Ended(_show(outcome, settings, sweep=sweep))
     except EmptyShardError as error:
@@ -110,13 +110,15 @@ def train(arguments: Sequence[str]) -> int:
     from attrscore.cli import output
     from attrscore.jobs.fitting import fit
 
-    trained, dataset = fit(settings, notify=output.stderr().print)
+    trained, dataset = fit(settings, notify=output.say)
     output.stdout().print(
         f"held-out accuracy {trained.accuracy:.3f} (balanced {trained.balanced_accuracy:.3f}) on "
         f"{len(trained.held_out_ids)} cells, training accuracy {trained.train_accuracy:.3f} on "
-        f"{len(trained.train_ids)}\nweights: {settings['train']['output']}",
+        f"{len(trained.train_ids)}",
         soft_wrap=True,
     )
+    output.stdout().print(output.confusion_table(trained.confusion, dataset.classes))
+    output.stdout().print(f"weights: {settings['train']['output']}", soft_wrap=True)
     return INCOMPLETE if output.say_skipped(dataset) else OK
 
 

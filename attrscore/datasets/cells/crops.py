@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from attrscore.datasets.cells.geometry import Geometry
     from attrscore.datasets.cells.normalising import Levels
     from attrscore.datasets.cells.objects import Scan
+    from attrscore.datasets.flags import RedFlag
     from attrscore.datasets.images import Field
 
 Outside = Literal["keep", "zero", "mean"]
@@ -91,6 +92,11 @@ class CellsOfFields:
     def skipped(self) -> Mapping[str, str]:
         """File, field or cell -> why it is left out."""
         return MappingProxyType(self._scan.skipped)
+
+    @property
+    def red_flags(self) -> tuple[RedFlag, ...]:
+        """What seems wrong with the label images and the table."""
+        return self._scan.flags
 
     def read(self, rows: Sequence[int], /) -> Batch:
         """Crops of these rows, cut field by field."""

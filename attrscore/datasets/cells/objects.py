@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import ndimage
 
 from attrscore.datasets.cells.geometry import Geometry, jitter_columns
+from attrscore.datasets.flags import OF_MASKS, FieldFlags, RedFlag
 from attrscore.datasets.images.readers import shown
 from attrscore.errors import ConfigError, DataError, EmptyShardError
 
@@ -45,6 +46,9 @@ OWN_COLUMNS = (
 _AT_ONCE = 2**22
 """Pixels of a label image whose coordinates are in memory at once."""
 
+_OFTEN = 16
+"""Times that a pixel may lie in the box of an object, before each object is looked at alone."""
+
 
 @dataclass(frozen=True, eq=False)
 class Scan:
@@ -64,6 +68,8 @@ class Scan:
     """Objects for which ``where`` does not hold."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What the files are like, in words."""
+    flags: tuple[RedFlag, ...] = ()
+    """What seems wrong with label images and table."""
 
 
 def scan(
@@ -89,6 +95,7 @@ def scan(
     geometry: Geometry | None = None
     cells = small = unwanted = 0
     facts: dict[str, Counter[str]] = {}
+    looked = FieldFlags(annotations.rows)
     for name in sorted(reader.files):
         if options.limit is not None and cells >= options.limit:
             break
@@ -117,17 +124,22 @@ def scan(
         tables.append(joined[held])
         begins.append(begin[large][held])
         cells += int(held.sum())
+        large[large] = held
+        looked.add(name, found, field, large)
     if not cells or first is None or geometry is None:
         reasons = " ".join(list(skipped.values())[:3])
         kind = DataError if reader.keep is None else EmptyShardError
         filtered = f" where='{options.where}' leaves {unwanted} out." if options.where else ""
+        if first is None and reader.swapped():
+            filtered += " Images and masks seem to be swapped."
         raise kind(
             f"No cell is left: {len(skipped)} files cannot be used, and {small} objects are "
             f"smaller than min_area={options.min_area} pixels.{filtered} {reasons}"
         )
+    flags = looked.found(reader.every if reader.keep is None else None)
     table = pd.concat(tables, ignore_index=True).iloc[: options.limit]
     if reader.keep is None and options.where is None:  # else no annotated cell may be left
-        annotations.check(table)
+        annotations.check(table, [flag for flag in flags if flag.kind in OF_MASKS])
     if first.stains and len(first.stains) != len(first.channels):
         raise ConfigError(
             f"stains={list(first.stains)} names {len(first.stains)} channels, and "
@@ -148,6 +160,7 @@ def scan(
         small,
         unwanted,
         {what: _counted(counts) for what, counts in facts.items()},
+        flags,
     )
 
 
@@ -377,9 +390,19 @@ def _pieces(
     first: NDArray[np.int64],
     stop: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    corners = np.ones((3,) * labels.ndim, bool)
     pieces = np.ones(len(number), np.int64)
-    for row in np.flatnonzero(area < (stop - first).prod(axis=1)):  # the others fill their box
+    boxes = (stop - first).prod(axis=1)
+    rows = np.flatnonzero(area < boxes)  # the others fill their box
+    if boxes[rows].sum() > _OFTEN * labels.size:
+        # grey levels taken for labels: each number everywhere
+        from skimage.measure import label  # slow to import
+
+        piece = label(labels, connectivity=labels.ndim)
+        of = np.zeros(piece.max() + 1, labels.dtype)
+        of[piece.ravel()] = labels.ravel()
+        return np.bincount(np.searchsorted(number, of[1:]), minlength=len(number))
+    corners = np.ones((3,) * labels.ndim, bool)
+    for row in rows:
         box = tuple(slice(*ends) for ends in zip(first[row], stop[row], strict=True))
         pieces[row] = ndimage.label(labels[box] == number[row], corners)[1]
     return pieces

@@ -14,6 +14,7 @@ from pandas.api.types import is_float_dtype
 
 from attrscore.datasets._options import TableOptions
 from attrscore.datasets.cells.options import FieldOptions
+from attrscore.datasets.flags import RedFlag
 from attrscore.datasets.images.files import stem
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
 
@@ -191,8 +192,8 @@ class Annotations:
         joined.insert(1, "label", label)
         return joined
 
-    def check(self, cells: pd.DataFrame, /) -> None:
-        """Check that the keys can be right.
+    def check(self, cells: pd.DataFrame, flags: Sequence[RedFlag] = (), /) -> None:
+        """Check that the keys can be right; ``flags`` say what is wrong with the masks.
 
         :raises DataError: no cell is in the table at all.
         """
@@ -202,7 +203,8 @@ class Annotations:
                 f"No row of '{self.source}' is about a cell of these files: it has "
                 f"{preview((f'{image}:{number}' for image, number in self.rows.index), most=3)}; "
                 f"the files have {preview(cells['id'], most=3)}. Choose its columns with "
-                "dataset.image_key and dataset.object_key; ImageNumber needs dataset.image_table."
+                "dataset.image_key and dataset.object_key; ImageNumber needs dataset.image_table. "
+                + " ".join(f"Red flag: {flag.describe()}" for flag in flags)
             )
 
 

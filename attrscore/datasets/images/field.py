@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -227,13 +228,26 @@ class FieldReader:
         """
         return self._kept.get(name, lambda: self._open(self.every[name]))
 
-    def _open(self, files: FieldFiles) -> Field:
-        how: dict[str, Any] = {
+    def swapped(self) -> bool:
+        """Whether an image can be read as the mask of what is given as its mask."""
+        for files in list(self.files.values())[:1]:
+            if files.mask is not None:
+                with suppress(DataError):
+                    image = open_image(files.mask, **self._how)
+                    return bool(open_labels(files.image, like=image, **self._how).read().any())
+        return False
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        return {
             "axes": self.axes,
             "series": self.series,
             "level": self.level,
             "allow_pickle": self.allow_pickle,
         }
+
+    def _open(self, files: FieldFiles) -> Field:
+        how = self._how
         image = open_image(files.image, spacing=self.spacing, **how)
         if len(image.space) != self.dimensions:
             raise DataError(

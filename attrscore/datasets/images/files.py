@@ -43,17 +43,19 @@ def _is_zarr(path: Path) -> bool:
 
 
 def stem(path: Path | str, /) -> str:
-    """The name without folder and without the endings that image files have.
+    r"""The name without folder and without the endings that image files have.
 
     Labels inside a Zarr folder are called as the image that they belong to, and one field of a
-    plate by its path in it.
+    plate by its path in it. A table may hold paths of Windows.
 
     >>> stem("plate 1/a.b.ome.tif"), stem("a.b"), stem("brain.nii.gz")
     ('a.b', 'a.b', 'brain')
+    >>> stem(r"D:\plate 1\a.tif")
+    'a'
     >>> stem("p.zarr/A/1/0"), stem("p.zarr/A/1/0/labels/cells")
     ('p_A_1_0', 'p_A_1_0')
     """
-    path = Path(str(path))
+    path = Path(path.replace("\\", "/")) if isinstance(path, str) else path
     found = in_zarr(path)
     if found is not None:
         folder, inside = found

@@ -74,6 +74,7 @@ def page(
         "js": _read("page.js"),
         "js_hash": _hash(_read("page.js")),
         "lede": _lede(found, conditions, words),
+        "red_flags": provenance.red_flags_of(jobs),
         "notes": [n for n in dict.fromkeys(found.summary["note"]) if n],
         "found": found,
         "words": words,
