@@ -32,6 +32,7 @@ from attrscore.errors import (
 
 __all__ = [
     "DATASETS",
+    "GUIDES",
     "INTERFACE",
     "METHODS",
     "MODELS",
@@ -443,6 +444,8 @@ SCORERS = Registry("scorer", "attrscore.scorers")
 TARGETS = Registry("target", "attrscore.targets")
 MODELS = Registry("model", "attrscore.models")
 DATASETS = Registry("dataset", "attrscore.datasets")
+GUIDES = Registry("guide", "attrscore.training")
+"""What keeps a model on the cell while it is trained; no job of an audit has one."""
 
 
 @dataclass(frozen=True, kw_only=True)

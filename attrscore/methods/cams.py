@@ -76,7 +76,7 @@ def layer_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     >>> layer_cam(activation, gradient)
     tensor([[[[1., 6.]]]])
     """
-    return gradient.relu().mul_(activation).sum(1, keepdim=True)
+    return (gradient.relu() * activation).sum(1, keepdim=True)
 
 
 def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -109,10 +109,10 @@ def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
     """
     # Divided by g^2, which underflows for small gradients: alpha = 1 / (2 + g sum(A)) where g > 0.
     below = (gradient * activation.sum(_space(activation), keepdim=True)).add_(2)
-    weights = gradient.relu().div_(below).sum(_space(gradient), keepdim=True)
+    weights = (gradient.relu() / below).sum(_space(gradient), keepdim=True)
     if not bool(weights.isfinite().all()):  # asking every voxel is slow, and it is rarely 0
-        below.masked_fill_(below == 0, torch.inf)
-        weights = gradient.relu().div_(below).sum(_space(gradient), keepdim=True)
+        below = below.masked_fill(below == 0, torch.inf)
+        weights = (gradient.relu() / below).sum(_space(gradient), keepdim=True)
     return _weighted(activation, weights)
 
 
@@ -263,6 +263,7 @@ class EigenGradCAM(_LayerByLayer):
     """
 
     formula = staticmethod(eigen_grad_cam)
+    differentiable: ClassVar[bool] = False  # equal singular values have no derivative
 
 
 @METHODS.register("activation_x_gradient")

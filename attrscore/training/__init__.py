@@ -1,7 +1,25 @@
-"""Training on a dataset's labels, with whole groups held out."""
+"""Training on a dataset's labels with whole groups held out, guided or not; losses and monitors."""
 
 from __future__ import annotations
 
 from attrscore.training.fit import Epoch, Rows, Trained, split, train
+from attrscore.training.guides import Guide, MaskedCrops, Outside, Rrr, Swap, Unguided
+from attrscore.training.live import Live, LivePass, outside, watch
 
-__all__ = ["Epoch", "Rows", "Trained", "split", "train"]
+__all__ = [
+    "Epoch",
+    "Guide",
+    "Live",
+    "LivePass",
+    "MaskedCrops",
+    "Outside",
+    "Rows",
+    "Rrr",
+    "Swap",
+    "Trained",
+    "Unguided",
+    "outside",
+    "split",
+    "train",
+    "watch",
+]
