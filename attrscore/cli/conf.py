@@ -17,6 +17,7 @@ import yaml
 from attrscore.core.heat import HeatOptions
 from attrscore.core.options import Option, options_of, summary
 from attrscore.core.registry import (
+    GUIDES,
     REGISTRIES,
     SCORERS,
     SEVERAL,
@@ -24,6 +25,8 @@ from attrscore.core.registry import (
     ModelOptions,
     conf_dir,
 )
+
+ALL = {**REGISTRIES, "guide": GUIDES}
 
 SHARED = {"dataset": DatasetOptions, "model": ModelOptions}
 """Options that every plugin of a kind has, beside its own."""
@@ -35,7 +38,8 @@ VARIANTS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
         "phantom",
         "Synthetic Cell Painting stacks whose label has a known carrier",
         {"size": (16, 48, 48), "cells": 128},
-    )
+    ),
+    "guide/energy": ("outside", "The same as outside, by its other name", {}),
 }
 """Choices beside those named like their plugin: the plugin, what it is, other defaults."""
 
@@ -46,7 +50,7 @@ COLUMN = 24
 def conf_files() -> dict[str, str]:
     """Path below conf/ -> its text."""
     files = {}
-    for kind, registry in REGISTRIES.items():
+    for kind, registry in ALL.items():
         for entry in registry.entries():
             if entry.alias_of is None and entry.package == "attrscore":
                 about = summary(registry.load(entry.name))
@@ -83,7 +87,7 @@ def write_conf(folder: Path, /) -> list[Path]:
 
 
 def _choice(kind: str, name: str, about: str, other: Mapping[str, Any]) -> str:
-    options = list(options_of(REGISTRIES[kind].load(name)).values())
+    options = list(options_of(ALL[kind].load(name)).values())
     if kind in SHARED:
         options += options_of(SHARED[kind]).values()
     if kind not in SEVERAL:

@@ -20,7 +20,7 @@ from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from attrscore.core.code import code_in
-from attrscore.core.registry import MODEL_OPTIONS, REGISTRIES, SEVERAL, Registry, conf_dir
+from attrscore.core.registry import GUIDES, MODEL_OPTIONS, REGISTRIES, SEVERAL, Registry, conf_dir
 from attrscore.errors import ConfigError, did_you_mean
 
 UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -242,7 +242,7 @@ def register_installed(arguments: Sequence[str]) -> None:
         group, _, choice = argument.partition("=")
         if choice == "null" and (conf_dir() / group).is_dir():
             raise ConfigError(f"{argument}: a {group} must be chosen. See: attrscore --help")
-    for kind, registry in REGISTRIES.items():
+    for kind, registry in {**REGISTRIES, "guide": GUIDES}.items():
         for name in registry.strangers():
             if (conf_dir() / kind / f"{name}.yaml").exists():
                 continue

@@ -48,6 +48,9 @@ COLUMNS: Mapping[str, Column] = {
     "batch_size": Column("option", "cells at once, which decides rounding", "where it differs"),
     "device": Column("option", "kind of device, which decides rounding", "where it differs"),
     "attrscore": Column("option", "version of attrscore", "where it differs"),
+    "model.guide": Column(
+        "option", "what kept the model on the cell in training", "where something did"
+    ),
     "model.*": Column("option", "a setting of the model", "where it differs"),
     "dataset.*": Column("option", "a setting of the dataset", "where it differs"),
     "method.*": Column("option", "a setting of the method", "where it differs"),

@@ -293,6 +293,12 @@ def _fingerprint(model: nn.Module, trained: str) -> str:
     return hashlib.blake2b((own + trained).encode(), digest_size=16).hexdigest()
 
 
+def _guide(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What kept the model on the cell while it was trained, where its weights say so."""
+    record = record_of(settings)
+    return {"guide": str(record.guide["name"])} if record is not None and record.guide else {}
+
+
 def _device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -394,6 +400,7 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
         "model": {
             **_identity(MODELS, settings, leave_out=_NOT_NUMBERS),
             "fingerprint": _fingerprint(model, trained),
+            **_guide(settings),
         },
         "dataset": {
             "name": settings["dataset"]["name"],

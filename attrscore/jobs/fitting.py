@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attrscore.core.contracts import Dataset
+from attrscore.core.registry import GUIDES
 from attrscore.datasets.flags import red_flags
 from attrscore.engine.pool import draw_pool
 from attrscore.errors import ConfigError, choose
@@ -27,12 +28,20 @@ def fit(
     """
     options = dict(settings["train"])
     output, _ = Path(options.pop("output")), options.pop("when")
+    seed = options.pop("seed")
+    node = dict(settings["guide"])
+    guide = GUIDES.build(node.pop("name"), **node)
     cells = {**settings["dataset"], **(options.pop("dataset") or {})}
     settings = {**settings, "dataset": cells}
     dataset = dataset_of(settings)
     notify_of_data(dataset, red_flags(dataset, draw_pool(dataset)), notify)
     trained = train(
-        model_of(settings, dataset), dataset, seed=settings["seed"], progress=notify, **options
+        model_of(settings, dataset),
+        dataset,
+        seed=settings["seed"] if seed is None else seed,
+        guide=guide,
+        progress=notify,
+        **options,
     )
     save_weights(trained.model, output, record=_record(settings, trained, dataset))
     return trained, dataset
@@ -62,6 +71,7 @@ def _record(settings: Mapping[str, Any], trained: Trained, dataset: Dataset) -> 
             "trained_on": trained.train_accuracy,
         },
         confusion=trained.confusion.tolist(),
+        guide={} if settings["guide"]["name"] == "none" else dict(settings["guide"]),
     )
 
 

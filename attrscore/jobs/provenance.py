@@ -30,8 +30,8 @@ _NO_TRANSPORT = {
 }
 
 NO_NUMBERS = (
-    *("figures", "fuse", "hydra", "label", "readers", "rerun", "results", "show", "threads"),
-    *("train", "trust"),
+    *("figures", "fuse", "guide", "hydra", "label", "readers", "rerun", "results", "show"),
+    *("threads", "train", "trust"),
 )
 """Settings that no number depends on: parts do not hold them, so that changing one of them changes
 no byte of a part."""

@@ -46,6 +46,7 @@ class TrainSettings:
     held_out: Annotated[float, 0, 1] = 0.25
     augment: str = "none"
     balance: bool = False
+    seed: Seed | None = None
 
 
 @dataclass(frozen=True)

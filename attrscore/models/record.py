@@ -56,6 +56,8 @@ class TrainingRecord:
     """``held_out``, ``balanced`` (also held out) and ``trained_on``."""
     confusion: tuple[tuple[int, ...], ...] = ()
     """Held-out cells of each class by the class predicted."""
+    guide: Mapping[str, Any] = field(default_factory=dict)
+    """``name`` and options of what kept the model on the cell; empty where nothing did."""
     trained_on: frozenset[bytes] | None = None
     """Digests of the ids of the cells trained on; None where it is not known."""
 
@@ -84,7 +86,9 @@ class TrainingRecord:
     def metadata(self) -> dict[str, str]:
         """As it is written."""
         names = ("channels", "stains", "normalised", "split_by", "held_out", "counts")
-        training = {name: getattr(self, name) for name in (*names, "accuracy", "confusion")}
+        training = {
+            name: getattr(self, name) for name in (*names, "accuracy", "confusion", "guide")
+        }
         found = {"classes": json.dumps(self.classes), "training": json.dumps(training)}
         if self.trained_on is not None:
             found["trained_on"] = base64.b64encode(b"".join(sorted(self.trained_on))).decode()
@@ -127,6 +131,7 @@ def read_record(path: str | Path, /) -> TrainingRecord | None:
             counts={str(k): int(v) for k, v in training.get("counts", {}).items()},
             accuracy={str(k): float(v) for k, v in training.get("accuracy", {}).items()},
             confusion=tuple(tuple(map(int, row)) for row in training.get("confusion", ())),
+            guide=dict(training.get("guide", {})),
             trained_on=frozenset(digests[at : at + _BYTES] for at in range(0, len(digests), _BYTES))
             if "trained_on" in known
             else None,

@@ -28,6 +28,7 @@ _COLOURS = {
     "reads both": "magenta",
     "looks elsewhere": "red",
     "unresolvable": "yellow",
+    "guided": "cyan",
 }
 _MOST = 12
 """Conditions of an agreement matrix that a terminal is wide enough for."""

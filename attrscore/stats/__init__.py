@@ -14,6 +14,7 @@ from attrscore.stats.comparisons import (
     auroc,
     compare,
     paired,
+    repairs,
     separation,
     sign_flip,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "map_matrix",
     "paired",
     "rank_among",
+    "repairs",
     "report",
     "resolvable",
     "separation",

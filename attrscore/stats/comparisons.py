@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,15 @@ import pandas as pd
 from scipy import stats
 
 from attrscore.errors import ConfigError, choose, did_you_mean
-from attrscore.stats.conditions import by_condition, by_id, columns_of, distinguishing, label
+from attrscore.stats.conditions import (
+    GUIDE,
+    by_condition,
+    by_id,
+    columns_of,
+    distinguishing,
+    is_null,
+    label,
+)
 from attrscore.stats.resampling import (
     FEWEST,
     MANY,
@@ -24,12 +32,14 @@ from attrscore.stats.resampling import (
 )
 
 __all__ = [
+    "FINDINGS",
     "adjust",
     "adjusted",
     "auroc",
     "compare",
     "difference",
     "paired",
+    "repairs",
     "separation",
     "sign_flip",
 ]
@@ -261,6 +271,75 @@ def compare(
             made = pd.DataFrame(rows)
             frames.append(made.assign(q=adjust(made["p"])))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+FINDINGS = {
+    "gamed": "the score rose and the swap did not: it was made to look so",
+    "mended": "its surroundings matter less than before, and no longer by the swap",
+    "partly": "its surroundings matter less than before, and still do",
+    "not mended": "its surroundings matter as before",
+    "nothing to mend": "its surroundings matter neither with the guide nor without",
+}
+"""What a guide did to a model -> in words."""
+
+NEGLIGIBLE = 0.05
+"""A drop of probability by swapped surroundings that does not matter, as in the verdict."""
+
+
+def repairs(
+    table: pd.DataFrame,
+    /,
+    *,
+    score: str = "grad_camo",
+    clusters: Sequence[str] | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """What guides did: each guided model against each that was trained without, all else equal.
+
+    A row a pair, over the cells that both define. ``model.guide`` says what guided a model. With
+    the columns that name the condition stand ``guide``, ``model``, ``against``, ``swap`` (what the
+    guided model loses by other surroundings), the paired differences ``score.difference`` (log odds
+    where there are some) and ``swap.difference`` with their intervals ``.low`` and ``.high``, and
+    the ``finding``, of :data:`FINDINGS`. It rests on the swap, so that a score that was trained for
+    cannot pass. Models trained with ``swap`` know the operation that the swap tests: prefer
+    accuracy on data where the confounder is reversed. Empty where nothing was guided or swapped.
+    Options as for :func:`paired`.
+    """
+    if GUIDE not in table or "swap.outside" not in table:
+        return pd.DataFrame()
+    corrected = f"{score}.log_odds" if f"{score}.log_odds" in table else score
+    tested = table[~is_null(table)]
+    tested = tested.assign(**{GUIDE: tested[GUIDE].fillna("none")})
+    own = [n for n in ("model", GUIDE, "model.fingerprint") if n in tested]
+    rows = []
+    for shared, stratum in by_condition(tested, [n for n in columns_of(tested) if n not in own]):
+        arms = list(by_condition(stratum, own))
+        plain = [(about, part) for about, part in arms if about[GUIDE] == "none"]
+        guided = [(about, part) for about, part in arms if about[GUIDE] != "none"]
+        for (about, part), (other, without) in product(guided, plain):
+            found = {
+                name: paired(part, without, column, clusters=clusters, **options)
+                for name, column in (("score", corrected), ("swap", "swap.outside"))
+            }
+            swap = found["swap"]["mean_first"]
+            rose, fell = found["score"]["low"] > 0, found["swap"]["high"] < 0
+            if fell:
+                finding = "mended" if swap <= NEGLIGIBLE else "partly"
+            elif swap <= NEGLIGIBLE:
+                finding = "nothing to mend"
+            else:
+                finding = "gamed" if rose else "not mended"
+            rows.append(
+                {**shared, "guide": about[GUIDE], "model": about["model"]}
+                | {"against": other["model"], "cells": found["swap"]["cells"], "swap": swap}
+                | {
+                    f"{name}.{end}": values[end]
+                    for name, values in found.items()
+                    for end in ("difference", "low", "high")
+                }
+                | {"finding": finding}
+            )
+    return pd.DataFrame(rows)
 
 
 def adjusted(

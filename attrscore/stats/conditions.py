@@ -14,6 +14,7 @@ from attrscore.core.columns import column_of
 from attrscore.errors import AbsentError, DataError, did_you_mean
 
 __all__ = [
+    "GUIDE",
     "RANDOMIZE",
     "by_condition",
     "by_id",
@@ -34,6 +35,9 @@ __all__ = [
 
 RANDOMIZE = "model.randomize"
 """The option of a model whose rows with another value than ``none`` are the null."""
+
+GUIDE = "model.guide"
+"""What kept a model on the cell while it was trained."""
 
 _OF_MAPS = ("method", "layer", "target", "heat", "scorer")
 """First words of the columns that say what was computed; the others say of which model."""

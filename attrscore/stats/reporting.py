@@ -13,7 +13,7 @@ import pandas as pd
 from attrscore.core.readings import Reading, reading_of
 from attrscore.errors import ConfigError, DataError
 from attrscore.stats.agreement import agreement
-from attrscore.stats.comparisons import adjusted, compare
+from attrscore.stats.comparisons import adjusted, compare, repairs
 from attrscore.stats.conditions import (
     RANDOMIZE,
     by_condition,
@@ -66,11 +66,13 @@ class Report:
     """What is compared -> how many there are beyond the most that are; empty where all are."""
     agreement: Mapping[str, pd.DataFrame]
     adjusted: pd.DataFrame
+    repairs: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What guides did to models, as :func:`repairs` gives it."""
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def as_dict(self) -> dict[str, Any]:
         """Containers and plain numbers for JSON; what is undefined is None."""
-        tables = ("summary", "undefined", "groups", "adjusted", "maps")
+        tables = ("summary", "undefined", "groups", "adjusted", "repairs", "maps")
         named = ("score", "compared", "threshold", "confidence", "clusters", "cells", "shown")
         made = {
             **{name: getattr(self, name) for name in named},
@@ -146,6 +148,7 @@ def report(
         },
         uncompared=_uncompared(tested),
         agreement=_agreements(tested, score),
+        repairs=repairs(table, score=score, **interval),
         adjusted=_adjusted(tested, columns, score, using, options.get("confidence", 0.95)),
     )
 

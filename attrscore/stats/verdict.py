@@ -13,6 +13,7 @@ import pandas as pd
 from attrscore.core.statuses import reasons_of
 from attrscore.errors import ConfigError, DataError, preview
 from attrscore.stats.conditions import (
+    GUIDE,
     by_condition,
     by_model,
     columns_of,
@@ -39,7 +40,13 @@ __all__ = [
 ]
 
 Kind = Literal[
-    "cell-focused", "reads both", "looks elsewhere", "no effect", "inconclusive", "unresolvable"
+    "cell-focused",
+    "reads both",
+    "looks elsewhere",
+    "no effect",
+    "inconclusive",
+    "unresolvable",
+    "guided",
 ]
 KINDS: Mapping[Kind, str] = {
     "cell-focused": "it reads the cell and nothing else that was found, and attribution agrees",
@@ -48,9 +55,14 @@ KINDS: Mapping[Kind, str] = {
     "no effect": "neither changes what it says: it reads neither, or learnt nothing",
     "inconclusive": "not decided: evidence is missing, or an interval holds a limit",
     "unresolvable": "it reads the cell, on a grid too coarse for attribution to agree",
+    "guided": "it reads the cell and nothing else that was found, by the swap alone: attribution "
+    "was part of its training, and agrees whatever it reads",
 }
 Name = Literal["evidence", "inside", "cell", "outside", "flips", "share", "draws", "resolvable"]
 Answer = Literal["yes", "no", "unclear", "missing"]
+
+UNSCORED = ("none", "swap", "masked_crops")
+"""Values of ``model.guide`` whose training looked at no attribution."""
 
 METHOD = "grad_cam"
 """The method of the primary condition, unless another is named."""
@@ -196,6 +208,11 @@ def verdicts(
     - ``no effect``: neither matters, as in a model that learnt nothing
     - ``inconclusive``: what is left, where an interval holds a limit
 
+    A model whose ``model.guide`` put attribution into its loss (any but ``none``, ``swap`` and
+    ``masked_crops``) is never ``cell-focused``: it is ``guided`` where the swap finds that it reads
+    the cell alone. Where its score ranks above random weights and the swap finds its surroundings
+    to matter, the sentence says that the score was gamed.
+
     Random weights are the rows with ``model.randomize=all``, or of the model called ``null``; each
     seed is a draw. The p of a rank is (1 + draws at least as high) / (draws + 1), over the cells
     that both define; a draw that defines fewer than half of them does not count (Phipson, Smyth,
@@ -231,7 +248,8 @@ def verdicts(
                 _ranked(cells, draws_of(about, random, score, null), score, rule),
                 _resolvable(cells, score, rule),
             )
-            kind, sentence = _judge({each.name: each for each in evidence}, rule)
+            guide = str(about.get(GUIDE) or "none").replace("nan", "none")
+            kind, sentence = _judge({each.name: each for each in evidence}, rule, guide)
             found.append(Verdict(kind, sentence, evidence, about, i == speaks, rule))
     return found
 
@@ -258,7 +276,7 @@ def _primary(
     return max(fits, key=preference)  # the first of equals
 
 
-def _judge(found: Mapping[Name, Evidence], rule: Rule) -> tuple[Kind, str]:
+def _judge(found: Mapping[Name, Evidence], rule: Rule, guide: str) -> tuple[Kind, str]:
     """The rule, and its sentence."""
     enough, outside, draws, grid = (
         found[name] for name in ("evidence", "outside", "draws", "resolvable")
@@ -274,7 +292,9 @@ def _judge(found: Mapping[Name, Evidence], rule: Rule) -> tuple[Kind, str]:
     elif "yes" in cell and "yes" in around:
         kind = "reads both"
     elif "yes" in cell and around == {"no"}:
-        if grid.answer != "yes":
+        if guide not in UNSCORED:
+            kind = "guided"
+        elif grid.answer != "yes":
             kind, why = "unresolvable", grid.text
         elif draws.answer == "yes":
             kind = "cell-focused"
@@ -287,6 +307,10 @@ def _judge(found: Mapping[Name, Evidence], rule: Rule) -> tuple[Kind, str]:
     else:
         open_ = [name for name in (*CELL, *AROUND) if found[name].answer == "unclear"]
         why = f"the swap does not decide{' on ' * bool(open_)}{', '.join(open_)}"
+    if guide not in UNSCORED:
+        gamed = draws.answer == "yes" and "yes" in around
+        trained = f"gamed by guide={guide}" if gamed else f"trained with guide={guide}"
+        why = f"{trained}; {why}" if why else trained
     swap = ", ".join(found[n].text for n in (*CELL, *AROUND) if np.isfinite(found[n].value))
     rank = draws.text if np.isfinite(draws.value) else ""
     said = dict.fromkeys(filter(None, (why, swap, rank, enough.text)))

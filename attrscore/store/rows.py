@@ -111,11 +111,14 @@ def gather(sources: Iterable[Source], /) -> list[Group]:
 
 
 def differing_settings(groups: Sequence[Group], /) -> list[str]:
-    """The settings that differ between groups that would be shown under the same names."""
+    """The settings that differ between groups that would be shown under the same names.
+
+    And what guided a model in training, wherever something did: a verdict must know of it.
+    """
     alike: dict[tuple[str, ...], list[Group]] = {}
     for group in groups:
         alike.setdefault(group.shown, []).append(group)
-    found: set[str] = set()
+    found = {GUIDE for group in groups if GUIDE in group.settings}
     for members in alike.values():
         if len(members) == 1:
             continue
@@ -127,6 +130,7 @@ def differing_settings(groups: Sequence[Group], /) -> list[str]:
 
 
 _OF_A_SHARD = ("dataset.shard", "dataset.fingerprint")
+GUIDE = "model.guide"
 
 
 def _of_datasets(groups: Sequence[Group]) -> list[dict[str, Any]]:

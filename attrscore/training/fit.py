@@ -8,9 +8,9 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
-from attrscore.core.contracts import Dataset
+from attrscore.core.contracts import Batch, Dataset
 from attrscore.core.model import SealedModel
+from attrscore.core.registry import GUIDES
 from attrscore.errors import (
     AttrscoreWarning,
     ConfigError,
@@ -31,6 +32,8 @@ from attrscore.errors import (
     did_you_mean,
     preview,
 )
+from attrscore.training.guides import Guide, Unguided, altered
+from attrscore.training.live import UNDEFINED, mean_of_defined, watch
 
 __all__ = [
     "Epoch",
@@ -46,10 +49,15 @@ IN_MEMORY = 2 * 1024**3
 
 @dataclass(frozen=True)
 class Epoch:
-    """Mean loss and accuracy over the cells trained on, while the weights changed."""
+    """What an epoch was like, over the cells trained on, while the weights changed."""
 
     loss: float
+    """Mean cross-entropy, without what a guide adds."""
     accuracy: float
+    penalty: float = math.nan
+    """Mean that a guide added to the loss of a cell; NaN where it adds nothing."""
+    undefined: float = 0.0
+    """Share of cells without a penalty, such as those whose map is blank."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +78,8 @@ class Trained:
     confusion: npt.NDArray[np.int64]
     """(classes, classes): held-out cells of each class (rows) by the class predicted."""
     history: tuple[Epoch, ...]
+    guide: Any = field(default_factory=Unguided)
+    """What kept it on the cell while it was trained."""
 
 
 def train(
@@ -84,6 +94,7 @@ def train(
     held_out: float = 0.25,
     augment: Literal["none", "flips"] = "none",
     balance: bool = False,
+    guide: str | Guide = "none",
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Trained:
@@ -93,15 +104,17 @@ def train(
     itself). ``learning_rate`` falls to zero along a cosine, and batch normalisation takes its
     statistics from the final weights. Only parameters that require gradients learn. ``flips``
     mirrors each cell at random along each axis. With ``balance`` the cells of an epoch are drawn
-    with replacement, each class as often as any other. ``progress`` receives a line an epoch. The
-    same seed gives the same weights on one machine; torch's global random state is as it was
-    before.
+    with replacement, each class as often as any other. ``guide`` keeps the model on
+    the cell: a name (``none``, ``swap``, ``masked_crops``, ``outside``, ``rrr``) or a
+    :class:`attrscore.training.Guide`. ``progress`` receives a line an epoch. The same seed gives
+    the same weights on one machine; torch's global random state is as it was before.
 
     :raises DataError: labels that cannot be learned or split, or pixels that are not finite.
     :raises ConfigError: an option out of its range, a column that is not there, a loss that
         diverges.
     """
     _check_options(epochs, batch_size, learning_rate, augment)
+    guided = GUIDES.build(guide) if isinstance(guide, str) else guide
     if isinstance(model, SealedModel):
         raise UnsupportedError(
             f"The model is {model.what}, which is not trained here; give the nn.Module that it "
@@ -114,7 +127,14 @@ def train(
             "unfreeze some with parameter.requires_grad_(True)."
         )
     inside, outside = split(dataset, split_by=split_by, held_out=held_out, seed=seed)
-    cells = _Cells(dataset, np.concatenate([inside, outside]), like=parameters[0])
+    cells = _Cells(
+        dataset,
+        np.concatenate([inside, outside]),
+        like=parameters[0],
+        regions=() if isinstance(guided, Unguided) else ("cell", "neighbours"),
+    )
+    drawn = torch.Generator().manual_seed(seed)  # the guide's own: batches are those of none
+    penalty = getattr(guided, "penalty", None)
     weights = _of_equal_classes(dataset.table["label"].to_numpy()[inside]) if balance else None
     history: list[Epoch] = []
     generator = torch.Generator().manual_seed(seed)
@@ -125,35 +145,66 @@ def train(
         with _seeded(seed, parameters[0].device), torch.enable_grad():
             for number in range(1, epochs + 1):
                 model.train()
-                loss, accuracy = 0.0, 0.0
+                loss, accuracy, added, undefined = 0.0, 0.0, 0.0, 0
                 for rows in _batches(inside, batch_size, generator, weights):
-                    inputs, labels = cells.take(rows)
-                    if augment == "flips":
-                        inputs = _flipped(inputs, generator)
-                    logits = _logits(model, inputs, dataset.classes)
-                    error = F.cross_entropy(logits, labels)
-                    if not math.isfinite(error.item()):
+                    if cells.regions:
+                        batch = cells.batch(rows)
+                        if augment == "flips":
+                            batch = _flipped_batch(batch, generator)
+                        batch = altered(guided, batch, drawn)
+                        inputs, labels = batch.inputs, batch.label
+                    else:
+                        inputs, labels = cells.take(rows)
+                        if augment == "flips":
+                            inputs = _flipped(inputs, generator)
+                    if penalty is None:
+                        logits = _logits(model, inputs, dataset.classes)
+                        error = whole = F.cross_entropy(logits, labels)
+                    else:
+                        if getattr(guided, "needs_input_gradient", False):
+                            inputs.requires_grad_()
+                        with watch(model, getattr(guided, "layers", "last_conv")) as live:
+                            logits = _logits(model, inputs, dataset.classes)
+                        target = getattr(guided, "explained", "label")
+                        of_cells = penalty(live.of(logits, batch, target=target))
+                        error, more = F.cross_entropy(logits, labels), mean_of_defined(of_cells)
+                        whole = error + more
+                        added += more.item() * len(rows) / len(inside)
+                        undefined += int(of_cells.isnan().sum())
+                    if not math.isfinite(whole.item()):
                         raise ConfigError(
-                            f"The loss became {error.item()} in epoch {number}; a lower learning "
+                            f"The loss became {whole.item()} in epoch {number}; a lower learning "
                             f"rate usually repairs it: learning_rate={learning_rate / 10:g}."
                         )
                     optimizer.zero_grad()
-                    error.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+                    whole.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                     optimizer.step()
                     schedule.step()
                     loss += error.item() * len(rows) / len(inside)
                     accuracy += int((logits.argmax(1) == labels).sum()) / len(inside)
-                history.append(Epoch(loss, accuracy))
+                line = f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}"
+                if penalty is None:
+                    history.append(Epoch(loss, accuracy))
+                else:
+                    history.append(Epoch(loss, accuracy, added, undefined / len(inside)))
+                    line += f"  penalty {added:.3f}"
                 if progress is not None:
-                    progress(f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}")
+                    progress(line)
             # Running statistics trail behind the weights: after a hundred steps a model that is
             # right in training mode may still guess in eval mode. Take them anew.
             batches = _batches(inside, batch_size, generator, weights)
-            update_bn((cells.take(rows)[0] for rows in batches), model)
+            update_bn((cells.learnt(rows, guided, drawn) for rows in batches), model)
     finally:
         optimizer.zero_grad(set_to_none=True)
         model.eval()
 
+    if history[-1].undefined > UNDEFINED:
+        warnings.warn(
+            f"In the last epoch {history[-1].undefined:.0%} of cells had no penalty by {guided}: "
+            "their maps were blank, or their masks empty or full.",
+            AttrscoreWarning,
+            stacklevel=2,
+        )
     confusion = _confusion(model, cells, outside, batch_size, dataset.classes)
     among = _confusion(model, cells, inside, batch_size, dataset.classes)
     ids = dataset.table["id"].astype(str).to_numpy()
@@ -168,15 +219,20 @@ def train(
         unlabelled=int((dataset.table["label"] < 0).sum()),
         confusion=confusion,
         history=tuple(history),
+        guide=guided,
     )
 
 
 class _Cells:
-    """Inputs and labels by row, read once where they fit into memory."""
+    """Inputs and labels by row, read once where they fit into memory; for a guide regions too."""
 
-    def __init__(self, dataset: Dataset, rows: Rows, *, like: Tensor) -> None:
+    def __init__(
+        self, dataset: Dataset, rows: Rows, *, like: Tensor, regions: Sequence[str] = ()
+    ) -> None:
         self._dataset = dataset
         self._like = like
+        self.regions = regions
+        self._masks: dict[str, Tensor] = {}
         self._kept: Tensor | None = None
         self._row_of = np.full(len(dataset.table), -1)
         self._labels = torch.as_tensor(dataset.table["label"].to_numpy(dtype=np.int64, copy=True))
@@ -184,18 +240,46 @@ class _Cells:
         if 4 * len(rows) * spec.channels * math.prod(spec.size) <= IN_MEMORY:
             self._row_of[rows] = np.arange(len(rows))
             parts = [self._read(part) for part in np.array_split(rows, math.ceil(len(rows) / 64))]
-            self._kept = torch.cat(parts)
+            self._kept = torch.cat([part.inputs.float() for part in parts])
+            self._masks = {
+                name: torch.cat([part.regions[name] for part in parts])
+                for name in regions
+                if name in parts[0].regions
+            }
 
     def take(self, rows: Rows) -> tuple[Tensor, Tensor]:
         """Inputs (N, C, *S) and labels (N,), where and as the model wants them."""
         if self._kept is not None:
             inputs = self._kept[torch.as_tensor(self._row_of[rows])]
         else:
-            inputs = self._read(rows)
+            inputs = self._read(rows).inputs
         where = self._like.device
         return inputs.to(where, self._like.dtype), self._labels[torch.as_tensor(rows)].to(where)
 
-    def _read(self, rows: Rows) -> Tensor:
+    def batch(self, rows: Rows) -> Batch:
+        """The same with the regions, and the columns that the dataset carries."""
+        if self._kept is not None:
+            at = torch.as_tensor(self._row_of[rows])
+            inputs, regions = self._kept[at], {n: each[at] for n, each in self._masks.items()}
+        else:
+            read = self._read(rows)
+            inputs = read.inputs
+            regions = {name: read.regions[name] for name in self.regions if name in read.regions}
+        table = self._dataset.table
+        carried = [name for name in map(str, table) if name.startswith("Metadata_")]
+        meta = {name: table[name].to_numpy()[rows].tolist() for name in carried}
+        label = self._labels[torch.as_tensor(rows)]
+        # Without ids: with balance=True a cell may stand twice in a batch.
+        batch = Batch(inputs.to(self._like.dtype), regions, label, meta=meta)
+        return batch.to(self._like.device)
+
+    def learnt(self, rows: Rows, guide: Any, generator: torch.Generator) -> Tensor:
+        """Inputs as the model learns from them."""
+        if not self.regions:
+            return self.take(rows)[0]
+        return altered(guide, self.batch(rows), generator).inputs
+
+    def _read(self, rows: Rows) -> Batch:
         batch = self._dataset.read(rows.tolist())
         bad = [i for i, x in zip(batch.ids, batch.inputs, strict=True) if not x.isfinite().all()]
         if bad:
@@ -203,7 +287,7 @@ class _Cells:
                 f"Pixels of {preview(bad)} are not finite; repair the images, or set the labels of "
                 "these cells to -1."
             )
-        return batch.inputs.float()
+        return batch
 
 
 def _check_options(epochs: int, batch_size: int, learning_rate: float, augment: str) -> None:
@@ -242,6 +326,18 @@ def _flipped(inputs: Tensor, generator: torch.Generator) -> Tensor:
         mirrored = mirrored.to(inputs.device).reshape(-1, *[1] * (inputs.ndim - 1))
         inputs = torch.where(mirrored, inputs.flip(axis), inputs)
     return inputs
+
+
+def _flipped_batch(batch: Batch, generator: torch.Generator) -> Batch:
+    """The regions go along with the inputs."""
+    masks = [region[:, None].to(batch.inputs) for region in batch.regions.values()]
+    both = _flipped(torch.cat([batch.inputs, *masks], 1), generator)
+    channels = batch.inputs.shape[1]
+    regions = {
+        name: both[:, channels + number].to(region.dtype)
+        for number, (name, region) in enumerate(batch.regions.items())
+    }
+    return replace(batch, inputs=both[:, :channels].contiguous(), regions=regions)
 
 
 def _logits(model: nn.Module, inputs: Tensor, classes: tuple[str, ...]) -> Tensor:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attrscore.core.contracts import Batch
-from attrscore.core.registry import GUIDES
+from attrscore.core.contracts import Batch, Target
+from attrscore.core.registry import GUIDES, TARGETS
 from attrscore.errors import ConfigError, choose, preview
 from attrscore.scorers.intervention import mask_of
 from attrscore.training.live import LivePass
@@ -23,8 +23,8 @@ class Guide(Protocol):
     """Alters the batches that are learnt from, or adds to the loss; either may be absent.
 
     ``penalty`` gets the forward pass in the autograd graph, with the ``layers`` that the guide
-    names, explained towards its ``target``; where it says ``needs_input_gradient = True``, the
-    inputs require gradients.
+    names (``last_conv`` without), explained towards its ``explained`` (``label`` without). Where
+    it says ``needs_input_gradient = True``, the inputs require gradients.
     """
 
     def alter(self, batch: Batch, generator: torch.Generator, /) -> Batch:
@@ -160,8 +160,9 @@ class Outside:
 
     The energy loss of Rao, Böhle, Parchami-Araghi, Schiele, ICCV 2023 (``energy``). Unsafe alone: a
     wide receptive field can carry what is read outside into the cell's positions of the layer, and
-    the score is then 1 of a model that never looks at the cell. Its models are never called
-    cell-focused on the strength of attribution; swaps and reversed data judge them.
+    the score is then 1 of a model that never looks at the cell. So can the logits: the score of one
+    class alone leaves the shortcut to the other classes, hence the margin. Its models are never
+    called cell-focused on the strength of attribution; swaps and reversed data judge them.
     """
 
     weight: float = 1.0
@@ -171,11 +172,20 @@ class Outside:
     layers: str | Sequence[str] = "last_conv"
     """Layers whose shares are averaged."""
     target: Literal["label", "predicted"] = "label"
-    """The class whose score is explained."""
+    """The class that is explained."""
+    scalar: Literal["margin", "logit"] = "margin"
+    """Of that class; a logit alone can leave the shortcut to the logits of the others."""
 
     def __post_init__(self) -> None:
         _check_weight(self.weight)
         choose(self.target, ("label", "predicted"), option="target")
+        choose(self.scalar, ("margin", "logit"), option="scalar")
+
+    @property
+    def explained(self) -> Target:
+        """What the watched pass is explained towards."""
+        made: Target = TARGETS.build(self.target, scalar=self.scalar)
+        return made
 
     def penalty(self, run: LivePass, /) -> Tensor:
         """The weighted mean over the layers, (N,); NaN where no layer defines it."""
@@ -195,7 +205,6 @@ class Rrr:
     weight: float = 1.0
     """Times the sum of squares over channels and voxels."""
     layers: ClassVar[Sequence[str]] = ()
-    target: ClassVar[str] = "label"
     needs_input_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -51,8 +51,10 @@ def outside(
     than 5 % of the batch; a batch without any score gives 0.
 
     The loss is unsafe alone: a model with a wide receptive field can carry what it reads outside
-    into the cell's positions of the layer, and then scores 1 without looking at the cell. Judge it
-    by swaps and by data on which the confounder is reversed. After the energy loss of Rao, Böhle,
+    into the cell's positions of the layer, and then scores 1 without looking at the cell; and the
+    logit of one class, the default target as everywhere, leaves the shortcut to those of the
+    others: train with ``target=Label(scalar="margin")`` of :mod:`attrscore.targets`. Judge it by
+    swaps and by data on which the confounder is reversed. After the energy loss of Rao, Böhle,
     Parchami-Araghi, Schiele, ICCV 2023.
 
     :raises UnsupportedError: a method without a derivative, such as ``eigen_grad_cam``.

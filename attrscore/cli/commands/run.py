@@ -11,15 +11,17 @@ from dataclasses import asdict
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attrscore.cli import sweeps
-from attrscore.cli.hydra_app import checked_settings, composed, help_asked, unresolved
+from attrscore.cli.hydra_app import checked_settings, configuration, help_asked, unresolved
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, Ended, of_system, say, sentence
-from attrscore.errors import AttrscoreError, EmptyShardError
+from attrscore.errors import AttrscoreError, ConfigError, EmptyShardError
 
 if TYPE_CHECKING:
     from attrscore.jobs.planning import Plan
@@ -102,11 +104,32 @@ def _warn_of_random_weights(settings: Mapping[str, Any]) -> None:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """Fit model= to the labels of dataset=, save the weights, print the held-out accuracy."""
+    """Fit model= to the labels of dataset=, save the weights, print the held-out accuracy.
+
+    guide=swap keeps the model on the cell. With -m, each of several: -m guide=none,swap,outside
+    train.seed=0,1,2 'train.output=weights/${guide.name}-${train.seed}.safetensors'.
+    """
     example = (
         "model=tiny_cnn dataset=phantom dataset.carrier=background train.output=cheat.safetensors"
     )
-    settings = composed("train", arguments, train.__doc__, example)
+    help_asked("train", arguments, train.__doc__, example, "[-m] ")
+    several = [each for each in arguments if each not in ("-m", "--multirun")]
+    jobs = [several]
+    if len(several) < len(arguments):
+        parsed = OverridesParser.create().parse_overrides(several)
+        jobs = [each for part in BasicSweeper.split_arguments(parsed, None) for each in part]
+    all_settings = [checked_settings(configuration(each)) for each in jobs]
+    outputs = [settings["train"]["output"] for settings in all_settings]
+    twice = next((each for each in outputs if outputs.count(each) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{outputs.count(twice)} of the {len(outputs)} trainings would write {twice}; let the "
+            "name say what differs: 'train.output=weights/${guide.name}-${train.seed}.safetensors'."
+        )
+    return max(_train(settings) for settings in all_settings)
+
+
+def _train(settings: Mapping[str, Any]) -> int:
     from attrscore.cli import output
     from attrscore.jobs.fitting import fit
 

@@ -22,6 +22,7 @@ from attrscore.stats import (
     compare,
     map_agreement,
     paired,
+    repairs,
     report,
     separation,
     summarise,
@@ -428,6 +429,53 @@ def test_thresholds_are_options_and_stand_in_the_verdict():
         Rule(p=0.01)
     with pytest.raises(ConfigError, match="between 0 and effect"):
         Rule(negligible=0.2)
+
+
+@pytest.mark.parametrize("guide", ["outside", "rrr", "of_ones_own"])
+def test_a_model_guided_by_a_score_is_never_cell_focused_on_the_strength_of_one(guide):
+    honest = only(judged().assign(**{"model.guide": guide}))
+    assert honest.kind == "guided"
+    assert honest.sentence.startswith(f"guided: trained with guide={guide}; drop by exchanging")
+    without = only(judged(draws=0).assign(**{"model.guide": guide}))
+    assert without.kind == "guided"
+    gamed = {"above": 0.5, "inside": 0.0, "cell": 0.0, "outside": 0.99, "share": 0.99}
+    found = only(judged(**gamed).assign(**{"model.guide": guide}))
+    assert found.sentence.startswith(f"looks elsewhere: gamed by guide={guide}; drop")
+    for kind, change in KINDS.values():
+        guided = only(judged(**change).assign(**{"model.guide": guide})).kind
+        assert guided == kind or (kind != "reads both" and guided == "guided")
+        assert guided != "cell-focused"
+
+
+@pytest.mark.parametrize("guide", ["none", "swap", "masked_crops", np.nan, None])
+def test_a_guide_that_looks_at_no_attribution_leaves_the_verdict_alone(guide):
+    for kind, change in KINDS.values():
+        assert only(judged(**change).assign(**{"model.guide": guide})).kind == kind
+
+
+def test_what_a_guide_did_is_found_by_the_swap_on_the_same_cells():
+    cheat = {"above": 0.0, "inside": 0.0, "cell": 0.0, "outside": 0.6, "share": 0.9}
+    arms = {
+        "mended": {},
+        "gamed": {**cheat, "above": 0.5},
+        "partly": {**cheat, "outside": 0.3, "above": 0.2},
+        "not mended": cheat,
+    }
+    plain = judged(**cheat).assign(model="plain")
+    made = [
+        judged(**change).assign(model=name, **{"model.guide": "outside"})
+        for name, change in arms.items()
+    ]
+    found = repairs(pd.concat([plain, *made]), **QUICK).set_index("model")
+    assert found["finding"].to_dict() == {name: name for name in arms}
+    assert set(found["against"]) == {"plain"}
+    assert found.loc["gamed", "score.low"] > 1
+    assert found.loc["mended", "swap.high"] < -0.5
+    honest = pd.concat([judged().assign(model="plain"), made[0]])
+    assert repairs(honest, **QUICK)["finding"].tolist() == ["nothing to mend"]
+    assert repairs(plain, **QUICK).empty
+    assert repairs(made[0], **QUICK).empty
+    assert report(pd.concat([plain, *made]), **QUICK).repairs["finding"].tolist() == list(arms)
 
 
 def test_a_table_of_before_is_judged_by_what_it_has():
