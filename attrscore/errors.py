@@ -106,12 +106,12 @@ def stoppable() -> Iterator[None]:
     if _before or threading.current_thread() is not threading.main_thread():
         yield
         return
-    for number in [getattr(signal, name) for name in STOPS if hasattr(signal, name)]:
-        before = signal.getsignal(number)
-        if callable(before) or before is signal.SIG_DFL:
-            _before[number] = before
-            signal.signal(number, _stop)
     try:
+        for number in [getattr(signal, name) for name in STOPS if hasattr(signal, name)]:
+            before = signal.getsignal(number)
+            if callable(before) or before is signal.SIG_DFL:
+                _before[number] = before
+                signal.signal(number, _stop)
         yield
         end_if_stopped()
     except Stopped as stopped:

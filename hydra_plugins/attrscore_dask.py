@@ -59,67 +59,47 @@ class DaskLauncher(Launcher):
         """What became of each job is known to the sweep; here they only end."""
         try:
             import dask
-            from distributed import Client, as_completed
+            from distributed import Client, KilledWorker, as_completed
         except ImportError as error:
             needs = "hydra/launcher=dask needs distributed: pip install 'attrscore[dask]'"
             raise ConfigError(needs) from error
         from attrscore.cli.output import stderr
 
-        if self.scheduler is None:
-            where: dict[str, Any] = {
-                "n_workers": self.n_workers,
-                "threads_per_worker": 1,
-                "dashboard_address": None,
-            }
-        else:
+        where: dict[str, Any] = {
+            "n_workers": self.n_workers,
+            "threads_per_worker": 1,
+            "dashboard_address": None,
+        }
+        if self.scheduler is not None:
             by = "scheduler_file" if self.scheduler.endswith(".json") else "address"
             where = {by: self.scheduler}
-        work = (self.hydra_context, self.task_function, self.config, Singleton.get_state())
+        loader, here = self.hydra_context.config_loader, (str(Path.cwd()), Singleton.get_state())
         # else every worker gets one thread, whatever share of the cores is its own
         with (
             dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
             Client(**where) as client,
         ):
             futures = {
-                client.submit(
-                    _job, number, list(overrides), str(Path.cwd()), *work, pure=False
-                ): number
-                for number, overrides in enumerate(job_overrides, initial_job_idx)
-                if not sweeps.finished(
-                    number, self.hydra_context.config_loader, self.config, overrides
-                )
+                client.submit(self._job, number, list(each), *here, pure=False): number
+                for number, each in enumerate(job_overrides, initial_job_idx)
+                if not sweeps.finished(number, loader, self.config, each)
             }
             for future in as_completed(list(futures)):
-                number, why = futures[future], future.exception()
-                if why is None:
-                    how = sweeps.lost(number, future.result())
-                else:
-                    how = sweeps.lost(number, "killed", f"{type(why).__name__}: {why}")
+                number, error = futures[future], future.exception()
+                how = "killed" if isinstance(error, KilledWorker) else "failed"
+                how = sweeps.over(number, how, f"{type(error).__name__}: {error}")
                 stderr().print(f"job {number}: {how}", soft_wrap=True)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
 
-
-def _job(
-    number: int,
-    overrides: list[str],
-    folder: str,
-    hydra_context: HydraContext,
-    task_function: TaskFunction,
-    config: DictConfig,
-    state: dict[Any, Any],
-) -> Any:
-    """Runs on a worker, in the folder of the command."""
-    with _ONE_AT_A_TIME:
-        os.chdir(folder)
-        setup_globals()
-        Singleton.set_state(state)
-        own = hydra_context.config_loader.load_sweep_config(config, overrides)
-        with open_dict(own):
-            own.hydra.job.id, own.hydra.job.num = f"{own.hydra.job.name}_{number}", number
-        return run_job(
-            hydra_context=hydra_context,
-            config=own,
-            task_function=task_function,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        ).return_value
+    def _job(self, number: int, overrides: list[str], folder: str, state: dict[Any, Any]) -> None:
+        """Runs on a worker, in the folder of the command."""
+        with _ONE_AT_A_TIME:
+            os.chdir(folder)
+            setup_globals()
+            Singleton.set_state(state)
+            own = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+            with open_dict(own):
+                own.hydra.job.id, own.hydra.job.num = f"{own.hydra.job.name}_{number}", number
+            where = "hydra.sweep.dir", "hydra.sweep.subdir"
+            ended = run_job(self.task_function, own, *where, self.hydra_context)
+            ended.return_value  # noqa: B018  # raises what the job raised

@@ -7,7 +7,6 @@ alone, and how it ended is said. ``squeue`` knows that, so Slurm needs no accoun
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -16,8 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 
-from attrscore.cli import sweeps
-from attrscore.cli.outcomes import Ended
+from attrscore.cli import slurm, sweeps
 from attrscore.errors import ConfigError, preview
 
 try:
@@ -27,9 +25,6 @@ except ImportError:  # the extra is not installed: there is no such launcher
     __all__: list[str] = []
 else:
     __all__ = ["SlurmLauncher"]
-
-    SLOWEST, FASTEST = 30.0, 2.0
-    """Seconds between two questions to Slurm: at first few, later more."""
 
     ConfigStore.instance().store(  # partition, mem_gb, cpus_per_task, timeout_min ...
         group="hydra/launcher",
@@ -52,22 +47,32 @@ else:
                     f"hydra/launcher=slurm needs {preview(absent)} on the path; submit from a "
                     "machine of the cluster, or leave the launcher out."
                 )
+            asked = dict(enumerate(job_overrides, initial_job_idx))
+            there = slurm.running() or set()  # of an earlier command, which was left
+            jobs = {n: job for n, job in sweeps.in_queue().items() if n in asked and job in there}
+            loader = self.hydra_context.config_loader
             left = {
                 number: list(overrides)
-                for number, overrides in enumerate(job_overrides, initial_job_idx)
-                if not sweeps.finished(
-                    number, self.hydra_context.config_loader, self.config, overrides
-                )
+                for number, overrides in asked.items()
+                if number not in jobs
+                and not sweeps.finished(number, loader, self.config, overrides)
             }
-            if left:
-                jobs = self._submitted(left)
-                array = next(iter(jobs.values())).job_id.partition("_")[0]
-                stop = f"they go on when this command ends. To stop them: scancel {array}"
-                stderr().print(f"{len(jobs)} jobs in Slurm as {array}; {stop}", soft_wrap=True)
+            submitted = self._submitted(left) if left else {}
+            jobs |= {number: job.job_id for number, job in submitted.items()}
+            if jobs:
+                arrays = " ".join(dict.fromkeys(job.partition("_")[0] for job in jobs.values()))
+                stderr().print(
+                    f"{len(jobs)} jobs in Slurm as {arrays}; they go on when this command ends. "
+                    f"To stop them: scancel {arrays}",
+                    soft_wrap=True,
+                )
                 try:
-                    self._wait(jobs)
-                except KeyboardInterrupt:
-                    stderr().print(f"The jobs in Slurm were left: {stop}", soft_wrap=True)
+                    slurm.wait(jobs, {n: job.paths.stderr for n, job in submitted.items()})
+                except KeyboardInterrupt as error:
+                    error.add_note(
+                        "The jobs were left in Slurm, where they go on; to stop them: "
+                        f"scancel {arrays}. The same command waits for them again."
+                    )
                     raise
             return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
 
@@ -97,35 +102,6 @@ else:
                 raise ConfigError(
                     f"Slurm refused the jobs: {' '.join(str(error).split())}"
                 ) from error
-            for number, job in zip(left, jobs, strict=True):
-                sweeps.queued(number, job.job_id)
-            return dict(zip(left, jobs, strict=True))
-
-        def _wait(self, jobs: dict[int, Any]) -> None:
-            from attrscore.cli.output import stderr
-
-            began, suspected = time.monotonic(), set[int]()
-            while jobs:
-                time.sleep(min(SLOWEST, max(FASTEST, (time.monotonic() - began) / 20)))
-                states = sweeps.slurm_states()
-                for number, job in list(jobs.items()):
-                    state = "" if states is None else states.get(job.job_id, "GONE")
-                    if job.paths.result_pickle in job.paths.folder.iterdir():
-                        how = sweeps.lost(number, *_came_to(job))
-                    elif state not in (*sweeps.SLURM_ENDED, "GONE"):
-                        continue
-                    elif number not in suspected:  # its files may come late over a network
-                        suspected.add(number)
-                        continue
-                    else:
-                        log = f"Slurm's state is {state}; its log: {job.paths.stderr}"
-                        how = sweeps.lost(number, sweeps.SLURM_ENDED.get(state, "failed"), log)
-                    stderr().print(f"job {number} ({job.job_id}): {how}", soft_wrap=True)
-                    del jobs[number]
-
-    def _came_to(job: Any) -> tuple[Ended] | tuple[str, str]:
-        """What a job said of itself; else that it was stopped, and by what."""
-        try:
-            return (job.results()[0].return_value,)
-        except Exception as error:  # noqa: BLE001  # whatever ended it there
-            return "stopped", (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            submitted = dict(zip(left, jobs, strict=True))
+            sweeps.queued({number: job.job_id for number, job in submitted.items()})
+            return submitted

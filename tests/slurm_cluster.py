@@ -6,13 +6,15 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue")
-PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin:/usr/local/sbin"
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin:/sbin:/usr/local/sbin"
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -48,6 +50,7 @@ class Cluster:
         self.clients: list[subprocess.Popen[bytes]] = []
         """What waits for its jobs."""
         self.environ = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": PATH}
+        self.environ.pop("OMP_NUM_THREADS", None)  # Slurm says how many
         for name in ("state", "spool"):
             (folder / name).mkdir()
         control, one, two = free_ports(3)
@@ -67,7 +70,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 SlurmctldPort={control}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n
@@ -88,11 +91,14 @@ SlurmdParameters=config_overrides
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
-KillWait=5
+KillWait=2
 SlurmdTimeout=15
-NodeName={self.nodes[0]} NodeAddr=127.0.0.1 NodeHostname={host} Port={one} CPUs=2 RealMemory=8000
-NodeName={self.nodes[1]} NodeAddr=127.0.0.1 NodeHostname={host} Port={two} CPUs=2 RealMemory=8000
-PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+NodeName={self.nodes[0]} Weight=1 NodeAddr=127.0.0.1 NodeHostname={host} Port={one} CPUs=2 RealMemory=8000
+NodeName={self.nodes[1]} Weight=2 NodeAddr=127.0.0.1 NodeHostname={host} Port={two} CPUs=2 RealMemory=8000
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=2
 """)
 
     def start(self) -> None:
@@ -120,6 +126,24 @@ PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP
                 cwd=self.folder,
                 start_new_session=True,  # Ctrl-C is ours to pass on
             )
+
+    def kill(self, node: str) -> None:
+        """As if its plug were pulled: the daemon, and all that it runs."""
+        jobs = self.call("squeue", "-h", "-w", node, "-o", "%A").split()
+        daemon = self.running.pop(f"slurmd {node}")
+        daemon.kill()
+        daemon.wait()
+        steps = tuple(f"slurmstepd: [{job}.".encode() for job in jobs)
+        ours, there = (
+            f"{name}\0".encode()
+            for name in (f"SLURM_CONF={self.folder}/slurm.conf", f"SLURMD_NODENAME={node}")
+        )
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                environ = (path / "environ").read_bytes()
+                runs_there = there in environ or (path / "cmdline").read_bytes().startswith(steps)
+                if ours in environ and steps and runs_there:
+                    os.kill(int(path.name), signal.SIGKILL)
 
     def call(self, *command: str) -> str:
         done = subprocess.run(

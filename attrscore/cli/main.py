@@ -137,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             from attrscore.cli.output import say_error
 
-            say_error(f"interrupted{f' by {error}' if str(error) else ''}. {KEPT}")
+            kept = " ".join(getattr(error, "__notes__", [KEPT]))
+            say_error(f"interrupted{f' by {error}' if str(error) else ''}. {kept}")
             return 128 + error.number if isinstance(error, Stopped) else INTERRUPTED
 
 

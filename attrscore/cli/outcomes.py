@@ -50,6 +50,14 @@ class Ended:
         """What became of it, in a word or two."""
         return self.how or MEANING.get(self.code, str(self.code))
 
+    @classmethod
+    def known(cls, state: str, overrides: Sequence[str], why: str = "") -> Ended:
+        """Of a job that is known by its :attr:`state`; ``why`` it is not done."""
+        code = next((code for code, meant in MEANING.items() if meant == state), None)
+        if code is None:
+            return cls(FAILED, why, overrides, state)
+        return cls(code, "" if code in (OK, INCOMPLETE) else why, overrides)
+
 
 def say(error: BaseException, arguments: Sequence[str]) -> int:
     """Say what is wrong in a sentence; the exit code."""

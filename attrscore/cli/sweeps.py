@@ -15,8 +15,6 @@ import itertools
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +36,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from attrscore.cli.hydra_app import checked_settings, register_installed, unresolved
-from attrscore.cli.outcomes import FAILED, MEANING, OK, USAGE, Ended, worst
+from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, USAGE, Ended, worst
 from attrscore.core.code import environment
 from attrscore.core.registry import REGISTRIES, conf_dir, is_one_plugin
 from attrscore.errors import AttrscoreError, StoreError, stoppable
@@ -87,12 +85,9 @@ def _through_hydra(
     def one(cfg: DictConfig) -> Ended:
         overrides = tuple(unresolved(HydraConfig.get().overrides.task))
         with stoppable(), _recorded(_recording(cfg, sweep), overrides) as said:
-            ended = replace(job(cfg), overrides=overrides)
-            said.append(ended)
-        here.append(ended)  # in another process, to a copy
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
-            _write(HydraConfig.get().sweep.dir, HydraConfig.get().job.num, ended)
-        return ended
+            said.append(replace(job(cfg), overrides=overrides))
+        here.append(said[0])  # in another process, to a copy
+        return said[0]
 
     register_installed(arguments)
     argv = sys.argv
@@ -120,15 +115,27 @@ def _through_hydra(
 def _recorded(results: Path | None, overrides: Sequence[str]) -> Iterator[list[Ended]]:
     """Keep what becomes of a job, which is added to the list that the block gets."""
     said: list[Ended] = []
-    if results is None:
-        yield said
-        return
-    from attrscore.store import asked  # here and below: --help needs no h5py
+    own = HydraConfig.get()
+    path = _path(own.sweep.dir, own.job.num) if own.mode is RunMode.MULTIRUN else None
+    if path is not None:
+        path.unlink(missing_ok=True)  # of a run that a scheduler stopped, and has begun again
+    try:
+        if results is None:
+            yield said
+        else:
+            from attrscore.store import asked  # here and below: --help needs no h5py
 
-    with asked.being_answered(results, overrides):
-        yield said
-        with suppress(StoreError):  # a full disk: the job has said so
-            asked.answered(results, overrides, said[0].state)
+            with asked.being_answered(results, overrides):
+                yield said
+                with suppress(StoreError):  # a full disk: the job has said so
+                    asked.answered(results, overrides, said[0].state)
+    except BaseException as error:
+        said = [Ended(FAILED, str(error) or type(error).__name__, overrides, "stopped")]
+        raise
+    finally:
+        if path is not None:
+            with suppress(OSError):  # a full disk: it ended without a word
+                _write(path, said[0])
 
 
 def _recording(cfg: DictConfig, sweep: Sweep) -> Path | None:
@@ -205,20 +212,24 @@ class Sweep:
             found[int(path.stem.partition("-")[2])] = Ended(**json.loads(path.read_bytes()))
             path.unlink()
         why = f"{type(error).__name__}: {error}" if error else "It ended without a word."
-        for number, overrides in enumerate(self.jobs):
-            found.setdefault(number, Ended(FAILED, why, overrides, "failed"))
-        if self.listed:
-            from attrscore.store import asked
-
-            for each in found.values():
-                if each.how:  # it did not say so itself
-                    with suppress(StoreError):
-                        asked.answered(self.results, each.overrides, each.how)
-            if any(each.code == USAGE for each in found.values()):
-                self.listed.unlink(missing_ok=True)  # a mistake in the command leaves nothing to do
+        for number in range(len(self.jobs)):
+            if number not in found:
+                found[number] = self.lost(number, "failed", why)
+        if self.listed and any(each.code == USAGE for each in found.values()):
+            self.listed.unlink(missing_ok=True)  # a mistake in the command leaves nothing to do
         if error and not self.jobs:
             found[len(found)] = Ended(FAILED, why)
         return [found[number] for number in sorted(found)]
+
+    def lost(self, number: int, how: str, why: str) -> Ended:
+        """What a job came to that left no word, which is kept."""
+        overrides = self.jobs[number] if self.jobs else ()
+        if self.listed:
+            from attrscore.store import asked
+
+            with suppress(StoreError):
+                asked.answered(self.results, overrides, how)
+        return Ended.known(how, overrides, why)
 
 
 _SWEEP: ContextVar[Sweep | None] = ContextVar("sweep", default=None)
@@ -286,30 +297,20 @@ def _texts(override: Override) -> list[str]:
     return [f"{override.get_key_element()}={text}" for text in override.sweep_string_iterator()]
 
 
-def _write(folder: str | Path, number: int, ended: Ended) -> None:
-    """Keep what a job came to, where the process that started the sweep finds it."""
-    path = Path(folder, f"ended-{number}.json")
+def _path(folder: str | Path, number: int) -> Path:
+    """Where a job says what it came to, for the process that started the sweep."""
+    return Path(folder, f"ended-{number}.json")
+
+
+def _write(path: Path, ended: Ended) -> None:
     path.write_text(json.dumps(asdict(ended)), encoding="ascii")
 
 
-def lost(number: int, how: str | Ended, why: str = "", /) -> str:
-    """Launchers say so of a job that has ended: what it came to, or how it ended without a word.
-
-    What became of it.
-    """
-    sweep = _SWEEP.get()
-    if sweep is None or sweep.folder is None:
-        return str(how)
-    path = sweep.folder / f"ended-{number}.json"
-    if isinstance(how, Ended):
-        _write(sweep.folder, number, how)
-    elif not path.exists():
-        _write(sweep.folder, number, Ended(FAILED, why, sweep.jobs[number], how))
-    return Ended(**json.loads(path.read_bytes())).state
+# What launchers ask of the sweep that they are started for, and say to it, by the number of a job
 
 
 def finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[str], /) -> bool:
-    """Launchers ask so whether a job need not be submitted, as the results hold all of it.
+    """Whether a job need not be submitted, as the results hold all of it.
 
     Asked of those that ended well before: its parts are built here, from the data as they are now.
     """
@@ -318,32 +319,55 @@ def finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[s
         return False
     from attrscore.store import asked
 
-    known = asked.known_answer(sweep.results, sweep.jobs[number])
-    if not known.done:
-        return False
-    own = loader.load_sweep_config(config, list(overrides))
-    with read_write(own), open_dict(own):
-        del own["hydra"]
-    try:
+    known = Ended.known(asked.known_answer(sweep.results, sweep.jobs[number]), sweep.jobs[number])
+    if known.code in (OK, INCOMPLETE):
         from attrscore.jobs.run import is_finished
 
-        if not is_finished(checked_settings(own)):
-            return False
-    except (AttrscoreError, OmegaConfBaseException):
-        return False
-    code = next(code for code, state in MEANING.items() if state == known.state)
-    _write(sweep.folder, number, Ended(code, "", sweep.jobs[number]))
-    return True
+        with suppress(Exception):  # the job meets the same, and says it
+            own = loader.load_sweep_config(config, list(overrides))
+            with read_write(own), open_dict(own):
+                del own["hydra"]
+            if is_finished(checked_settings(own)):
+                _write(_path(sweep.folder, number), known)
+                return True
+    asked.unanswered(sweep.results, sweep.jobs[number])
+    return False
 
 
-def queued(number: int, queue: str, /) -> None:
-    """Launchers say so of a job that a scheduler has now, by the name that it has there."""
+def in_queue() -> dict[int, str]:
+    """Number of each job -> what the scheduler called it when it was last submitted."""
+    sweep = _SWEEP.get()
+    if sweep is None or sweep.listed is None:
+        return {}
+    from attrscore.store import asked
+
+    return asked.in_queue(sweep.listed)
+
+
+def queued(names: Mapping[int, str], /) -> None:
+    """A scheduler has these jobs now: number -> what it calls them."""
     sweep = _SWEEP.get()
     if sweep is not None and sweep.listed is not None:
         from attrscore.store import asked
 
         with suppress(StoreError):
-            asked.answered(sweep.results, sweep.jobs[number], "queued", queue=queue)
+            asked.ask(sweep.results, sweep.jobs, queue=names)
+
+
+def over(number: int, how: str, why: str = "", /) -> str:
+    """A job has ended: what it came to, as it said itself; else ``how``, and ``why``."""
+    sweep = _SWEEP.get()
+    if sweep is None or sweep.folder is None:
+        return how
+    path = _path(sweep.folder, number)
+    if not path.exists():
+        if sweep.listed is not None:
+            from attrscore.store import asked
+
+            state = asked.known_answer(sweep.results, sweep.jobs[number])
+            how = how if state == "absent" else state  # said to the command that submitted it
+        _write(path, sweep.lost(number, how, why))
+    return Ended(**json.loads(path.read_bytes())).state
 
 
 def _say(ended: Sequence[Ended]) -> None:
@@ -410,43 +434,3 @@ def _cores() -> int:
         known = len(os.sched_getaffinity(0))
     given = os.environ.get("SLURM_CPUS_PER_TASK", "")
     return min(known, int(given)) if given.isdigit() and int(given) else known
-
-
-SLURM_ENDED = {
-    "BOOT_FAIL": "lost its node",
-    "CANCELLED": "cancelled",
-    "COMPLETED": "failed",  # of one that did not say what it came to
-    "DEADLINE": "out of time",
-    "FAILED": "failed",
-    "NODE_FAIL": "lost its node",
-    "OUT_OF_MEMORY": "out of memory",
-    "PREEMPTED": "preempted",
-    "TIMEOUT": "out of time",
-}
-"""States in which Slurm runs a job no more -> what became of it."""
-
-
-OUT_OF_MEMORY = ("253", "125", "0:125")
-"""Slurm's derived exit code of a step that was killed for its memory, as its versions write it."""
-
-
-def slurm_states() -> dict[str, str] | None:
-    """Each of our jobs that Slurm knows -> its state, such as RUNNING; None where it does not say.
-
-    Asks ``squeue``, which needs no accounting; jobs that ended are known for some minutes.
-    """
-    squeue = shutil.which("squeue")
-    if squeue is None:
-        return None
-    listed = "JobArrayID:64,State:32,DerivedEC:16"
-    asked = [squeue, "-h", "-r", "-t", "all", "-u", str(os.geteuid()), "-O", listed]
-    try:
-        ran = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603  # fixed arguments
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = {}
-    for line in ran.stdout.splitlines():
-        job, state, code = line.split()
-        # of a step that ran out of memory Slurm says so, of the job around it that it failed
-        found[job] = "OUT_OF_MEMORY" if state == "FAILED" and code in OUT_OF_MEMORY else state
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,6 +12,7 @@ import torch
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result, single_targets
+from attrscore.core.passes import generator_of
 from attrscore.core.statuses import row_failed, stored
 from attrscore.engine.attribution import Pair
 from attrscore.engine.evaluate import rows_of
@@ -64,11 +66,11 @@ def compute(
     A cell that cannot be read gets rows with the status ``unreadable``.
     """
     watch = watch or Watch()
-    torch.manual_seed(parts.settings["seed"] + rows[0])  # the same numbers after a resume
     lost: Lost = {}
 
     def counted() -> Iterator[Batch]:
         for batch in parts.reader.batches(rows, parts.settings["batch_size"], lost):
+            _seed(parts.settings["seed"], batch)
             yield batch
             watch.advance(len(batch))
 
@@ -88,6 +90,14 @@ def compute(
     watch.add(results)
     part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
     return part if keep == "none" else replace(part, crops=_kept_crops(parts, rows))
+
+
+def _seed(seed: int, batch: Batch) -> None:
+    """What plugins draw without a generator of their own: the same in any part, after a resume."""
+    seed = generator_of(seed, "batch", batch.ids[0]).initial_seed()
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # some draw from it
 
 
 def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:

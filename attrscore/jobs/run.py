@@ -22,7 +22,7 @@ from attrscore.engine.memory import Gauge
 from attrscore.engine.pool import those_readable
 from attrscore.engine.preflight import Finding, preflight, refusals
 from attrscore.engine.run import run
-from attrscore.errors import choose, preview, stoppable
+from attrscore.errors import EmptyShardError, choose, preview, stoppable
 from attrscore.jobs.assembly import Parts, answering, build, draws_of
 from attrscore.jobs.computing import CARRIED, Watch, compute
 from attrscore.jobs.contents import about, normalised_otherwise, notify_of_data
@@ -131,7 +131,10 @@ def is_finished(settings: Mapping[str, Any], /) -> bool:
         return False
     first: Parts | None = None
     for one in draws_of(settings):
-        parts = build(one, like=first)
+        try:
+            parts = build(one, like=first)
+        except EmptyShardError:
+            return True
         first = first or parts
         if store.missing_conditions(store.jobs_like(one["results"], parts.job), parts.job):
             return False

@@ -7,7 +7,7 @@ there, which whoever runs that job writes anew. Both are named by what they say.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,9 @@ __all__ = [
     "asked_of",
     "being_answered",
     "heartbeat",
+    "in_queue",
     "known_answer",
+    "unanswered",
 ]
 
 SWEEPS = "sweeps"
@@ -41,7 +43,7 @@ class Asked:
     """``absent``, ``queued``, ``running``, or how it ended: ``done``, ``left something out``,
     ``failed``, ``cancelled`` ... ``stopped``: it began, and its process is gone."""
     queue: str = ""
-    """What a scheduler calls it."""
+    """What a scheduler called it when it was last submitted."""
 
     @property
     def done(self) -> bool:
@@ -49,8 +51,13 @@ class Asked:
         return self.state in DONE
 
 
-def ask(results: Location, jobs: Sequence[Sequence[str]], /) -> Path:
+def ask(
+    results: Location, jobs: Sequence[Sequence[str]], /, *, queue: Mapping[int, str] | None = None
+) -> Path:
     """List the jobs of a sweep, by their overrides; the path of the list.
+
+    ``queue`` is what a scheduler calls some of them, by their number; of the others it stays what
+    it was.
 
     :raises StoreError: not writable.
     """
@@ -58,17 +65,22 @@ def ask(results: Location, jobs: Sequence[Sequence[str]], /) -> Path:
     path = Path(results, SWEEPS, f"{identify(listed)}.json")
     make_folder(path.parent / "jobs")
     remove_leftovers([path.parent, path.parent / "jobs"])
-    commit(path, json.dumps({"schema": SCHEMA, "jobs": listed}, indent=1).encode())
+    names = {**in_queue(path), **(queue or {})}
+    content = {"jobs": listed, "queue": [names.get(number, "") for number in range(len(listed))]}
+    commit(path, json.dumps({"schema": SCHEMA, **content}, indent=1).encode())
     return path
+
+
+def in_queue(path: Path, /) -> dict[int, str]:
+    """Number of a job -> what a scheduler called it, as the list of a sweep says."""
+    return {number: job.queue for number, job in enumerate(_listed(path)) if job.queue}
 
 
 @contextmanager
 def being_answered(results: Location, overrides: Sequence[str], /) -> Iterator[None]:
     """While the block runs, the job with these overrides is running."""
-    path = _path(results, overrides)
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-    with heartbeat(path):
+    unanswered(results, overrides)
+    with heartbeat(_path(results, overrides)):
         try:
             yield
         except BaseException:
@@ -77,24 +89,27 @@ def being_answered(results: Location, overrides: Sequence[str], /) -> Iterator[N
             raise
 
 
-def answered(
-    results: Location, overrides: Sequence[str], state: str, /, *, queue: str = ""
-) -> None:
-    """Write what became of a job; ``state="queued"``: ``queue`` is what its scheduler calls it.
+def answered(results: Location, overrides: Sequence[str], state: str, /) -> None:
+    """Write what became of a job.
 
     :raises StoreError: not writable.
     """
-    content = {"overrides": list(overrides), "state": state, "queue": queue}
-    commit(_path(results, overrides), json.dumps({"schema": SCHEMA, **content}).encode())
+    content = {"schema": SCHEMA, "overrides": list(overrides), "state": state}
+    commit(_path(results, overrides), json.dumps(content).encode())
 
 
-def known_answer(results: Location, overrides: Sequence[str], /) -> Asked:
-    """What became of one job, as its file says; whoever runs it may be gone."""
+def unanswered(results: Location, overrides: Sequence[str], /) -> None:
+    """Forget what became of a job, which is to run again."""
+    with suppress(OSError):
+        _path(results, overrides).unlink(missing_ok=True)
+
+
+def known_answer(results: Location, overrides: Sequence[str], /) -> str:
+    """What became of one job, as its file says: ``absent`` where there is none."""
     try:
-        known = json.loads(_path(results, overrides).read_bytes())
-        return Asked(tuple(overrides), str(known["state"]), str(known["queue"]))
+        return str(json.loads(_path(results, overrides).read_bytes())["state"])
     except (OSError, ValueError, KeyError, TypeError):
-        return Asked(tuple(overrides))
+        return "absent"
 
 
 def asked_of(
@@ -107,23 +122,31 @@ def asked_of(
     folder = Path(results, SWEEPS)
     waiting, running = beats(folder), beats(folder / "jobs")
     found: dict[str, list[Asked]] = {}
-    for path in sorted(paths_in(folder)):
-        try:
-            jobs = json.loads(path.read_bytes())["jobs"] if path.suffix == ".json" else []
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        for overrides in jobs:
-            job = known_answer(results, overrides)
-            state = job.state
-            alive = running.get(_path(results, overrides).name)
-            if alive is not None:
-                state = "running" if alive else "stopped" if state == "absent" else state
-            elif state == "queued" and queue is not None:
-                state = "queued" if job.queue in queue else "absent"
+    for path in sorted(each for each in paths_in(folder) if each.suffix == ".json"):
+        for job in _listed(path):
+            state = known_answer(results, job.overrides)
+            alive = running.get(_path(results, job.overrides).name)
+            if alive:
+                state = "running"
+            elif job.queue and (state == "absent" if queue is None else job.queue in queue):
+                state = "queued"
+            elif alive is not None and state == "absent":
+                state = "stopped"
             elif state == "absent" and waiting.get(path.name):
                 state = "queued"
             found.setdefault(path.stem, []).append(Asked(job.overrides, state, job.queue))
     return found
+
+
+def _listed(path: Path) -> list[Asked]:
+    """The jobs of a list; none where there is none, or it is damaged."""
+    try:
+        content = json.loads(path.read_bytes())
+        jobs = [tuple(map(str, job)) for job in content["jobs"]]
+        queue = [str(each) for each in content.get("queue", ())] or [""] * len(jobs)
+        return [Asked(job, queue=name) for job, name in zip(jobs, queue, strict=True)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def _path(results: Location, overrides: Sequence[str]) -> Path:

@@ -7,6 +7,8 @@ middle of a method.
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,13 +45,15 @@ def make(channels, classes):
 SHARDS = "0/4,1/4,2/4,3/4"
 SWEEP = [
     *("-m", "model=factory", "model.target=slow.make", "trust=[slow]", "layers=1"),
-    *("dataset.cells=32", "dataset.size=[16,16]", "batch_size=4", "figures=none", "threads=1"),
+    *("dataset.cells=32", "dataset.size=[16,16]", "batch_size=4", "figures=none"),
     "method=[grad_cam,hires_cam]",
 ]
 SLURM = [
     *("hydra/launcher=slurm", "hydra.launcher.partition=cpu", "hydra.launcher.cpus_per_task=1"),
     *("hydra.launcher.mem_gb=1", "hydra.launcher.timeout_min=10"),
 ]
+PAGE = Path(__file__).parents[2] / "docs" / "clusters.md"
+URGENT = ["-p", "urgent", "-c", "1", "--mem=100", "-o", "/dev/null", "--wrap", "sleep 600"]
 KEYS = ["model", "dataset", "method", "layer", "target", "id"]
 
 
@@ -134,6 +138,11 @@ class Sweep:
             for path in self.results.glob("jobs/*/*.h5")
         }
 
+    def threads(self):
+        """What torch had, in each job."""
+        jobs = [json.loads(path.read_bytes()) for path in self.results.glob("jobs/*/job.json")]
+        return {run["threads"] for job in jobs for run in job["runs"]}
+
     def waiting(self):
         """Jobs that are held, in the middle of a method: a heartbeat beside each part."""
         return len(list(self.results.glob("jobs/*/.*.h5.*.tmp")))
@@ -141,9 +150,28 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def basic(cluster):
-    sweep = Sweep(cluster, "basic", held=False).start()
+    sweep = Sweep(cluster, "basic", "threads=1", held=False).start()
     assert sweep.ended() == 0, sweep.said
     return sweep
+
+
+def test_an_array_of_ones_own_as_documented_is_the_basic_launchers_to_the_byte(cluster, basic):
+    (script,) = re.findall(r"```text\n(#!/bin/bash\n#SBATCH.*?)```", PAGE.read_text(), re.DOTALL)
+    ours = " ".join([*(f"'{each}'" for each in SWEEP[1:]), "results=array"])
+    script, exchanged = re.subn(r"dataset=fields.*(?=dataset\.shard)", ours + " ", script, flags=16)
+    assert exchanged == 1
+    path = cluster.folder / "array.sh"
+    path.write_text(script)
+    smaller = ["--cpus-per-task=1", "--mem=1G", f"--chdir={cluster.folder}"]
+    name = cluster.call("sbatch", "--parsable", *smaller, str(path)).strip()
+    known = f"{name}|COMPLETED\n" * 4
+    asked = ("squeue", "-h", "-r", "-t", "all", "-j", name, "-o", "%F|%T")
+    cluster.wait(lambda: cluster.call(*asked) == known, "end of the array")
+    array = Sweep(cluster, "array", held=False)
+    assert array.bytes() == basic.bytes()
+    assert array.threads() == {1}, "not the one that was asked for"
+    nodes = set(cluster.call(*asked[:-1], "%N").split())
+    assert nodes == set(cluster.nodes)
 
 
 def test_a_cancelled_job_costs_itself_alone_and_the_same_command_completes_the_sweep(
@@ -155,23 +183,49 @@ def test_a_cancelled_job_costs_itself_alone_and_the_same_command_completes_the_s
     cluster.wait(lambda: sweep.waiting() == 4, f"jobs that wait: {sweep.said}")
     assert {node for _, node in cluster.jobs().values()} == set(cluster.nodes)
     assert sweep.asked() == (3, dict.fromkeys(SHARDS.split(","), "running"))
-    cluster.call("scancel", f"{array}_1")
-    cluster.wait(lambda: f"{array}_1" not in cluster.jobs(), "end of the one")
+    submitted = cluster.call("scontrol", "show", "job", f"{array}_0")
+    for option in ("Partition=cpu", "NumCPUs=1", "mem=1G", "TimeLimit=00:10:00"):
+        assert option in submitted, submitted
+
+    sweep.process.send_signal(signal.SIGINT)
+    assert sweep.ended() == 130
+    left = (
+        f"interrupted. The jobs were left in Slurm, where they go on; to stop them: scancel {array}"
+    )
+    assert left in sweep.said
+    assert sweep.waiting() == 4
+    sweep.start()
+    cluster.wait(lambda: sweep.said.count(f"4 jobs in Slurm as {array}") == 2, "the same command")
+
+    urgent = cluster.call("sbatch", "--parsable", *URGENT).strip()
+    cluster.wait(lambda: cluster.jobs().get(urgent, "")[:1] == ("RUNNING",), "the urgent job")
+    ours = {job: state for job, (state, _) in cluster.jobs().items() if job != urgent}
+    (preempted,) = (job for job, state in ours.items() if state == "PENDING")
+    code, states = sweep.asked()
+    assert sorted(states.values()) == ["queued", "running", "running", "running"]
+    assert states[f"{preempted[-1]}/4"] == "queued"
+    cluster.call("scancel", urgent)
+
+    victim = next(number for number in "0123" if preempted != f"{array}_{number}")
+    cluster.call("scancel", f"{array}_{victim}")
+    cluster.wait(lambda: f"{array}_{victim}" not in cluster.jobs(), "end of the one")
     sweep.release()
     assert sweep.ended() == 1, sweep.said
     assert "of 4 jobs: 3 done, 1 cancelled" in sweep.said
-    assert f"job 1 ({array}_1): cancelled" in sweep.said
+    assert f"job {victim} ({array}_{victim}): cancelled" in sweep.said
     code, states = sweep.asked()
     assert code == 3
-    assert states == {"0/4": "done", "1/4": "cancelled", "2/4": "done", "3/4": "done"}
+    assert states.pop(f"{victim}/4") == "cancelled"
+    assert set(states.values()) == {"done"}
     assert len(sweep.bytes()) == 3
 
     assert sweep.start().ended() == 0, sweep.said
     assert "1 jobs in Slurm as" in sweep.said
     assert sweep.bytes() == basic.bytes()
+    assert sweep.threads() == {1}
     assert sweep.asked() == (0, dict.fromkeys(SHARDS.split(","), "done"))
     assert sweep.start().ended() == 0, sweep.said
-    assert sweep.said.count(" jobs in Slurm as ") == 2, "what is finished was submitted again"
+    assert sweep.said.count(" jobs in Slurm as ") == 3, "what is finished was submitted again"
     there, here = (
         attrscore.read_scores(each.results).sort_values(KEYS, ignore_index=True)
         for each in (sweep, basic)
@@ -179,9 +233,16 @@ def test_a_cancelled_job_costs_itself_alone_and_the_same_command_completes_the_s
     pd.testing.assert_frame_equal(there, here, check_exact=True)
 
 
-def test_a_time_limit_is_no_row_and_memory_that_ran_out_costs_its_job_alone(cluster, basic):
+def test_a_time_limit_is_no_row_and_memory_or_a_node_that_is_gone_costs_its_job_alone(
+    cluster, basic
+):
+    """All at once, for a limit is a minute at least. The two that meet it fill the first node."""
     limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20"]
+    again = "hydra.launcher.max_num_timeout=2"
     timed = Sweep(cluster, "timed", *SLURM, *limit, shards="0/4").start()
+    queued = Sweep(cluster, "queued", *SLURM, *limit, again, shards="1/4").start()
+    cluster.wait(lambda: timed.waiting() + queued.waiting() == 2, f"both: {queued.said}")
+    assert {node for _, node in cluster.jobs().values()} == {cluster.nodes[0]}
     if limits_memory():
         eaten = Sweep(cluster, "eaten", *SLURM, shards="2/4,3/4", held=False)
         Path(f"{eaten.hold}-eat").touch()
@@ -189,10 +250,25 @@ def test_a_time_limit_is_no_row_and_memory_that_ran_out_costs_its_job_alone(clus
         assert eaten.ended() == 1, eaten.said
         assert "of 2 jobs: 1 done, 1 out of memory" in eaten.said, eaten.said
         assert eaten.statuses() == {"ok"}
-        assert eaten.start().ended() == 0, eaten.said
-        assert eaten.bytes().items() <= basic.bytes().items()
+    down = Sweep(cluster, "down", *SLURM, shards="3/4").start()
+    array = down.array()
+    cluster.wait(lambda: down.waiting() == 1, f"a job that waits: {down.said}")
+    assert cluster.jobs()[array] == ("RUNNING", cluster.nodes[1])
+    cluster.kill(cluster.nodes[1])
+    down.release()
+
+    name = queued.array()
+    cluster.wait(lambda: cluster.jobs()[name][0] == "PENDING", "one that is queued again")
+    assert queued.asked() == (3, {"1/4": "queued"})
+    assert not queued.bytes()
+    queued.release()
     assert timed.ended() == 1, timed.said
     assert "of 1 jobs: 1 stopped" in timed.said, timed.said
     assert "timed-out too many times" in timed.said
     assert not timed.bytes()
     assert timed.asked() == (3, {"0/4": "stopped"})
+    for sweep in (queued, down):
+        assert sweep.ended() == 0, sweep.said
+        assert sweep.bytes().items() <= basic.bytes().items()
+        assert len(sweep.bytes()) == 1
+        assert sweep.asked()[0] == 0

@@ -11,10 +11,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attrscore.cli import slurm
 from attrscore.cli.commands import parser_of
 from attrscore.cli.hydra_app import changes_among, code_in_kept, kept_settings
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, worst
-from attrscore.cli.sweeps import SLURM_ENDED, slurm_states
 from attrscore.errors import AttrscoreError, ConfigError, StoreError
 from attrscore.store import JobFolder
 from attrscore.store.asked import SWEEPS, asked_of
@@ -105,8 +105,7 @@ def status(arguments: Sequence[str]) -> int:
         else:
             output.say_provenance(provenance)
         return OK
-    states_there = slurm_states() if (options.path / SWEEPS).is_dir() else None
-    queue = states_there and {job for job, at in states_there.items() if at not in SLURM_ENDED}
+    queue = slurm.running() if (options.path / SWEEPS).is_dir() else None
     sweeps = asked_of(options.path, queue=queue)
     begun = not sweeps or (options.path / JOBS).is_dir()
     jobs = states.status_of(options.path) if begun else []

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attrscore.cli import sweeps
 from attrscore.cli.outcomes import FAILED, Ended, worst
-from attrscore.cli.sweeps import WORKERS, Sweep, fused, share, slurm_states, workers_of
+from attrscore.cli.sweeps import WORKERS, Sweep, fused, share, workers_of
 from attrscore.core.registry import conf_dir
 
 
@@ -81,19 +81,6 @@ def test_a_job_of_slurm_has_the_cores_that_it_asked_for(monkeypatch):
     assert share({**SETTINGS, "threads": 7}, 0)["threads"] == 7
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert share(SETTINGS, 0)["threads"] == 2
-
-
-def test_what_slurm_says_of_jobs(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm_states() is None
-    squeue = tmp_path / "squeue"
-    squeue.write_text(
-        "#!/bin/sh\necho '7_0  RUNNING 0'\necho '7_1 FAILED 253'\necho '7_2 FAILED 1'\n"
-    )
-    squeue.chmod(0o755)
-    assert slurm_states() == {"7_0": "RUNNING", "7_1": "OUT_OF_MEMORY", "7_2": "FAILED"}
-    squeue.write_text("#!/bin/sh\nexit 1\n")
-    assert slurm_states() is None, "its controller does not answer"
 
 
 SETTINGS = {"threads": None, "device": "auto"}

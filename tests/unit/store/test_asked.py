@@ -27,13 +27,27 @@ def test_states_of_what_was_asked_for(tmp_path):
         assert states(tmp_path) == ["absent", "running"]
     asked.answered(tmp_path, JOBS[1], "done")
     assert states(tmp_path) == ["absent", "done"]
-    asked.answered(tmp_path, JOBS[0], "queued", queue="7_0")
+    path = asked.ask(tmp_path, JOBS, queue={0: "7_0"})
+    assert asked.ask(tmp_path, JOBS) == path
+    assert asked.in_queue(path) == {0: "7_0"}
     assert states(tmp_path) == ["queued", "done"]
     assert states(tmp_path, queue={"7_0"}) == ["queued", "done"]
     assert states(tmp_path, queue=set()) == ["absent", "done"], "cancelled while it waited"
     with pytest.raises(KeyboardInterrupt), asked.being_answered(tmp_path, JOBS[0]):
         raise KeyboardInterrupt
     assert states(tmp_path) == ["stopped", "done"]
+    assert states(tmp_path, queue={"7_0"}) == ["queued", "done"], "queued again by its scheduler"
+    asked.unanswered(tmp_path, JOBS[1])
+    assert states(tmp_path, queue=set()) == ["stopped", "absent"]
+
+
+@pytest.mark.parametrize("content", ["", "7", '{"jobs": 7}', '{"jobs": [7]}', "[]"])
+def test_a_damaged_list_is_left_out(tmp_path, content):
+    path = asked.ask(tmp_path, JOBS)
+    path.write_text(content)
+    asked.ask(tmp_path, JOBS[:1])
+    assert states(tmp_path) == ["absent"]
+    assert asked.in_queue(path) == {}
 
 
 def test_equal_sweeps_are_one_and_a_job_of_two_sweeps_has_one_state(tmp_path):
