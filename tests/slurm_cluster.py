@@ -93,9 +93,9 @@ JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
 KillWait=2
 SlurmdTimeout=15
-NodeName=DEFAULT NodeAddr=127.0.0.1 NodeHostname={host} CPUs=2 RealMemory=8000
-NodeName={self.nodes[0]} Port={one} Weight=1
-NodeName={self.nodes[1]} Port={two} Weight=2
+NodeName=DEFAULT CPUs=2 RealMemory=8000
+NodeName={self.nodes[0]} NodeAddr=127.0.0.1 NodeHostname={host} Port={one} Weight=1
+NodeName={self.nodes[1]} NodeAddr=127.0.0.1 NodeHostname={host} Port={two} Weight=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1

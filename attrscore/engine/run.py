@@ -49,7 +49,7 @@ from attrscore.engine.attribution import (
 from attrscore.engine.memory import Gauge, Room, higher
 from attrscore.engine.pool import check_pool
 from attrscore.engine.preflight import of_the_model
-from attrscore.errors import AttrscoreWarning, UnsupportedError, choose
+from attrscore.errors import AttrscoreWarning, UnsupportedError, choose, stoppable
 from attrscore.targets import target_of
 
 __all__ = ["Keep", "RunOptions", "Triple", "batches_of", "run"]
@@ -316,6 +316,7 @@ def _in_room(
     yield from _in_room(work, batch, todo[done:], room, asked=asked)
 
 
+@stoppable()
 def _of_method(work: _Work, run: Pass, name: str, notes: Sequence[Reason]) -> list[Result]:
     """A result for each layer."""
     batch, wanted = run.batch, work.wanted(name)
