@@ -173,6 +173,7 @@ def run(
         yield from _in_room(work, batch, todo, room, asked=len(batch))
 
 
+@stoppable()
 def _asked(
     options: RunOptions,
     model: nn.Module,
