@@ -110,6 +110,21 @@ def test_the_wheel_sweeps_from_an_empty_folder_with_a_strangers_scorer(python, t
     assert (defined["nucleus_share"] <= defined["grad_camo"] + 1e-9).all()
 
 
+def test_the_wheel_has_the_launchers(python, tmp_path):
+    """Its own come from the wheel; those of the extras from where those are installed."""
+    attrscore = python.parent / "attrscore"
+    where = "import hydra_plugins.attrscore_dask as dask; print(dask.__file__)"
+    assert str(CHECKOUT) not in run(python, "-c", where, cwd=tmp_path).stdout
+    sweep = (attrscore, "-m", *SMALL, "dataset.shard=0/2,1/2")
+    extras = {"slurm": "hydra_plugins.hydra_submitit_launcher", "dask": "distributed"}
+    for launcher, extra in extras.items():
+        pytest.importorskip(extra)
+        composed = run(*sweep, f"hydra/launcher={launcher}", "--cfg", "hydra", cwd=tmp_path).stdout
+        assert f"_target_: hydra_plugins.attrscore_{launcher}." in composed
+    run(*sweep, "hydra/launcher=dask", "hydra.launcher.n_workers=1", cwd=tmp_path)
+    assert len(list((tmp_path / "results" / "jobs").iterdir())) == 2
+
+
 def test_new_plugins_of_all_kinds_work_from_their_wheels(python, tmp_path):
     attrscore = python.parent / "attrscore"
     run(attrscore, "plugins", "new", "scorer", "another", cwd=tmp_path)

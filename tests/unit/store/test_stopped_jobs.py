@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from results import BASE, GRAD_CAM, GRAD_CAMO, IG, LABELS, OTHER, fill, job, table
 
 import attrscore
@@ -107,4 +109,25 @@ def test_parts_are_smaller_where_cells_take_more_and_a_job_begun_otherwise_goes_
     assert main([*job, "results=cut"]) == 0
     assert len(ranges("cut")) == 3
     whole, cut = map(attrscore.read_scores, ("whole", "cut"))
+    pd.testing.assert_frame_equal(whole, cut, check_exact=True)
+
+
+def test_what_plugins_draw_from_global_states_does_not_depend_on_the_size_of_parts(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+
+    def noisy(heat, run, /):
+        return torch.rand(len(run.batch)) + np.random.rand() + random.random()
+
+    attrscore.SCORERS.register("noisy")(noisy)
+    job = [*SMALL, "layers=features.3", "method=grad_cam", "+scorer.noisy={}"]
+    try:
+        assert main([*job, "results=whole"]) == 0
+        monkeypatch.setattr(planning, "PART_WORK", 1.0)
+        assert main([*job, "results=cut"]) == 0
+    finally:
+        attrscore.SCORERS._local.pop("noisy")
+    whole, cut = map(attrscore.read_scores, ("whole", "cut"))
+    assert whole["noisy"].nunique() == 12
     pd.testing.assert_frame_equal(whole, cut, check_exact=True)
