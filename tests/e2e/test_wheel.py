@@ -115,13 +115,14 @@ def test_the_wheel_has_the_launchers(python, tmp_path):
     attrscore = python.parent / "attrscore"
     where = "import hydra_plugins.attrscore_dask as dask; print(dask.__file__)"
     assert str(CHECKOUT) not in run(python, "-c", where, cwd=tmp_path).stdout
-    sweep = (attrscore, "-m", *SMALL, "dataset.shard=0/2,1/2")
     extras = {"slurm": "hydra_plugins.hydra_submitit_launcher", "dask": "distributed"}
     for launcher, extra in extras.items():
         pytest.importorskip(extra)
-        composed = run(*sweep, f"hydra/launcher={launcher}", "--cfg", "hydra", cwd=tmp_path).stdout
+        shown = (f"hydra/launcher={launcher}", "--cfg", "hydra")
+        composed = run(attrscore, *shown, cwd=tmp_path).stdout
         assert f"_target_: hydra_plugins.attrscore_{launcher}." in composed
-    run(*sweep, "hydra/launcher=dask", "hydra.launcher.n_workers=1", cwd=tmp_path)
+    dask = ("hydra/launcher=dask", "hydra.launcher.n_workers=1", "dataset.shard=0/2,1/2")
+    run(attrscore, "-m", *SMALL, *dask, cwd=tmp_path)
     assert len(list((tmp_path / "results" / "jobs").iterdir())) == 2
 
 
