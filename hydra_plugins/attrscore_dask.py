@@ -85,9 +85,9 @@ class DaskLauncher(Launcher):
                 if not sweeps.finished(number, loader, self.config, each)
             }
             for future in as_completed(list(futures)):
-                number, error = futures[future], future.exception()
-                how = "killed" if isinstance(error, KilledWorker) else "failed"
-                how = sweeps.over(number, how, f"{type(error).__name__}: {error}")
+                number, raised = futures[future], future.exception()
+                how = "killed" if isinstance(raised, KilledWorker) else "failed"
+                how = sweeps.over(number, how, f"{type(raised).__name__}: {raised}")
                 stderr().print(f"job {number}: {how}", soft_wrap=True)
         return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
 
