@@ -390,15 +390,17 @@ def layer_table(found: Survey) -> Table:
         f"of median area among {found.cells} (chance {found.chance:.3f})",
         caption_justify="left",
     )
-    for column in ("layer", "type", "grid", "channels", "lowest", "highest", "note"):
-        table.add_column(column, justify="right" if column.endswith("est") else "left")
+    numbers = ("depth", "lowest", "highest")
+    for column in ("layer", "type", "grid", "channels", *numbers, "note"):
+        table.add_column(column, justify="right" if column in numbers else "left")
     for layer in found.layers:
         reach = [
             f"{value:.3f}" if value is not None else "" for value in (layer.lowest, layer.highest)
         ]
         grid = " x ".join(map(str, layer.grid or ()))
         channels = "" if layer.channels is None else str(layer.channels)
-        table.add_row(layer.name, layer.type, grid, channels, *reach, layer.note)
+        depth = "" if layer.depth is None else f"{layer.depth:.2f}"
+        table.add_row(layer.name, layer.type, grid, channels, depth, *reach, layer.note)
     return table
 
 

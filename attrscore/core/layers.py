@@ -54,6 +54,10 @@ def _all_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
     return [info for info in ran if info.is_convolution]
 
 
+def _last_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
+    return [info for info in _all_conv(ran) if not info.shortcut][-1:]
+
+
 def _stages(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
     last: dict[tuple[int, ...], LayerInfo] = {}
     for info in ran:
@@ -82,13 +86,14 @@ def _blocks(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
 
 
 LAYER_RULES: Mapping[str, Callable[[Sequence[LayerInfo]], list[LayerInfo]]] = {
-    "last_conv": lambda ran: _all_conv(ran)[-1:],
+    "last_conv": _last_conv,
     "all_conv": _all_conv,
     "stages": _stages,
     "blocks": _blocks,
 }
-"""Names that select layers by rule: ``last_conv``, ``all_conv``, ``stages`` (the last layer at each
-grid size) and ``blocks`` (each of the blocks that a model repeats)."""
+"""Names that select layers by rule: ``last_conv`` (no pointwise shortcut beside a block),
+``all_conv``, ``stages`` (the last layer at each grid size) and ``blocks`` (each of the blocks that
+a model repeats)."""
 
 
 def select_layers(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
+from attrscore.core.graph import nodes
 from attrscore.core.model import SealedModel, call
 from attrscore.errors import ConfigError, choose
 
@@ -299,6 +300,8 @@ class LayerInfo:
     """Why the layout is unknown."""
     depth: float = math.nan
     """Share of the model's convolutions and linear layers on a grid that have run, in (0, 1]."""
+    shortcut: bool = False
+    """Among the last convolutions: one of single pixels, beside the one that ran before it."""
 
     @property
     def grid(self) -> tuple[int, ...] | None:
@@ -333,6 +336,11 @@ class LayerInfo:
         """A convolution whose grid has more than one position (squeeze-and-excitation has one)."""
         return isinstance(self.module, _ConvNd) and self.wide
 
+    @property
+    def pointwise(self) -> bool:
+        """A convolution of single pixels."""
+        return isinstance(self.module, _ConvNd) and set(self.module.kernel_size) == {1}
+
 
 @torch.no_grad()
 def trace(
@@ -360,7 +368,36 @@ def trace(
     first = inputs[:1], [other[:1] for other in others]
     ran = _with_axes(ran, model, len(inputs), *first, layout or LayoutOptions())
     ran = _with_tokens(ran, model, len(inputs), *first, layout or LayoutOptions())
-    return _with_depth(ran)
+    return _with_shortcuts(_with_depth(ran), model, inputs[:1], [other[:1] for other in others])
+
+
+def _with_shortcuts(
+    ran: list[LayerInfo], model: nn.Module, inputs: Tensor, others: Sequence[Tensor]
+) -> list[LayerInfo]:
+    """Which of the last convolutions are shortcuts, by what they were computed from.
+
+    One more forward pass of a crop, with its graph, where the last convolution is pointwise. None
+    is where that pass fails, or keeps no graph.
+    """
+    last = [info for info in ran if info.is_convolution and info.calls == 1]
+    if len(last) < 2 or not last[-1].pointwise:
+        return ran
+    made: dict[str, Any] = {}
+    with suppress(Exception), torch.enable_grad():  # a model may raise anything
+        image = inputs.detach().clone().requires_grad_()
+        with watching(
+            {info.name: info.module for info in last},
+            lambda name, output: made.update({name: getattr(output, "grad_fn", None)}),
+        ):
+            call(model, image.clone(), *others)
+    shortcuts = set()
+    for before, info in zip(last[-2::-1], last[:0:-1], strict=True):
+        node = made.get(info.name)
+        beside = node is not None and made.get(before.name) not in {None, *nodes(node)}
+        if not info.pointwise or not beside:
+            break
+        shortcuts.add(info.name)
+    return [replace(info, shortcut=True) if info.name in shortcuts else info for info in ran]
 
 
 def _with_axes(

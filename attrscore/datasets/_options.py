@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from attrscore.errors import ConfigError, choose
+from attrscore.errors import ConfigError, DataError, choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +79,50 @@ def require(condition: bool, sentence: str, /) -> None:  # noqa: FBT001  # it is
 
 
 def check_channels(
-    channels: tuple[int, ...] | None,
+    channels: tuple[int | str, ...] | None,
     /,
     *,
     option: str = "channels",
     none: str = "null for all",
 ) -> None:
-    """Different numbers from 0, or None.
+    """Different numbers from 0 or names of stains, or None.
 
     :raises ConfigError: otherwise.
     """
     if channels is None:
         return
-    whole = all(isinstance(channel, int) and channel >= 0 for channel in channels)
+    whole = all(
+        bool(channel) if isinstance(channel, str) else isinstance(channel, int) and channel >= 0
+        for channel in channels
+    )
     require(
         bool(channels) and len(set(channels)) == len(channels) and whole,
-        f"{option}={channels} must be different channel numbers from 0, {none}",
+        f"{option}={channels} must be different channel numbers from 0, or names of stains, {none}",
     )
+
+
+def numbers_of(
+    channels: tuple[int | str, ...], known: Sequence[str], /, *, name: str, option: str = "channels"
+) -> tuple[int, ...]:
+    """The numbers of channels among those ``known``; names match whatever their capitals.
+
+    >>> numbers_of(("RNA", 0), ("DNA", "rna"), name="a.tif")
+    (1, 0)
+
+    :raises DataError: the file ``name`` has none, or several, of that name.
+    """
+    plain = [each.strip().casefold() for each in known]
+    found = []
+    for each in channels:
+        if isinstance(each, str) and plain.count(each.strip().casefold()) != 1:
+            there = (
+                f"its channels are called {', '.join(known)}"
+                if known
+                else "its channels have no names; dataset.stains gives those of all of them"
+            )
+            raise DataError(f"'{name}' has not one channel {each!r} for {option}: {there}.")
+        found.append(plain.index(each.strip().casefold()) if isinstance(each, str) else each)
+    return tuple(found)
 
 
 def check_stains(stains: tuple[str, ...] | None, channels: int | None = None, /) -> None:

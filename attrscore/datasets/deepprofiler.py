@@ -29,6 +29,7 @@ from attrscore.datasets._options import (
     check_channels,
     check_spacing,
     check_stains,
+    numbers_of,
 )
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.datasets.cells.tables import read_described, rows_of
@@ -66,10 +67,11 @@ class DeepProfiler(NothingLeftOut, TableOptions):
     """In that folder; null: go by the names of the files."""
     label_column: str | None = "Target"
     """Column that is the class; null: none."""
-    channels: tuple[int, ...] | None = None
-    """Numbers from 0, such as [0,2]; null: all."""
+    channels: tuple[int | str, ...] | None = None
+    """Numbers from 0, such as [0,2], or names of stains; null: all."""
     stains: tuple[str, ...] | None = None
-    """Names of these channels, such as [DNA,RNA,ER,AGP,Mito]."""
+    """Names of these channels, such as [DNA,RNA,ER,AGP,Mito], or of all where channels are
+    named."""
     spacing: tuple[float, ...] | None = None
     """Micrometres a pixel along Y and X."""
 
@@ -115,10 +117,13 @@ class DeepProfiler(NothingLeftOut, TableOptions):
         for index, name in enumerate(table["id"]):
             tiles = _tiles(self._open(name))
             cell[index] = _mask(tiles[-1], f"{name}.png")
-            pixels = tiles[:-1] if self.channels is None else tiles[list(self.channels)]
+            pixels = tiles[:-1] if self._numbers is None else tiles[list(self._numbers)]
             inputs[index] = pixels / np.float32(255)
         regions = {"cell": cell}
-        return to_batch(table, inputs, regions, spacing=self.spacing, stains=self.stains or ())
+        named = () if self.stains is None else self.stains
+        if self._by_name and self._numbers is not None:
+            named = tuple(named[number] for number in self._numbers)
+        return to_batch(table, inputs, regions, spacing=self.spacing, stains=named)
 
     def fingerprint(self) -> str:
         """Digest of the files' bytes, the table and the options."""
@@ -129,6 +134,17 @@ class DeepProfiler(NothingLeftOut, TableOptions):
         for name in self.table["id"]:
             digest.update(digest_of(self._folder / f"{name}.png"))
         return digest.hexdigest()
+
+    @property
+    def _by_name(self) -> bool:
+        return any(isinstance(each, str) for each in self.channels or ())
+
+    @cached_property
+    def _numbers(self) -> tuple[int, ...] | None:
+        """The tiles that are read; None: all but the mask."""
+        if self.channels is None:
+            return None
+        return numbers_of(self.channels, self.stains or (), name=self.path)
 
     @property
     def _folder(self) -> Path:
@@ -227,12 +243,13 @@ class DeepProfiler(NothingLeftOut, TableOptions):
             reasons = " ".join(list(skipped.values())[:3])
             raise DataError(f"No cell is left: {len(skipped)} files cannot be used. {reasons}")
         channels = shape[0] - 1
-        if self.channels is not None and max(self.channels) >= channels:
+        numbers = self._numbers
+        if numbers is not None and max(numbers) >= channels:
             raise ConfigError(
-                f"channels={list(self.channels)} asks for number {max(self.channels)}, and the "
+                f"channels={list(numbers)} asks for number {max(numbers)}, and the "
                 f"crops have {channels}, from 0."
             )
-        read = channels if self.channels is None else len(self.channels)
+        read = channels if numbers is None or self._by_name else len(numbers)
         check_stains(self.stains, read)
         table = named.iloc[kept].reset_index(drop=True)
         return table, shape, skipped

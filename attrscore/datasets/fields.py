@@ -39,7 +39,7 @@ _OF_PIXELS = (
 @DATASETS.register("fields")
 @dataclass(frozen=True, kw_only=True)
 class Fields(FieldOptions, CellsOfFields):
-    """Every cell of microscope fields with label images, cropped around its centroid.
+    """Every cell of microscope fields with label images, cropped around it or its nucleus.
 
     ``images``, ``masks`` and ``nuclei`` are globs (or folders) of TIFF, OME-Zarr, NIfTI, NPY, NPZ
     or PNG files, and of CZI, ND2 and LIF through bioio (:mod:`attrscore.datasets.images.image`);
@@ -48,13 +48,15 @@ class Fields(FieldOptions, CellsOfFields):
     matched by name, a mask may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels``, ``_label``
     or ``_seg``; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are those of the
     images (a mask has them without C); None reads them from each file, and so does None for
-    ``spacing`` (micrometres a pixel) and ``stains`` (the names of the channels read).
+    ``spacing`` (micrometres a pixel) and ``stains`` (the names of the channels read). ``channels``
+    are numbers, or names that each file, or ``stains``, has for its channels, in whatever order.
 
     ``masks`` may also be ``otsu`` or ``cellpose``: then cells are segmented in the channels
     ``segment_channels`` of the files, once a field; :mod:`attrscore.datasets.cells.segmentation`
     says how, and what the other ``segment_`` options do.
 
-    **Crops.** ``crop`` is their size, in pixels or, with ``crop_unit``, micrometres. ``resample``
+    **Crops.** ``crop`` is their size, in pixels or, with ``crop_unit``, micrometres. Its middle is
+    the centroid of the cell, or with ``centre=nucleus`` that of its nucleus. ``resample``
     brings all to pixels of that many micrometres: one number, one an axis, or isotropic, the finest
     axis of the field; linear for pixels, nearest for labels. ``outside`` says what becomes of
     pixels that are not of the cell: zero, or the mean of these pixels in each channel. Beyond the
@@ -74,7 +76,8 @@ class Fields(FieldOptions, CellsOfFields):
     ``image_key`` (``ImageNumber``, or a list such as ``Metadata_Plate``, ``Metadata_Well``) and has
     its name in ``image_file``. ``label_column`` becomes the class, -1 where missing; classes are in
     the order of their text, or in that of ``class_order``. ``Metadata_`` columns are carried to the
-    results, and those named in ``carry``, as ``Metadata_<name>``. In a CSV all these are text as it
+    results, and any named in ``carry``, as ``Metadata_<name>`` (or ``Metadata_<name>_given``, where
+    attrscore measures something of that name). In a CSV all these are text as it
     stands there, so that well 01 stays 01; those named in ``numbers`` are numbers.
 
     **Regions**: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where
@@ -136,6 +139,7 @@ class Fields(FieldOptions, CellsOfFields):
         options = {
             **{name: getattr(self, name) for name in _OF_PIXELS},
             **({} if self.series is None else {"series": self.series}),
+            **({} if self.centre == "cell" else {"centre": self.centre}),
             "crop": [geometry.size, geometry.spacing, geometry.resampled],
             "classes": self.classes,
             "stains": self._scan.stains,

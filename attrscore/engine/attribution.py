@@ -70,10 +70,15 @@ class Chosen:
     layers: Layers
     refused: Mapping[str, str]
     """Layer -> why it cannot be explained."""
+    order: tuple[str, ...] = ()
+    """Where some are refused: all modules as the model names them."""
 
     def layers_for(self, method: Method, /) -> list[str]:
         """Where a method is asked for maps: at every layer, or at the input."""
-        return [*self.layers, *self.refused] if explains_layers(method) else [INPUT]
+        if not explains_layers(method):
+            return [INPUT]
+        every = [*self.layers, *self.refused]
+        return sorted(every, key=self.order.index) if self.order else every
 
 
 def new_pass(
@@ -163,7 +168,8 @@ def _select(model: nn.Module, wanted: Sequence[str], first: Batch, **options: An
                     raise
                 refused[entry] = sentence(error)
     rest = [entry for entry in wanted if entry not in refused]
-    return Chosen(select(rest) if rest else Layers(), refused)
+    order = tuple(name for name, _ in model.named_modules())
+    return Chosen(select(rest) if rest else Layers(), refused, order)
 
 
 def explains_layers(method: Method, /) -> bool:

@@ -5,6 +5,7 @@ No method is believed: each is tried on a crop, and the model is asked the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -303,6 +304,8 @@ class LayerSurvey:
     type: str
     grid: tuple[int, ...] | None
     channels: int | None
+    depth: float | None
+    """Relative, in (0, 1]; None in a model without convolutions."""
     lowest: float | None
     highest: float | None
     note: str
@@ -353,6 +356,7 @@ def survey(model: nn.Module, batch: Batch, /) -> Survey:
                 type=type(info.module).__name__,
                 grid=info.grid,
                 channels=info.channels,
+                depth=None if math.isnan(info.depth) else info.depth,
                 lowest=lowest,
                 highest=highest,
                 note=", ".join(notes),

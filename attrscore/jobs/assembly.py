@@ -73,6 +73,7 @@ __all__ = [
     "plugin_of",
     "plugins_of",
     "record_of",
+    "wanted_layers",
 ]
 
 PART_ROWS = 1024
@@ -386,7 +387,7 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
             model,
             first,
             plain,
-            _wanted(settings),
+            wanted_layers(settings),
             layout=LayoutOptions.of(settings["layout"]),
             output=settings["output"],
         )
@@ -482,7 +483,7 @@ def _identity(
     return {"name": name, "options": options, "origin": registry.origin(name)}
 
 
-def _wanted(settings: Mapping[str, Any]) -> str | list[str]:
+def wanted_layers(settings: Mapping[str, Any], /) -> str | list[str]:
     """The layers asked for; relative depths instead of them."""
     depths = settings["depth"]
     if depths is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,8 @@ class Source:
     target: str
     table: pd.DataFrame
     scorers: Mapping[str, Plugin]
+    depth: float = math.nan
+    """How far the layer is through the model, where that is known."""
 
 
 @dataclass(eq=False)
@@ -72,8 +75,11 @@ class Group:
 
     @property
     def order(self) -> tuple[Any, ...]:
-        """What groups are sorted by, whatever order the jobs ran in."""
-        return (*map(_natural, self.shown), canonical(self.settings))
+        """What groups are sorted by, whatever order the jobs ran in; layers as the model runs."""
+        *first, layer, target = map(_natural, self.shown)
+        depth = self.sources[0].depth
+        at = (math.isnan(depth), 0.0 if math.isnan(depth) else depth)
+        return (*first, at, layer, target, canonical(self.settings))
 
     def table(self) -> pd.DataFrame:
         """The rows of the group, the columns of its sources joined."""

@@ -6,6 +6,7 @@ one after the other, and so needs the memory of some parts, not of the table.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,7 @@ class TableReader:
         job = found.folder.job
         parts = self._parts[job.id] = []
         keys: dict[Key, None] = {}
+        depths: dict[str, float] = {}
         for path in found.parts.values():
             with opened(path) as part:
                 part.check_job(job.id)
@@ -109,6 +111,10 @@ class TableReader:
                     keys |= dict.fromkeys(held.of)
                 else:
                     keys |= dict.fromkeys(by_key(part.table(["method", "layer", "target"])))
+                if "depth" in part.columns:
+                    found_at = part.table(["layer", "depth"]).groupby("layer", observed=True)
+                    deepest = found_at["depth"].max().dropna()
+                    depths |= {str(layer): float(depth) for layer, depth in deepest.items()}
         scorers: dict[tuple[str, str], dict[str, Plugin]] = {}
         methods = {condition.method.key: condition.method for condition in job.conditions}
         for condition in job.conditions:
@@ -122,7 +128,15 @@ class TableReader:
                 kind="foreign",
             )
         return [
-            Source(found.folder, methods[method], at, target, pd.DataFrame(), scorers[method, at])
+            Source(
+                found.folder,
+                methods[method],
+                at,
+                target,
+                pd.DataFrame(),
+                scorers[method, at],
+                depths.get(at, math.nan),
+            )
             for method, at, target in keys
         ]
 

@@ -41,6 +41,7 @@ def inspect(arguments: Sequence[str]) -> int:
         model_of,
         plugin_of,
         plugins_of,
+        wanted_layers,
     )
     from attrscore.jobs.contents import notify_of_data
 
@@ -67,7 +68,7 @@ def inspect(arguments: Sequence[str]) -> int:
             model,
             batch,
             methods=methods,
-            layers=settings["layers"],
+            layers=wanted_layers(settings),
             target=plugin_of(TARGETS, settings),
             output=settings["output"],
             heat=HeatOptions(**settings["heat"]),

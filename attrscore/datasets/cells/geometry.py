@@ -15,6 +15,7 @@ from attrscore.errors import ConfigError, choose
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Centre = Literal["cell", "nucleus"]
 CropUnit = Literal["pixel", "micrometre"]
 JitterUnit = Literal["pixel", "micrometre"]
 Resample = float | tuple[float, ...] | Literal["isotropic"] | None

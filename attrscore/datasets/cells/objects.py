@@ -115,7 +115,7 @@ def scan(
         first, geometry = first or field, geometry or mine
         for what, value in _facts(field).items():
             facts.setdefault(what, Counter())[value] += 1
-        rows, begin = _rows(name, found, field, geometry, options.tiny)
+        rows, begin = _rows(name, found, field, geometry, options)
         large = found.area >= options.min_area
         joined = annotations.join(rows[large].reset_index(drop=True))
         held = _held(joined, annotations.classes, options)
@@ -231,20 +231,22 @@ def _sized(spacing: tuple[float, ...] | None) -> str:
 
 
 def _rows(
-    name: str, found: Objects, field: Field, geometry: Geometry, tiny: float
+    name: str, found: Objects, field: Field, geometry: Geometry, options: FieldOptions
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """A row an object, and where its crop begins."""
     ids = [f"{name}:{number}" for number in found.number]
     ratio = geometry.ratio(field.spacing)
-    first = geometry.first(ids, found.centroid, np.array(ratio))
+    centre, inner = found.centroid, {}
+    if "nucleus" in field.masks:
+        areas, centroids = within(found.number, field.labels(), field.labels(of="nucleus"))
+        inner["Metadata_nucleus_area"] = areas
+        if options.centre == "nucleus":
+            centre = np.where(areas[:, None] > 0, centroids, centre)
+    first = geometry.first(ids, centre, np.array(ratio))
     # edges of the crop, in pixels of the field
     low, high = (at * np.array(ratio) for at in (first, first + np.array(geometry.size)))
     cut = (found.first < low) | (found.stop > high)
     axes = "zyx"[-len(geometry.size) :]
-    inner = {}
-    if "nucleus" in field.masks:
-        areas = areas_within(found.number, field.labels(), field.labels(of="nucleus"))
-        inner["Metadata_nucleus_area"] = areas
     table = pd.DataFrame(
         {
             "id": ids,
@@ -253,7 +255,7 @@ def _rows(
             "Metadata_area": found.area,
             **inner,
             "Metadata_touches_border": found.touches_border,
-            "Metadata_tiny": found.tiny(tiny),
+            "Metadata_tiny": found.tiny(options.tiny),
             "Metadata_split": found.pieces > 1,
             "Metadata_cut": cut.any(axis=1),
             **{f"Metadata_centroid_{axis}": found.centroid[:, n] for n, axis in enumerate(axes)},
@@ -360,14 +362,23 @@ def measure(labels: NDArray[Any], /) -> Objects:
     )
 
 
-def areas_within(
+def within(
     numbers: NDArray[np.int64], labels: NDArray[Any], inner: NDArray[Any], /
-) -> NDArray[np.int64]:
-    """How many pixels of each object of ``labels`` have its number in ``inner`` too, (n,)."""
-    found, counts = np.unique(labels[(labels == inner) & (labels > 0)], return_counts=True)
-    areas: NDArray[np.int64] = np.zeros(len(numbers), np.int64)
-    areas[np.searchsorted(numbers, found)] = counts
-    return areas
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Area (n,) and centroid (n, axes) of what has the number of an object in both label images.
+
+    The centroid is NaN where there is nothing.
+    """
+    area: NDArray[np.int64] = np.zeros(len(numbers), np.int64)
+    total = np.zeros((len(numbers), labels.ndim))
+    for begin, slab in _slabs(labels):
+        both = (slab == inner[begin : begin + len(slab)]) & (slab > 0)
+        which = np.searchsorted(numbers, slab[both])
+        area += np.bincount(which, minlength=len(numbers))
+        for axis, along in enumerate(np.nonzero(both)):
+            at = along + begin if axis == 0 else along
+            total[:, axis] += np.bincount(which, weights=at, minlength=len(numbers))
+    return area, total / np.where(area > 0, area, np.nan)[:, None]
 
 
 def _slabs(labels: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -18,6 +18,7 @@ from attrscore.datasets._options import (
 from attrscore.datasets.cells.conditions import Condition
 from attrscore.datasets.cells.crops import Boundary, Outside
 from attrscore.datasets.cells.geometry import (
+    Centre,
     CropUnit,
     Geometry,
     JitterUnit,
@@ -56,20 +57,23 @@ class FieldOptions(TableOptions):
     """What becomes of pixels that are not of the cell; mean is theirs in each channel."""
     axes: str | None = None
     """YX | CYX | ZYX | CZYX | another order; null: from the files' metadata."""
-    channels: tuple[int, ...] | None = None
-    """Numbers from 0, such as [0,2]; null: all."""
+    channels: tuple[int | str, ...] | None = None
+    """Numbers from 0, or names of stains whatever their order in a file: [DNA,AGP]; null: all."""
     stains: tuple[str, ...] | None = None
-    """Names of these channels, such as [DNA,AGP]; null: from the files' metadata."""
+    """Names of these channels, such as [DNA,AGP], or of all in the files where channels are named;
+    null: from the files' metadata."""
     spacing: tuple[float, ...] | None = None
     """Micrometres a pixel of the files, along the crop's axes; null: from their metadata."""
     nuclei: str | None = None
     """Label images where a nucleus has its cell's number."""
+    centre: Centre = "cell"
+    """What crops are centred on: the centroid of the cell, or of its nucleus, where it has one."""
     boundary: float | None = None
     """Micrometres from the cell's edge that the region boundary reaches; null: no such region."""
     boundary_side: Side = "both"
     """Where the boundary lies."""
-    segment_channels: tuple[int, ...] = (0,)
-    """Of otsu and cellpose: the channels of the files that show the cells."""
+    segment_channels: tuple[int | str, ...] = (0,)
+    """Of otsu and cellpose: the channels of the files that show the cells, numbers or names."""
     segment_smooth: float = 1.0
     """Of otsu: standard deviation of a Gaussian, pixels of the finest axis."""
     segment_diameter: float | None = None
@@ -196,6 +200,11 @@ class FieldOptions(TableOptions):
 
     def _check_images(self) -> None:
         choose(self.outside, get_args(Outside), option="outside")
+        choose(self.centre, get_args(Centre), option="centre")
+        require(
+            self.centre == "cell" or self.nuclei is not None,
+            "centre=nucleus needs to know where nuclei are; state their label images with nuclei",
+        )
         choose(self.crop_unit, get_args(CropUnit), option="crop_unit")
         whole = self.crop_unit == "pixel"
         require(

@@ -35,7 +35,7 @@ class Otsu:
     without a waist, are beyond it.
     """
 
-    channels: tuple[int, ...] = (0,)
+    channels: tuple[int | str, ...] = (0,)
     smooth: float = 1.0
     diameter: float | None = None
 
@@ -94,7 +94,7 @@ class Cellpose:
     knows, whose weights it then downloads, more than a gigabyte, if they are not there.
     """
 
-    channels: tuple[int, ...] = (0,)
+    channels: tuple[int | str, ...] = (0,)
     diameter: float | None = None
     model: str = "cpsam_v2"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,21 +85,16 @@ def need_columns(table: pd.DataFrame, columns: Sequence[tuple[str, str]], /, *, 
 
 
 def _carried(
-    table: pd.DataFrame, carry: Sequence[str], /, *, taken: Iterable[str], name: str
+    table: pd.DataFrame, carry: Sequence[str], /, *, taken: Collection[str]
 ) -> pd.DataFrame:
     """The ``Metadata_`` columns and those of ``carry``, under the names that the results have.
 
-    :raises ConfigError: a name that attrscore gives itself.
+    What would have a name that attrscore gives itself ends in ``_given``.
     """
     carried = {str(c): str(c) for c in table.columns if str(c).startswith("Metadata_")}
     carried |= {column: f"Metadata_{column.removeprefix('Metadata_')}" for column in carry}
-    clash = [column for column, new in carried.items() if new in set(taken)]
-    if clash:
-        raise ConfigError(
-            f"The column '{clash[0]}' of '{name}' cannot be carried, for attrscore makes a column "
-            f"'{carried[clash[0]]}' itself; rename it in the table."
-        )
-    return pd.DataFrame({new: table[old] for old, new in carried.items()}, index=table.index)
+    named = {old: f"{new}_given" if new in taken else new for old, new in carried.items()}
+    return pd.DataFrame({new: table[old] for old, new in named.items()}, index=table.index)
 
 
 def as_text(values: pd.Series[Any], /) -> pd.Series[Any]:
@@ -152,18 +147,18 @@ def read_described(
 
 
 def rows_of(
-    options: TableOptions, table: pd.DataFrame, /, *, name: str, taken: Iterable[str] = ()
+    options: TableOptions, table: pd.DataFrame, /, *, name: str, taken: Collection[str] = ()
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """``label`` and the carried columns of each row, and the classes.
 
-    :raises ConfigError: a column that is not there, or has a name that is ``taken``.
+    :raises ConfigError: a column that is not there.
     """
     label = [] if options.label_column is None else [options.label_column]
     wanted = [("label_column", column) for column in label]
     wanted += [("carry", column) for column in options.carry]
     wanted += [("numbers", column) for column in options.numbers]
     need_columns(table, wanted, name=name)
-    rows = _carried(table, options.carry, taken=taken, name=name)
+    rows = _carried(table, options.carry, taken=taken)
     classes: tuple[str, ...] = ()
     rows.insert(0, "label", -1)
     for column in label:
@@ -209,7 +204,7 @@ class Annotations:
 
 
 def read_annotations(options: FieldOptions, /, *, taken: Sequence[str]) -> Annotations:
-    """What ``labels`` says; ``taken`` are names that its carried columns may not have.
+    """What ``labels`` says; ``taken`` are names that its carried columns do not get.
 
     ``image_key`` is its column with the image's name. With ``image_table``, a second table with a
     row an image, it is instead what both have in common: ``ImageNumber``, or several columns such
@@ -217,7 +212,7 @@ def read_annotations(options: FieldOptions, /, *, taken: Sequence[str]) -> Annot
     with the image's name, by default its only one called ``FileName_...``. The ``Metadata_``
     columns of the second are carried too.
 
-    :raises ConfigError: a column that is not there, or has a name that is taken.
+    :raises ConfigError: a column that is not there.
     :raises DataError: unreadable, no numbers in ``object_key``, or two rows for one cell.
     """
     if options.labels is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from attrscore.datasets._options import numbers_of
 from attrscore.datasets.images.files import find_files, match_files, stem
 from attrscore.datasets.images.image import Image, open_image, open_labels
 from attrscore.datasets.images.readers import shown
@@ -61,6 +62,7 @@ class _Made:
     """A label image that a segmenter makes, once; it is kept compressed."""
 
     image: Image
+    channels: tuple[int, ...]
     segmenter: Segmenter
     kept: dict[Path, bytes]
 
@@ -71,7 +73,7 @@ class _Made:
     def _whole(self) -> NDArray[np.int32]:
         path = self.image.path
         if path not in self.kept:
-            pixels = self.image.read(channels=self.segmenter.channels)
+            pixels = self.image.read(channels=self.channels)
             labels = self.segmenter(pixels, spacing=self.image.spacing, name=shown(path))
             if not labels.any():
                 raise DataError(f"segmentation found no cell in '{shown(path)}'.")
@@ -166,11 +168,12 @@ class FieldReader:
     axes: str | None
     dimensions: int
     """Spatial axes that an image must have."""
-    channels: tuple[int, ...] | None
+    channels: tuple[int | str, ...] | None
+    """Numbers, or names of stains."""
     spacing: tuple[float, ...] | None
     """None: as the files say."""
     stains: tuple[str, ...] | None
-    """None: as the files say."""
+    """Names of these channels, or of all where a channel is named; None: as the files say."""
     segmenter: Segmenter | None
     series: int | None = None
     level: int = 0
@@ -258,17 +261,49 @@ class FieldReader:
         if files.mask is not None:
             masks["cell"] = open_labels(files.mask, like=image, **how)
         elif self.segmenter is not None:
-            masks["cell"] = _Made(image, self.segmenter, self._made)
+            shows = self.segmenter.channels
+            numbers = self._numbers(shows, image, "segment_channels")
+            masks["cell"] = _Made(image, numbers, self.segmenter, self._made)
         if files.nuclei is not None:
             masks["nucleus"] = open_labels(files.nuclei, like=image, what="nuclei image", **how)
-        wanted = tuple(range(image.shape[0])) if self.channels is None else self.channels
+        wanted = tuple(range(image.shape[0]))
+        if self.channels is not None:
+            wanted = self._numbers(self.channels, image, "channels")
         if wanted and max(wanted) >= image.shape[0]:
             raise DataError(
                 f"'{shown(files.image)}' has {image.shape[0]} channels but channels="
                 f"{list(wanted)} asks for number {max(wanted)}; they count from 0."
             )
-        named = self.stains or (image.stains and tuple(image.stains[c] for c in wanted))
+        named = image.stains and tuple(image.stains[c] for c in wanted)
+        if self._by_name:  # as they are asked for, however this file spells them
+            known = self._names(image)
+            asked = zip(self.channels or (), wanted, strict=True)
+            named = tuple(each if isinstance(each, str) else known[c] for each, c in asked)
+        elif self.stains:
+            named = self.stains
         return Field(image, wanted, image.spacing, named, masks)
+
+    @property
+    def _by_name(self) -> bool:
+        return any(isinstance(each, str) for each in self.channels or ())
+
+    def _names(self, image: Image) -> tuple[str, ...]:
+        """What all channels of a file are called, where that is known."""
+        if not self.stains or not self._by_name:
+            return image.stains
+        if len(self.stains) != image.shape[0]:
+            raise DataError(
+                f"'{shown(image.path)}' has {image.shape[0]} channels but stains="
+                f"{list(self.stains)} names {len(self.stains)}; where dataset.channels are names, "
+                "it names all channels of the files."
+            )
+        return self.stains
+
+    def _numbers(
+        self, channels: tuple[int | str, ...], image: Image, option: str
+    ) -> tuple[int, ...]:
+        known = self._names(image)
+        return numbers_of(channels, known, name=shown(image.path), option=option)
 
 
 def _matched(

@@ -60,6 +60,47 @@ def test_squeeze_and_excitation_convolutions_are_no_layers():
     assert list(select_layers(model, "all_conv", crop())) == ["0"]
 
 
+class Residual(nn.Module):
+    """A block whose shortcut runs last, as torchvision's and MONAI's do."""
+
+    def __init__(self, shortcut, *, pointwise=True, frozen=False):
+        super().__init__()
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.conv1 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 6, 1 if pointwise else 3, padding=0 if pointwise else 1)
+        self.shortcut = shortcut
+        self.frozen = frozen
+
+    def forward(self, x):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            x = torch.relu(self.stem(x))
+            out = self.conv2(torch.relu(self.conv1(x)))
+            out += self.shortcut(x)
+        return out.relu_().mean((2, 3))
+
+
+@pytest.mark.parametrize("pointwise", [True, False])
+@pytest.mark.parametrize(
+    "shortcut",
+    [
+        nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6)),
+        nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 6, 1)),  # as in ResNet-D
+    ],
+    ids=["plain", "pooled"],
+)
+def test_the_last_convolution_is_no_shortcut(shortcut, pointwise):
+    model = Residual(shortcut, pointwise=pointwise).double().eval()
+    assert list(select_layers(model, "last_conv", crop())) == ["conv2"]
+    assert list(select_layers(model, "all_conv", crop()))[-1].startswith("shortcut")
+
+
+def test_a_pointwise_convolution_that_is_no_shortcut_stays_the_last():
+    head = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 1)).double()
+    assert list(select_layers(head, "last_conv", crop())) == ["2"]
+    frozen = Residual(nn.Conv2d(4, 6, 1), frozen=True).double().eval()  # keeps no graph
+    assert list(select_layers(frozen, "last_conv", crop())) == ["shortcut"]
+
+
 def test_padding_is_no_stage():
     pad = nn.Sequential(nn.ConstantPad2d(1, 0.0))
     model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), pad, nn.Conv2d(3, 3, 3, 2)).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from attrscore.cli.main import main
@@ -176,6 +177,16 @@ REASONS = {
     "not square": "expected square tiles of 8 bits",
     "outside": "leads out of the folder",
 }
+
+
+def test_channels_by_the_names_of_stains(export):
+    export.add("P/A01/1", 0, 5, 5)
+    named = export.cells(channels=["ER", "DNA"], stains=["DNA", "RNA", "ER"])
+    batch = named.read([0])
+    assert batch.stains == ("ER", "DNA")
+    assert torch.equal(batch.inputs, export.cells(channels=[2, 0]).read([0]).inputs)
+    with pytest.raises(DataError, match="has not one channel 'AGP'"):
+        export.cells(channels=["AGP"], stains=["DNA", "RNA", "ER"]).table  # noqa: B018
 
 
 @pytest.mark.parametrize("kind", REASONS)

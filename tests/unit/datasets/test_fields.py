@@ -295,6 +295,53 @@ def test_csv_gives_classes_and_columns(folder):
     assert folder.fields(labels=csv).table["label"].tolist() == [-1] * 6
 
 
+def test_channels_are_found_by_name_whatever_their_order(folder):
+    image = pixels((3, 40, 50))
+    for name, order in {"a": [0, 1, 2], "b": [2, 0, 1]}.items():
+        stains = [["DNA", "AGP", "rna "][n] for n in order]
+        described = {"axes": "CYX", "Channel": {"Name": stains}}
+        folder.add(name, image[order], labelled(), ome=True, metadata=described)
+    fields = folder.fields(channels=["RNA", "DNA"], normalise="none")
+    batch = fields.read([0, 3])
+    assert batch.stains == ("RNA", "DNA")
+    assert torch.equal(batch.inputs[0], batch.inputs[1])
+    expected = image[[2, 0]][:, 12:28, 17:33].astype(np.float32)
+    assert np.array_equal(batch.inputs[0].numpy(), expected)
+    with pytest.raises(DataError, match=r"'a.tif' has not one channel 'ER' .* DNA, AGP, rna"):
+        folder.fields(channels=["ER"]).table  # noqa: B018
+    made = folder.fields(masks="otsu", segment_channels=["DNA"], channels=["AGP"])
+    assert made.read([0]).stains == ("AGP",)
+
+
+def test_stains_name_the_channels_of_files_that_do_not(folder):
+    folder.add("a", pixels((2, 40, 50)), labelled())
+    with pytest.raises(DataError, match="its channels have no names; dataset.stains gives"):
+        folder.fields(axes="CYX", channels=["AGP"]).table  # noqa: B018
+    fields = folder.fields(axes="CYX", channels=["AGP"], stains=["DNA", "AGP"], normalise="none")
+    assert fields.read([0]).stains == ("AGP",)
+    second = folder.fields(axes="CYX", channels=[1], normalise="none")
+    assert torch.equal(fields.read([0]).inputs, second.read([0]).inputs)
+    with pytest.raises(DataError, match="has 2 channels but stains=.*names 1"):
+        folder.fields(axes="CYX", channels=["AGP"], stains=["AGP"]).table  # noqa: B018
+
+
+def test_crops_are_centred_on_the_nucleus(folder):
+    nuclei = np.zeros((40, 50), np.uint16)
+    nuclei[18:21, 26:29] = 3  # in a corner of object 3; 7 and 900 have none
+    image = pixels((40, 50))
+    folder.add("a", image, labelled(), nuclei=nuclei)
+    options = {"nuclei": str(folder.root / "nuclei"), "normalise": "none"}
+    fields = folder.fields(**options, centre="nucleus")
+    around = fields.read([0, 1]).inputs.numpy()
+    assert np.array_equal(around[0, 0], image[19 - 8 : 19 + 8, 27 - 8 : 27 + 8])
+    plain = folder.fields(**options)
+    assert np.array_equal(around[1], plain.read([1]).inputs[0])  # without nucleus: the cell's
+    assert fields.table["Metadata_centroid_y"].tolist() == [20, 20, 1.5]
+    assert fields.fingerprint() != plain.fingerprint()
+    with pytest.raises(ConfigError, match="centre=nucleus needs to know where nuclei are"):
+        folder.fields(centre="nucleus")
+
+
 @pytest.mark.parametrize(
     ("options", "rows", "error", "message"),
     [
@@ -302,7 +349,6 @@ def test_csv_gives_classes_and_columns(folder):
         ({"carry": ["x"]}, {}, ConfigError, "carry='x' is not a column of 'labels.csv'. Known: "),
         ({"image_key": "field"}, {}, ConfigError, "image_key='field' is not a column"),
         ({"object_key": "n"}, {}, ConfigError, "object_key='n' is not a column"),
-        ({"carry": ["area"]}, {"area": [1]}, ConfigError, "'area' .* cannot be carried"),
         ({}, {"label": ["x"]}, DataError, "holds 'x'; expected the whole number"),
         ({}, {"label": [1.5]}, DataError, "holds .*1.5.*; expected the whole number"),
         ({}, {"image": ["z"]}, DataError, "No row of 'labels.csv' .* has z:3; the files have a:3"),
@@ -313,6 +359,16 @@ def test_wrong_csv(folder, options, rows, error, message):
     csv = folder.csv({"image": ["a"], "label": [3], **rows})
     with pytest.raises(error, match=message):
         folder.fields(labels=csv, **options).table  # noqa: B018
+
+
+def test_any_column_is_carried_also_one_that_is_called_as_ours(folder):
+    folder.add("a", pixels((40, 50)), labelled())
+    rows = {"image": ["a"], "label": [3], "area": [1], "Metadata_cut": ["x"], "well": ["A01"]}
+    table = folder.fields(labels=folder.csv(rows), carry=["area", "well"]).table
+    assert table["Metadata_area"].tolist() == [49, 42, 16]
+    assert table["Metadata_area_given"].fillna("").tolist() == ["1", "", ""]
+    assert table["Metadata_cut_given"].fillna("").tolist() == ["x", "", ""]
+    assert table["Metadata_well"].fillna("").tolist() == ["A01", "", ""]
 
 
 def test_two_rows_for_one_cell_no_rows_and_no_file(folder):

@@ -129,7 +129,6 @@ def test_cytotable_has_all_in_one_parquet(root):
         ({}, {}, {"image_file": "FileName_ER"}, ConfigError, "image_file='FileName_ER' is not a"),
         ({}, {}, {"image_key": "ImageNo"}, ConfigError, "'ImageNo' is not a column of"),
         ({}, {}, {"label_column": "Well"}, ConfigError, "label_column='Well' is not a"),
-        ({}, {"Metadata_area": [1, 2, 3]}, {}, ConfigError, "'Metadata_area' of .* cannot be"),
         ({"ObjectNumber": [3, None, 3, 900]}, {}, {}, DataError, "holds 'nan'; expected the whole"),
     ],
 )  # fmt: skip
