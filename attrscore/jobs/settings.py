@@ -47,6 +47,7 @@ class TrainSettings:
     augment: str = "none"
     balance: bool = False
     seed: Seed | None = None
+    watched: Annotated[int, 0, 2**31] = 32
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from scipy import stats
 from attrscore.errors import ConfigError, choose, did_you_mean
 from attrscore.stats.conditions import (
     GUIDE,
+    UNSCORED,
     by_condition,
     by_id,
     columns_of,
@@ -274,10 +275,10 @@ def compare(
 
 
 FINDINGS = {
-    "gamed": "the score rose and the swap did not: it was made to look so",
+    "gamed": "the score that it was trained for rose, and its surroundings matter still",
     "mended": "its surroundings matter less than before, and no longer by the swap",
-    "partly": "its surroundings matter less than before, and still do",
-    "not mended": "its surroundings matter as before",
+    "partly": "its surroundings matter at most half as much as before, and still do",
+    "not mended": "its surroundings matter still",
     "nothing to mend": "its surroundings matter neither with the guide nor without",
 }
 """What a guide did to a model -> in words."""
@@ -323,12 +324,12 @@ def repairs(
             }
             swap = found["swap"]["mean_first"]
             rose, fell = found["score"]["low"] > 0, found["swap"]["high"] < 0
-            if fell:
-                finding = "mended" if swap <= NEGLIGIBLE else "partly"
-            elif swap <= NEGLIGIBLE:
-                finding = "nothing to mend"
+            if swap <= NEGLIGIBLE:
+                finding = "mended" if fell else "nothing to mend"
+            elif fell and swap <= found["swap"]["mean_second"] / 2:
+                finding = "partly"
             else:
-                finding = "gamed" if rose else "not mended"
+                finding = "gamed" if rose and about[GUIDE] not in UNSCORED else "not mended"
             rows.append(
                 {**shared, "guide": about[GUIDE], "model": about["model"]}
                 | {"against": other["model"], "cells": found["swap"]["cells"], "swap": swap}

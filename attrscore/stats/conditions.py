@@ -16,6 +16,7 @@ from attrscore.errors import AbsentError, DataError, did_you_mean
 __all__ = [
     "GUIDE",
     "RANDOMIZE",
+    "UNSCORED",
     "by_condition",
     "by_id",
     "by_model",
@@ -38,6 +39,8 @@ RANDOMIZE = "model.randomize"
 
 GUIDE = "model.guide"
 """What kept a model on the cell while it was trained."""
+UNSCORED = ("none", "swap", "masked_crops")
+"""Guides that looked at no attribution."""
 
 _OF_MAPS = ("method", "layer", "target", "heat", "scorer")
 """First words of the columns that say what was computed; the others say of which model."""

@@ -14,6 +14,7 @@ from attrscore.core.statuses import reasons_of
 from attrscore.errors import ConfigError, DataError, preview
 from attrscore.stats.conditions import (
     GUIDE,
+    UNSCORED,
     by_condition,
     by_model,
     columns_of,
@@ -60,9 +61,6 @@ KINDS: Mapping[Kind, str] = {
 }
 Name = Literal["evidence", "inside", "cell", "outside", "flips", "share", "draws", "resolvable"]
 Answer = Literal["yes", "no", "unclear", "missing"]
-
-UNSCORED = ("none", "swap", "masked_crops")
-"""Values of ``model.guide`` whose training looked at no attribution."""
 
 METHOD = "grad_cam"
 """The method of the primary condition, unless another is named."""

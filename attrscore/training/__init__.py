@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from attrscore.training.fit import Epoch, Rows, Trained, split, train
+from attrscore.training.fit import (
+    Epoch,
+    Monitored,
+    Rows,
+    Trained,
+    monitor,
+    random_band,
+    split,
+    train,
+)
 from attrscore.training.guides import Guide, MaskedCrops, Outside, Rrr, Swap, Unguided
 from attrscore.training.live import Live, LivePass, outside, watch
 
@@ -12,13 +21,16 @@ __all__ = [
     "Live",
     "LivePass",
     "MaskedCrops",
+    "Monitored",
     "Outside",
     "Rows",
     "Rrr",
     "Swap",
     "Trained",
     "Unguided",
+    "monitor",
     "outside",
+    "random_band",
     "split",
     "train",
     "watch",

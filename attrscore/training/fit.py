@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -21,9 +21,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
 
 from attrscore.core.contracts import Batch, Dataset
-from attrscore.core.model import SealedModel
+from attrscore.core.model import SealedModel, copied
 from attrscore.core.registry import GUIDES
+from attrscore.engine.evaluate import evaluate
 from attrscore.errors import (
+    AttrscoreError,
     AttrscoreWarning,
     ConfigError,
     DataError,
@@ -32,19 +34,101 @@ from attrscore.errors import (
     did_you_mean,
     preview,
 )
+from attrscore.models.randomized import randomized
+from attrscore.scorers import GradCAMO
+from attrscore.scorers.intervention import Swap as SwapScorer
+from attrscore.targets import Predicted
 from attrscore.training.guides import Guide, Unguided, altered
 from attrscore.training.live import UNDEFINED, mean_of_defined, watch
 
 __all__ = [
     "Epoch",
+    "Monitored",
     "Rows",
     "Trained",
+    "monitor",
+    "random_band",
     "split",
     "train",
 ]
 
 IN_MEMORY = 2 * 1024**3
 """Bytes of float32 inputs that are read once and kept."""
+
+
+@dataclass(frozen=True)
+class Monitored:
+    """Where a model looks, over some cells: means of what is defined."""
+
+    score: float
+    """Share of attribution on the cell."""
+    chance: float
+    log_odds: float
+    swap_outside: float
+    """Drop of the predicted class's probability when the surroundings are another cell's."""
+    swap_inside: float
+    undefined: float
+    """Share of cells without a score."""
+
+    def __str__(self) -> str:
+        return (
+            f"on the cell {self.score:.2f} (log odds {self.log_odds:+.1f})  "
+            f"swap outside {self.swap_outside:+.2f}"
+        )
+
+
+def monitor(
+    model: nn.Module,
+    cells: Batch,
+    /,
+    learnt: Iterable[Tensor] = (),
+    *,
+    method: str = "hires_cam",
+    layers: str | Sequence[str] = "last_conv",
+) -> Monitored:
+    """Where a model in training looks: scores and swaps of these cells, the model left alone.
+
+    It is asked in eval mode, as a copy whose batch normalisation has taken its statistics anew from
+    ``learnt``, inputs as they are trained on: the running ones trail behind the weights, and in
+    early epochs a score under them is noise. The margin of the predicted class is explained. The
+    donors of swaps are the other cells.
+    """
+    copy = copied(model)
+    learnt = list(learnt)
+    with torch.inference_mode(mode=False), torch.no_grad():
+        with _forked(next(iter(model.parameters())).device):
+            if learnt:
+                update_bn(learnt, copy)
+        rows = evaluate(
+            copy.eval(),
+            replace(cells, inputs=cells.inputs.clone()),
+            methods=method,
+            layers=layers,
+            scorers={"grad_camo": GradCAMO(auc=False), "swap": SwapScorer(count=1)},
+            target=Predicted(scalar="margin"),
+            pool=cells,
+            progress="none",
+        )
+    return Monitored(
+        score=float(rows["grad_camo"].mean()),
+        chance=float(rows["grad_camo.chance"].mean()),
+        log_odds=float(rows["grad_camo.log_odds"].mean()),
+        swap_outside=float(rows["swap.outside"].mean()),
+        swap_inside=float(rows["swap.inside"].mean()),
+        undefined=float(rows["grad_camo"].isna().mean()),
+    )
+
+
+def random_band(
+    model: nn.Module, cells: Batch, /, *, draws: int = 5, **options: Any
+) -> tuple[float, float]:
+    """Lowest and highest mean log odds of these cells under random weights of the same model.
+
+    The options are those of :func:`monitor`. NaN where no draw defines any.
+    """
+    found = [monitor(randomized(model, "all", seed), cells, **options) for seed in range(draws)]
+    known = [each.log_odds for each in found if math.isfinite(each.log_odds)]
+    return (min(known), max(known)) if known else (math.nan, math.nan)
 
 
 @dataclass(frozen=True)
@@ -58,6 +142,8 @@ class Epoch:
     """Mean that a guide added to the loss of a cell; NaN where it adds nothing."""
     undefined: float = 0.0
     """Share of cells without a penalty, such as those whose map is blank."""
+    monitored: Monitored | None = None
+    """What held-out cells showed after the epoch, where that was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +166,8 @@ class Trained:
     history: tuple[Epoch, ...]
     guide: Any = field(default_factory=Unguided)
     """What kept it on the cell while it was trained."""
+    band: tuple[float, float] = (math.nan, math.nan)
+    """Mean log odds of monitored cells under random weights, from the lowest to the highest."""
 
 
 def train(
@@ -95,6 +183,7 @@ def train(
     augment: Literal["none", "flips"] = "none",
     balance: bool = False,
     guide: str | Guide = "none",
+    watched: int = 0,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Trained:
@@ -104,10 +193,12 @@ def train(
     itself). ``learning_rate`` falls to zero along a cosine, and batch normalisation takes its
     statistics from the final weights. Only parameters that require gradients learn. ``flips``
     mirrors each cell at random along each axis. With ``balance`` the cells of an epoch are drawn
-    with replacement, each class as often as any other. ``guide`` keeps the model on
-    the cell: a name (``none``, ``swap``, ``masked_crops``, ``outside``, ``rrr``) or a
-    :class:`attrscore.training.Guide`. ``progress`` receives a line an epoch. The same seed gives
-    the same weights on one machine; torch's global random state is as it was before.
+    with replacement, each class as often as any other. ``guide`` keeps the model on the cell: a
+    name (``none``, ``swap``, ``masked_crops``, ``outside``, ``rrr``) or a
+    :class:`attrscore.training.Guide`. After each epoch :func:`monitor` looks at ``watched`` of the
+    held-out cells, which changes nothing that is learnt. ``progress`` receives a line an epoch. The
+    same seed gives the same weights on one machine; torch's global random state is as it was
+    before.
 
     :raises DataError: labels that cannot be learned or split, or pixels that are not finite.
     :raises ConfigError: an option out of its range, a column that is not there, a loss that
@@ -135,6 +226,7 @@ def train(
     )
     drawn = torch.Generator().manual_seed(seed)  # the guide's own: batches are those of none
     penalty = getattr(guided, "penalty", None)
+    seen, band = _watched(model, dataset, outside[:watched], like=parameters[0])
     weights = _of_equal_classes(dataset.table["label"].to_numpy()[inside]) if balance else None
     history: list[Epoch] = []
     generator = torch.Generator().manual_seed(seed)
@@ -183,11 +275,15 @@ def train(
                     loss += error.item() * len(rows) / len(inside)
                     accuracy += int((logits.argmax(1) == labels).sum()) / len(inside)
                 line = f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}"
-                if penalty is None:
-                    history.append(Epoch(loss, accuracy))
-                else:
-                    history.append(Epoch(loss, accuracy, added, undefined / len(inside)))
+                epoch = Epoch(loss, accuracy)
+                if penalty is not None:
+                    epoch = replace(epoch, penalty=added, undefined=undefined / len(inside))
                     line += f"  penalty {added:.3f}"
+                if seen is not None:
+                    some = [cells.learnt(inside[:ENOUGH], guided, torch.Generator())]
+                    epoch = replace(epoch, monitored=monitor(model, seen, some))
+                    line += f"  {epoch.monitored}"
+                history.append(epoch)
                 if progress is not None:
                     progress(line)
             # Running statistics trail behind the weights: after a hundred steps a model that is
@@ -220,7 +316,30 @@ def train(
         confusion=confusion,
         history=tuple(history),
         guide=guided,
+        band=band,
     )
+
+
+ENOUGH = 256
+"""Cells from which a monitor takes the statistics of batch normalisation."""
+
+
+def _watched(
+    model: nn.Module, dataset: Dataset, rows: Rows, *, like: Tensor
+) -> tuple[Batch | None, tuple[float, float]]:
+    """The cells to look at after each epoch, and their band under random weights.
+
+    A model without such a layer is trained all the same, with a warning.
+    """
+    if not len(rows):
+        return None, (math.nan, math.nan)
+    read = dataset.read(rows.tolist())
+    batch = replace(read, inputs=read.inputs.to(like.dtype)).to(like.device)
+    try:
+        return batch, random_band(model, batch)
+    except AttrscoreError as error:
+        warnings.warn(f"The training cannot be watched: {error}", AttrscoreWarning, stacklevel=3)
+        return None, (math.nan, math.nan)
 
 
 class _Cells:
@@ -369,11 +488,19 @@ def _confusion(
     return counts
 
 
+def _forked(where: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """What is drawn inside leaves the global random state alone."""
+    forked: contextlib.AbstractContextManager[Any] = torch.random.fork_rng(
+        devices=[where] if where.type == "cuda" else []
+    )
+    return forked
+
+
 @contextlib.contextmanager
 def _seeded(seed: int, where: torch.device) -> Iterator[None]:
     """Dropout and the like draw from ``seed``; the global random state returns afterwards."""
     on_gpu = where.type == "cuda"
-    with torch.random.fork_rng(devices=[where] if on_gpu else []):
+    with _forked(where):
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             with torch.cuda.device(where):

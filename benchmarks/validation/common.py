@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import attrscore
 from attrscore.cli.main import main
+from attrscore.core.contracts import Batch, Dataset
 from attrscore.errors import AttrscoreError
 
 PRESET = ("hires_cam", "features.3")
@@ -101,6 +104,40 @@ def sweep(results: Path, plane: str, *overrides: str) -> pd.DataFrame:
     scores = scores[scores["dataset"].str.startswith(plane)]
     plane_seed = scores["dataset"].str.split("-", expand=True)
     return scores.assign(plane=plane_seed[0], seed=plane_seed[1].astype(int))
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """The same cells with other labels, or changed as they are read."""
+
+    cells: Dataset
+    labels: np.ndarray | None = None
+    change: Callable[[Batch], Batch] = lambda batch: batch
+
+    def __post_init__(self) -> None:
+        table = self.cells.table
+        if self.labels is not None:
+            table = table.assign(label=self.labels)
+        object.__setattr__(self, "table", table)
+        for name in ("classes", "spec", "skipped", "left_out"):
+            object.__setattr__(self, name, getattr(self.cells, name))
+
+    def read(self, rows: Sequence[int]) -> Batch:
+        """The crops, changed and labelled anew."""
+        batch = self.change(self.cells.read(rows))
+        labels = self.table["label"].to_numpy()[list(rows)]
+        return replace(batch, label=batch.label.new_tensor(labels))
+
+
+def kept(path: Path, rows: Callable[[], Iterator[pd.DataFrame]]) -> pd.DataFrame:
+    """The table that ``rows`` make, written whole or not at all; read where it is there."""
+    if path.is_file():
+        return pd.read_parquet(path)
+    table = pd.concat(list(rows()), ignore_index=True)
+    scratch = path.with_suffix(f".{os.getpid()}.tmp")
+    table.to_parquet(scratch)
+    scratch.replace(path)
+    return table
 
 
 def at_preset(scores: pd.DataFrame) -> pd.DataFrame:

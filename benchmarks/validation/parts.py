@@ -14,6 +14,7 @@ import hand_built
 import paper
 import planted
 import real
+import repair
 import sanity
 import torch
 import verdict
@@ -26,6 +27,7 @@ PARTS = {
     "geometry": geometry.run,
     "paper": paper.run,
     "real": real.run,
+    "repair": repair.run,
     "verdict": verdict.run,  # on two processes of its own
 }
 

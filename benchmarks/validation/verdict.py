@@ -8,7 +8,6 @@ A to J and their thresholds are those of this file as it was committed before it
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import Check, Scale
+from common import Check, Scale, kept
 from sanity import Permuted
 from torch import Tensor, nn
 
@@ -150,14 +149,8 @@ class Trial:
 
     def run(self, out: Path) -> pd.DataFrame:
         """The rows of all networks and draws of this trial; read where they are kept."""
-        kept = out / f"{self.design.replace(' ', '_')}-{self.number:02d}.parquet"
-        if kept.is_file():
-            return pd.read_parquet(kept)
-        rows = pd.concat(list(self._rows()), ignore_index=True)
-        scratch = kept.with_suffix(f".{os.getpid()}.tmp")
-        rows.to_parquet(scratch)
-        scratch.replace(kept)
-        return rows
+        name = f"{self.design.replace(' ', '_')}-{self.number:02d}.parquet"
+        return kept(out / name, self._rows)
 
     def _rows(self) -> Iterator[pd.DataFrame]:
         design = DESIGNS[self.design]
@@ -238,15 +231,15 @@ def _evaluated(model: nn.Module, cells: Dataset, layer: str, scorers: list[str])
 
 def run(scale: Scale, out: Path) -> list[Check]:
     """Trials side by side, two processes; then the rows of the table."""
-    kept = out / "verdict"
-    kept.mkdir(parents=True, exist_ok=True)
+    folder = out / "verdict"
+    folder.mkdir(parents=True, exist_ok=True)
     quick = len(scale.seeds) == 1
     counts = {"tiny 2D": 1} if quick else {"tiny 2D": 20, "residual 2D": 2, "tiny 3D": 2}
     trials = [Trial(name, number, quick) for name, n in counts.items() for number in range(n)]
     with ProcessPoolExecutor(
         2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        tables = list(pool.map(_run, trials, itertools.repeat(kept)))
+        tables = list(pool.map(_run, trials, itertools.repeat(folder)))
         simulated = pool.submit(coverage, 40 if quick else 1000)
         fifths = pool.submit(mask_swap_by_area, 4 if quick else 40)
         networks = pd.concat(
