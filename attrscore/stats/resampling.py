@@ -235,8 +235,8 @@ class Resampling:
     Applied Econometrics 2023), its degrees of freedom are one less than :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
     it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
-    than 5 units, or more than 2000, or ``t``: the t interval alone. Shares have one method, that of
-    :meth:`shares`. One unit: NaN.
+    than 5 units: the t interval, widened likewise. More than 2000, or ``t``: the t interval as it
+    is. Shares have one method, that of :meth:`shares`. One unit: NaN.
     """
 
     confidence: float = 0.95
@@ -329,9 +329,7 @@ class Resampling:
         interval = self._interval(clusters)
         if interval == "studentised":
             low, high = self._studentised(sums, counts, point)
-            wide = np.sqrt(units / (units - 1))  # as percentiles are widened, for skewed units
-            low = np.minimum(low, point - wide * (point - by_t[0]))
-            high = np.maximum(high, point + wide * (by_t[1] - point))
+            low, high = np.minimum(low, by_t[0]), np.maximum(high, by_t[1])
         elif interval != "t":
             low, high = self._percentiles(values, clusters, interval)
         return point, low, high, by_t, interval
@@ -428,6 +426,8 @@ class Resampling:
     def _by_t(self, point: Array, left_out: Array, clusters: Clusters) -> tuple[Array, Array]:
         units = len(left_out)
         error = np.sqrt((units - 1) / units * ((left_out - point) ** 2).sum(0))
+        if self.interval != "t" and units <= MANY:
+            error = error * np.sqrt(units / (units - 1))  # as percentiles are, for skewed units
         # Below half a degree of freedom the interval is beyond all numbers that a score can have.
         reach = stats.t.ppf(1 - self.tail, max(clusters.effective - 1, 0.5)) * error
         return point - reach, point + reach

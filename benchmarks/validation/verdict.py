@@ -24,6 +24,8 @@ from torch import Tensor, nn
 import attrscore
 from attrscore.core.contracts import Batch, Dataset, InputSpec
 from attrscore.datasets import Phantom
+from attrscore.engine.pool import draw_pool
+from attrscore.engine.run import batches_of
 from attrscore.models import randomized
 from attrscore.stats import bootstrap
 from attrscore.stats.verdict import verdict
@@ -161,6 +163,7 @@ class Trial:
             well_effect=EFFECT,
             plate_effect=EFFECT,
         )
+        read: dict[Phantom, _Crops] = {}
         draws: dict[Phantom, pd.DataFrame] = {}
         for number, (name, kind) in enumerate(KINDS.items()):
             taught = replace(
@@ -183,16 +186,18 @@ class Trial:
                     pictures = cells
                 if pictures not in draws:
                     draws[pictures] = self._draws(design, pictures)
-                seen = _evaluated(model, cells, design.layer, ["grad_camo", "swap"])
+                if cells not in read:
+                    read[cells] = _Crops(cells)
+                seen = _evaluated(model, read[cells], design.layer, ["grad_camo", "swap"])
                 both = pd.concat([seen.assign(**TRAINED), draws[pictures]])
                 yield both.assign(network=name, group=kind.group, audit=audit)
 
     def _draws(self, design: Design, cells: Phantom) -> pd.DataFrame:
         """Rows under random weights: they follow from the architecture, the seed and the crops."""
-        model = design.make(cells.spec, self.seed)
+        model, crops = design.make(cells.spec, self.seed), _Crops(cells)
         drawn = (randomized(model, "all", self.seed + draw) for draw in range(DRAWS))
         return pd.concat(
-            _evaluated(each, cells, design.layer, ["grad_camo"]).assign(
+            _evaluated(each, crops, design.layer, ["grad_camo"]).assign(
                 **{"model.randomize": "all", "seed": draw}
             )
             for draw, each in enumerate(drawn)
@@ -217,10 +222,18 @@ def _audits(
         yield "as trained", replace(taught, seed=seed, cells=kind.audited)
 
 
-def _evaluated(model: nn.Module, cells: Dataset, layer: str, scorers: list[str]) -> pd.DataFrame:
+class _Crops:
+    """Crops that are drawn once for all models, and the pool that the swap takes donors from."""
+
+    def __init__(self, cells: Dataset) -> None:
+        self.batches, self.pool = list(batches_of(cells)), draw_pool(cells)
+
+
+def _evaluated(model: nn.Module, crops: _Crops, layer: str, scorers: list[str]) -> pd.DataFrame:
     return attrscore.evaluate(
         model,
-        cells,
+        crops.batches,
+        pool=crops.pool,
         methods=METHOD,
         layers=layer,
         scorers=scorers,
@@ -348,9 +361,9 @@ def coverage(repeats: int) -> pd.DataFrame:
 def mask_swap_by_area(networks: int) -> pd.DataFrame:
     """Under random weights: how many cells stand above 95 % of the masks of others, by area."""
     cells = Phantom(size=(48, 48), cells=128, seed=FRESH + 900_000)
-    found = []
+    crops, found = _Crops(cells), []
     for seed in range(networks):
-        rows = _evaluated(_tiny(cells.spec, FRESH + seed), cells, "features.3", ["mask_swap"])
+        rows = _evaluated(_tiny(cells.spec, FRESH + seed), crops, "features.3", ["mask_swap"])
         found.append(rows[["mask_swap", "Metadata_area_fraction"]])
     rows = pd.concat(found).dropna()
     fifth = pd.qcut(rows["Metadata_area_fraction"], 5, labels=False)
