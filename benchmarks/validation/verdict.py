@@ -247,7 +247,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
     folder = out / "verdict"
     folder.mkdir(parents=True, exist_ok=True)
     quick = len(scale.seeds) == 1
-    counts = {"tiny 2D": 1} if quick else {"tiny 2D": 20, "residual 2D": 2, "tiny 3D": 2}
+    counts = {"tiny 2D": 1} if quick else {"tiny 2D": 21, "residual 2D": 2, "tiny 3D": 2}
     trials = [Trial(name, number, quick) for name, n in counts.items() for number in range(n)]
     with ProcessPoolExecutor(
         2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
