@@ -322,7 +322,7 @@ class Resampling:
         if not len(values) or clusters.units < 2:
             point = values.mean(0) if len(values) else nothing
             return point, nothing, nothing, (nothing, nothing), "none"
-        point, units = values.mean(0), clusters.units
+        point = values.mean(0)
         sums, counts = totals(clusters.outer, values), np.bincount(clusters.outer).astype(float)
         left_out = (sums.sum(0) - sums) / (counts.sum() - counts)[:, None]
         low, high = by_t = self._by_t(point, left_out, clusters)
