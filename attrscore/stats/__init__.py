@@ -20,7 +20,16 @@ from attrscore.stats.comparisons import (
 )
 from attrscore.stats.reporting import Report, report
 from attrscore.stats.resampling import CLUSTERS, Clusters, Estimate, Resampling, bootstrap
-from attrscore.stats.summary import rank_among, resolvable, summarise, threshold_curve, undefined
+from attrscore.stats.summary import (
+    accuracy,
+    confusion,
+    rank_among,
+    resolvable,
+    subsets,
+    summarise,
+    threshold_curve,
+    undefined,
+)
 from attrscore.stats.verdict import Evidence, Rule, Verdict, verdict, verdicts
 
 __all__ = [
@@ -32,12 +41,14 @@ __all__ = [
     "Resampling",
     "Rule",
     "Verdict",
+    "accuracy",
     "adjust",
     "adjusted",
     "agreement",
     "auroc",
     "bootstrap",
     "compare",
+    "confusion",
     "map_agreement",
     "map_matrix",
     "paired",
@@ -47,6 +58,7 @@ __all__ = [
     "resolvable",
     "separation",
     "sign_flip",
+    "subsets",
     "summarise",
     "threshold_curve",
     "undefined",

@@ -17,6 +17,7 @@ __all__ = [
     "GUIDE",
     "RANDOMIZE",
     "UNSCORED",
+    "alike",
     "by_condition",
     "by_id",
     "by_model",
@@ -218,7 +219,7 @@ def draws_of(
         held += [n for n in condition if n in columns and n.startswith(f"scorer.{score}.")]
         if {"dataset.shard", "dataset.of"} & set(columns):
             held = [name for name in held if name not in _OF_A_SHARD]
-        rows = rows[_alike(rows, condition, held)]
+        rows = rows[alike(rows, condition, held)]
         rows = rows[~_cascade(rows)]
         own = [name for name in columns if name.partition(".")[0] in ("model", "seed")]
         found += [draw for _, draw in by_condition(rows, own) if len(draw)]
@@ -250,13 +251,13 @@ def swap_of(condition: dict[str, Any], rows: pd.DataFrame, /) -> pd.DataFrame:
 
     Columns of numbers ``swap.*`` are NaN where undefined; without them no swap was run.
     """
-    rows = rows[_alike(rows, condition, [n for n in condition if n.partition(".")[0] == "target"])]
+    rows = rows[alike(rows, condition, [n for n in condition if n.partition(".")[0] == "target"])]
     sides = [n for n in map(str, rows) if n.startswith("swap.") and is_numeric_dtype(rows[n])]
     means = rows.groupby("id")[sides].transform("mean") if sides else rows[[]]
     return rows.assign(**{name: means[name] for name in sides}).drop_duplicates("id")
 
 
-def _alike(rows: pd.DataFrame, condition: dict[str, Any], names: Sequence[str]) -> Any:
+def alike(rows: pd.DataFrame, condition: Mapping[str, Any], names: Sequence[str], /) -> Any:
     """Which rows have the condition's values in these columns; missing equals missing."""
     same = np.ones(len(rows), dtype=bool)
     for name in names:

@@ -16,6 +16,7 @@ from attrscore.stats.agreement import agreement
 from attrscore.stats.comparisons import adjusted, compare, repairs
 from attrscore.stats.conditions import (
     RANDOMIZE,
+    alike,
     by_condition,
     by_model,
     columns_of,
@@ -26,7 +27,15 @@ from attrscore.stats.conditions import (
     pooled,
 )
 from attrscore.stats.resampling import CLUSTERS, numbers
-from attrscore.stats.summary import CORRECTED, summarise, undefined
+from attrscore.stats.summary import (
+    CORRECTED,
+    Names,
+    accuracy,
+    confusion,
+    subsets,
+    summarise,
+    undefined,
+)
 from attrscore.stats.verdict import Rule, Verdict, verdicts
 
 __all__ = ["SHOWN", "Report", "report"]
@@ -68,11 +77,16 @@ class Report:
     adjusted: pd.DataFrame
     repairs: pd.DataFrame = field(default_factory=pd.DataFrame)
     """What guides did to models, as :func:`repairs` gives it."""
+    accuracy: pd.DataFrame = field(default_factory=pd.DataFrame)
+    confusion: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    subsets: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Of the primary condition of each model."""
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def as_dict(self) -> dict[str, Any]:
         """Containers and plain numbers for JSON; what is undefined is None."""
-        tables = ("summary", "undefined", "groups", "adjusted", "repairs", "maps")
+        tables = ("summary", "undefined", "groups", "adjusted", "maps")
+        tables = (*tables, "repairs", "accuracy", "subsets")
         named = ("score", "compared", "threshold", "confidence", "clusters", "cells", "shown")
         made = {
             **{name: getattr(self, name) for name in named},
@@ -81,6 +95,7 @@ class Report:
             "uncompared": dict(self.uncompared),
             "comparisons": {k: v.to_dict("records") for k, v in self.comparisons.items()},
             "agreement": {k: v.to_dict() for k, v in self.agreement.items()},
+            "confusion": {k: v.to_dict("index") for k, v in self.confusion.items()},
             "verdicts": [asdict(each) for each in self.verdicts],
         }
         plain: dict[str, Any] = _plain(made)
@@ -98,6 +113,7 @@ def report(
     null: str | None = None,
     primary: Mapping[str, str] | None = None,
     rule: Rule | None = None,
+    classes: Names | None = None,
     resamples: int = 4999,
     **options: Any,
 ) -> Report:
@@ -105,8 +121,9 @@ def report(
 
     Rows of randomised weights serve the verdicts and stand in the summary, their draws as one
     condition between the lowest and the highest; they are neither compared nor adjusted. ``by``
-    adds a summary of its groups, with Benjamini-Hochberg over those of a condition. The options are
-    those of :func:`summarise` and :func:`verdicts`.
+    adds a summary of its groups, with Benjamini-Hochberg over those of a condition. ``classes`` are
+    the names of classes by dataset. The options are those of :func:`summarise` and
+    :func:`verdicts`.
 
     :raises DataError: an empty table.
     :raises ConfigError: no such score or column, or a threshold outside of the numbers.
@@ -124,6 +141,7 @@ def report(
     columns = columns_of(together)
     shown = distinguishing(tested, columns, [*SHOWN, *([RANDOMIZE] if len(nulls) else [])])
     corrected = f"{score}.log_odds" if f"{score}.log_odds" in table else score
+    judged = verdicts(table, score=score, null=null, primary=primary, rule=rule, **interval)
     return Report(
         score=score,
         reading=reading_of(table, score),
@@ -137,7 +155,7 @@ def report(
             summarise(together, null=null, draws=nulls, **scored), by_model(nulls), null, score
         ),
         undefined=_undefined(together, columns, score, threshold),
-        verdicts=verdicts(table, score=score, null=null, primary=primary, rule=rule, **interval),
+        verdicts=judged,
         groups=summarise(tested, by=by, draws=nulls, **scored) if by else pd.DataFrame(),
         comparisons={
             between: made
@@ -150,7 +168,20 @@ def report(
         agreement=_agreements(tested, score),
         repairs=repairs(table, score=score, **interval),
         adjusted=_adjusted(tested, columns, score, using, options.get("confidence", 0.95)),
+        accuracy=accuracy(tested, **interval),
+        confusion=confusion(tested, names=classes),
+        subsets=_subsets(tested, judged, score=score, names=classes, **interval),
     )
+
+
+def _subsets(tested: pd.DataFrame, judged: Sequence[Verdict], /, **options: Any) -> pd.DataFrame:
+    """Those of the primary condition of each model."""
+    frames = []
+    for verdict in judged:
+        if verdict.primary:
+            rows = tested[alike(tested, verdict.about, list(verdict.about))]
+            frames.append(subsets(rows, **options).assign(**verdict.about))
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
 def _between_draws(

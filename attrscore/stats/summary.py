@@ -1,8 +1,11 @@
-"""How high the scores of each condition are, how sure that is, and what could be reached."""
+"""How high the scores of each condition are, how sure that is, and what could be reached.
+
+Beside it: how often each model is right, and on which cells it scores otherwise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +15,26 @@ import pandas as pd
 from attrscore.core.readings import chance_of, reading_of
 from attrscore.errors import ConfigError, did_you_mean
 from attrscore.stats.comparisons import adjust
-from attrscore.stats.conditions import by_condition, by_model, columns_of, draws_of, is_null
+from attrscore.stats.conditions import (
+    by_condition,
+    by_model,
+    columns_of,
+    distinguishing,
+    draws_of,
+    is_null,
+    label,
+    of_model,
+)
 from attrscore.stats.resampling import Clusters, Resampling, bootstrap, numbers
 
 __all__ = [
     "CORRECTED",
     "Ranked",
+    "accuracy",
+    "confusion",
     "rank_among",
     "resolvable",
+    "subsets",
     "summarise",
     "threshold_curve",
     "undefined",
@@ -123,6 +138,134 @@ def summarise(
 def _median(part: pd.DataFrame, column: str) -> float:
     values = numbers(part, column)
     return float(np.median(finite)) if len(finite := values[np.isfinite(values)]) else np.nan
+
+
+MOST_CLASSES = 12
+"""Classes that are shown, those with the most cells."""
+Names = Mapping[str, Sequence[str]]
+"""Dataset -> names of its classes, in the order of their numbers."""
+
+
+def class_name(names: Names, dataset: str, number: Any, /) -> str:
+    """The name of a class, or its number where it has none.
+
+    >>> class_name({"plate": ["DMSO", "drug"]}, "plate", 1.0), class_name({}, "plate", 1.0)
+    ('drug', '1')
+    """
+    known, number = names.get(dataset, ()), int(number)
+    return known[number] if 0 <= number < len(known) else str(number)
+
+
+def _judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """The cells of one model with a class and a prediction, each once, and whether it is right."""
+    known = {"label", "predicted"} <= set(rows)
+    rows = rows[(rows["label"] >= 0) & (rows["predicted"] >= 0)] if known else rows[:0]
+    right = rows["predicted"] == rows["label"] if known else []
+    return rows.assign(right=right).drop_duplicates("id")
+
+
+def _sets(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The cells that a model was not trained on, those that it was, or all where nobody knows."""
+    held_out = rows["held_out"] if "held_out" in rows else pd.Series(pd.NA, rows.index)
+    for name, value in (("held out", True), ("trained on", False)):
+        yield name, rows[held_out.eq(value).fillna(value=False).astype(bool)]
+    yield "all cells", rows[held_out.isna()]
+
+
+def accuracy(
+    table: pd.DataFrame, /, *, clusters: Sequence[str] | None = None, **options: Any
+) -> pd.DataFrame:
+    """How often each model predicts the label: a row a model and set of cells.
+
+    ``cells`` is ``held out``, ``trained on``, or ``all cells`` where the table does not say which
+    of them the model was trained on. Columns: those that name the model and dataset, ``cells``,
+    ``count``, ``accuracy`` with ``low`` and ``high`` over units, ``balanced``: the mean over
+    classes of the share that is right. Cells without a label or prediction are left out.
+
+    >>> rows = pd.DataFrame({"id": ["a", "b"], "model": "m", "method": "x", "layer": "l",
+    ...                      "label": [0, 1], "predicted": [0, 0], "held_out": [True, True]})
+    >>> accuracy(rows)[["cells", "count", "accuracy"]].values.tolist()
+    [['held out', 2, 0.5]]
+    """
+    made = []
+    for model, rows in by_condition(table, of_model(columns_of(table))):
+        for name, cells in _sets(_judged(rows)):
+            if len(cells):
+                cells = cells.assign(right=cells["right"].astype(float))
+                found = bootstrap(cells, "right", clusters=clusters, threshold=0.5, **options)
+                row = {"cells": name, "count": len(cells), "accuracy": found.value}
+                row |= {"low": found.low, "high": found.high}
+                row["balanced"] = float(cells.groupby("label")["right"].mean().mean())
+                made.append({**model, **row})
+    return pd.DataFrame(made)
+
+
+def confusion(table: pd.DataFrame, /, *, names: Names | None = None) -> dict[str, pd.DataFrame]:
+    """Cells by class, down, and by prediction, across; a table a model, of held-out cells if known.
+
+    Under the name of the model and of the set of cells (:func:`accuracy`); the 12 classes with the
+    most cells.
+
+    >>> rows = pd.DataFrame({"id": ["a", "b"], "model": "m", "method": "x", "layer": "l",
+    ...                      "label": [0, 1], "predicted": [0, 0]})
+    >>> confusion(rows)["m, all cells"].to_numpy().tolist()
+    [[1, 0], [1, 0]]
+    """
+    made = {}
+    columns = of_model(columns_of(table))
+    shown = distinguishing(table, columns, ["model"])
+    for model, rows in by_condition(table, columns):
+        cells, of = next(((c, n) for n, c in _sets(_judged(rows)) if len(c)), (None, ""))
+        if cells is not None:
+            most = cells["label"].value_counts().index[:MOST_CLASSES].sort_values()
+            counts = pd.crosstab(cells["label"], cells["predicted"])
+            counts = counts.reindex(index=most, columns=most, fill_value=0)
+            called = [class_name(names or {}, str(model.get("dataset")), each) for each in most]
+            counts.index, counts.columns = pd.Index(called), pd.Index(called)
+            made[f"{label(model, shown)}, {of}"] = counts
+    return made
+
+
+def subsets(
+    table: pd.DataFrame,
+    /,
+    *,
+    score: str = "grad_camo",
+    clusters: Sequence[str] | None = None,
+    names: Names | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """Scores of one condition by class, by whether the prediction is right, and by training.
+
+    A row a subset with cells: ``of`` is ``class``, ``prediction`` or ``training``, ``subset`` its
+    name; ``cells``, and ``mean``, ``low``, ``high``, ``median`` of the score and, where it has
+    them, of the log odds (``log_odds.mean`` ...). The 12 classes with the most cells.
+
+    >>> rows = pd.DataFrame({"id": ["a", "b"], "label": [0, 1], "predicted": [0, 0], "x": [1., 2.]})
+    >>> subsets(rows, score="x")[["subset", "cells", "mean"]].values.tolist()
+    [['0', 1, 1.0], ['1', 1, 2.0], ['right', 1, 1.0], ['wrong', 1, 2.0]]
+    """
+    parts: list[tuple[str, str, pd.DataFrame]] = []
+    known = table[table["label"] >= 0] if "label" in table else table[:0]
+    for number in known.get("label", pd.Series()).value_counts().index[:MOST_CLASSES].sort_values():
+        rows = known[known["label"] == number]
+        dataset = str(rows["dataset"].iloc[0]) if "dataset" in rows else ""
+        parts.append(("class", class_name(names or {}, dataset, number), rows))
+    judged = _judged(table)
+    for right, name in ((True, "right"), (False, "wrong")):
+        parts.append(("prediction", name, judged[judged["right"] == right]))
+    parts += [("training", name, rows) for name, rows in _sets(table) if name != "all cells"]
+    made = []
+    for of, name, rows in parts:
+        row: dict[str, Any] = {"of": of, "subset": name, "cells": len(rows)}
+        for column, head in ((score, ""), (f"{score}.log_odds", "log_odds.")):
+            if column in rows and len(rows):
+                found = bootstrap(rows, column, clusters=clusters, **options)
+                row |= {f"{head}mean": found.value, f"{head}low": found.low}
+                row |= {f"{head}high": found.high, f"{head}median": _median(rows, column)}
+        if len(rows):
+            made.append(row)
+    return pd.DataFrame(made)
 
 
 def resolvable(table: pd.DataFrame, /, *, score: str = "grad_camo") -> float:

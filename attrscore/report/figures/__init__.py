@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         bands,
         differences,
         plate_map,
+        region_bars,
         score_against_area,
         score_table,
         threshold_curves,
@@ -44,6 +45,7 @@ _HOMES = {
     "overlay": "cells",
     "overlays": "cells",
     "plate_map": "summaries",
+    "region_bars": "summaries",
     "save": "_sheet",
     "score_against_area": "summaries",
     "score_table": "summaries",
@@ -66,6 +68,7 @@ __all__ = [
     "overlay",
     "overlays",
     "plate_map",
+    "region_bars",
     "save",
     "score_against_area",
     "score_table",
@@ -122,6 +125,14 @@ FIGURES: Mapping[str, Figure] = {
         "Distributions of scores",
         "",
         needs="a score of any trained model",
+    ),
+    "regions": Figure(
+        "regions_sheet",
+        "Where the attribution lies",
+        "Mean shares over cells; the parts of a bar sum to 1. Below each model those of a map "
+        "that ignores the cell: the areas of the regions. Nucleus and cytoplasm stand apart where "
+        "region_shares was run.",
+        needs="shares of regions: the scorer grad_camo or region_shares",
     ),
     "area": Figure(
         "area_sheet",

@@ -50,6 +50,8 @@ __all__ = [
     "plate_map",
     "plates_of",
     "plates_sheet",
+    "region_bars",
+    "regions_sheet",
     "score_against_area",
     "score_table",
     "table_sheet",
@@ -267,6 +269,103 @@ def _letters(row: int) -> str:
 def _numbered(position: int, of: int) -> bool:
     """Whether a row or column is numbered: all of them up to 12, then every other one."""
     return of <= 12 or position % 2 == 0
+
+
+_REGIONS = {
+    "nucleus": "#0173b2",
+    "cytoplasm": "#56b4e9",
+    "cell": "#2f93d0",
+    "neighbours": "#de8f05",
+    "background": "#b8bec6",
+    "outside the cell": "#b8bec6",
+}
+
+
+def _shares_of(rows: pd.DataFrame, end: str = "") -> dict[str, float]:
+    """Mean share of heat in regions that cover the crop, or their areas (``end=".area"``)."""
+    means = {}
+    for name in ("nucleus", "cytoplasm", "cell", "neighbours", "background"):
+        of = [f"region_shares.{name}{end}"] + ([] if end else [f"grad_camo.{name}"])
+        of += ["grad_camo.chance"] if end and name == "cell" else []
+        values = [numbers(rows, column) for column in of if column in rows]
+        finite = next((each[np.isfinite(each)] for each in values if np.isfinite(each).any()), None)
+        if finite is not None:
+            means[name] = float(finite.mean())
+    if "cell" not in means:
+        return {}
+    apart = {"nucleus", "cytoplasm"} <= set(means)
+    shown = {n: means[n] for n in (("nucleus", "cytoplasm") if apart else ("cell",))}
+    if "neighbours" not in means:
+        return {**shown, "outside the cell": 1 - means["cell"]}
+    shown["neighbours"] = means["neighbours"]
+    return {**shown, "background": max(0.0, 1 - sum(shown.values()))}
+
+
+@plain_text
+def region_bars(
+    scores: pd.DataFrame, /, *, shown: Sequence[str] = _KEYS, ax: Axes | None = None
+) -> Axes:
+    """Draw how heat is spread over regions: a bar a condition, above that of the regions' areas.
+
+    Nucleus and cytoplasm, or the cell where they are not known; neighbours and background, or what
+    lies outside the cell. Means over cells with a score, which sum to 1.
+
+    :raises DataError: no share of the cell.
+    """
+    rows = named(scores, shown)
+    bars: list[tuple[str, dict[str, float]]] = []
+    several = len(rows["series"].unique()) > 1
+    for series, own in rows.groupby("series", sort=False):
+        made = [
+            (f"{series}: {name}" if several else str(name), found)
+            for name, part in own.groupby("method_layer", sort=False)
+            if (found := _shares_of(part))
+        ]
+        areas = _shares_of(own.drop_duplicates("id"), ".area")
+        if made and set(areas) == set(made[0][1]):
+            made.append((f"{series}: area" if several else "area", areas))
+        bars += made
+    if not bars:
+        raise DataError("There is no share of the heat on the cell to draw.")
+    beside = _LETTER_INCHES * max(len(name) for name, _ in bars)
+    ax = axes_of(ax, 6.2 + beside, 1.3 + 0.27 * len(bars))
+    ends = np.zeros(len(bars))
+    for region, colour in _REGIONS.items():
+        widths = np.array([each.get(region, 0.0) for _, each in bars])
+        if widths.any():
+            ax.barh(range(len(bars)), widths, 0.76, left=ends, color=colour, label=region)
+            for y, (width, start) in enumerate(zip(widths, ends, strict=True)):
+                if width >= 0.07:
+                    dark = region in ("nucleus", "cell")
+                    at = (start + width / 2, y)
+                    ax.annotate(
+                        f"{width:.0%}",
+                        at,
+                        ha="center",
+                        va="center",
+                        fontsize=7,
+                        color="white" if dark else "#101418",
+                    )
+        ends += widths
+    for y, (name, _) in enumerate(bars):
+        if name.endswith("area"):
+            ax.axhspan(y - 0.5, y + 0.5, color="0.93", lw=0, zorder=0)
+    ax.set_yticks(range(len(bars)), [name for name, _ in bars])
+    ax.set_ylim(len(bars) - 0.4, -0.6)
+    ax.set(xlim=(0, 1), xlabel="mean share of the attribution; of the area, its share of the crop")
+    ax.tick_params(axis="y", length=0, labelsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
+    sns.despine(ax=ax, left=True)
+    return ax
+
+
+def regions_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
+    """Shares of regions of all conditions; None where no scorer gave any."""
+    rows = _tested(scores)
+    known = {"grad_camo.cell", "region_shares.cell"} & set(map(str, rows))
+    if not any(np.isfinite(numbers(rows, name)).any() for name in known):
+        return None
+    return _sheet_of(region_bars(rows, shown=found.shown))
 
 
 @plain_text

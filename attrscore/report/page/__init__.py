@@ -272,6 +272,7 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
         "verdict": ("Verdict", True),
         "share": ("Above a threshold", bool(context["curves"])),
         "scores": ("Scores", True),
+        "regions": ("Regions", bool(figures["regions"])),
         "area": ("Area", bool(figures["area"])),
         "plates": ("Wells", bool(figures["plates"])),
         "agreement": ("Agreement", bool(context["matrices"] or context["maps"])),
