@@ -12,21 +12,27 @@ import torch
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result, single_targets
+from attrscore.core.model import device_of, in_precision, unwrap
 from attrscore.core.passes import generator_of
 from attrscore.core.statuses import row_failed, stored
-from attrscore.engine.attribution import Pair
+from attrscore.engine.attribution import Pair, new_pass
 from attrscore.engine.evaluate import rows_of
 from attrscore.engine.memory import Gauge, Room
 from attrscore.engine.reading import Lost, readable
 from attrscore.engine.run import Keep, run
 from attrscore.errors import end_if_stopped
 from attrscore.jobs.assembly import Parts
+from attrscore.scorers.intervention import Swap
 from attrscore.store.maps import MapKey
+from attrscore.targets import scores_of
 
 Triple = tuple[str, str, str]
 
 CARRIED = ("held_out",)
 """Columns beside those of the dataset that say something of a cell."""
+
+EXAMPLES = 6
+"""Cells that are kept with their parts exchanged, where the swap is run and crops are kept."""
 
 
 @dataclass
@@ -108,7 +114,7 @@ def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
     read = list(readable(parts.dataset, mine, parts.settings["batch_size"], {}))
     if not read:
         return None
-    return store.stored_crops(
+    crops = store.stored_crops(
         [name for batch in read for name in batch.ids],
         np.concatenate([batch.inputs.float().numpy() for batch in read]),
         {
@@ -119,6 +125,51 @@ def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
         stains=read[0].stains,
         spacing=read[0].spacing,
         classes=tuple(map(str, parts.dataset.classes)),
+    )
+    return replace(crops, exchanged=_exchanged(parts, crops, [ids[row] for row in chosen]))
+
+
+def _exchanged(
+    parts: Parts, crops: store.Crops, chosen: Sequence[str], /
+) -> store.Exchanged | None:
+    """The first of the cells whose crops are kept, with their parts exchanged by the swap."""
+    swap = next((each for each in parts.scorers.values() if isinstance(each, Swap)), None)
+    first = set(sorted(chosen, key=store.order_of)[:EXAMPLES])
+    kept = [number for number, name in enumerate(crops.ids) if name in first]
+    if swap is None or not kept:
+        return None
+    rows = np.flatnonzero(parts.dataset.table["id"].isin([crops.ids[number] for number in kept]))
+    options, model = parts.options, in_precision(unwrap(parts.model), parts.settings["precision"])
+    where = device_of(model)
+    try:
+        run = new_pass(
+            model,
+            parts.dataset.read(rows.tolist()).to(where),
+            single_targets(parts.target)[0],
+            {},
+            {},
+            output=options.output,
+            pool=None if options.pool is None else options.pool.to(where),
+            autocast=options.precision == "autocast",
+        )
+        images, output = swap.examples(run)
+    except Exception:  # noqa: BLE001  # the rows of the swap say why; there is nothing to look at
+        return None
+    shares = torch.full(output.shape[:2], torch.nan)
+    predicted = torch.full(output.shape[:2], -1)
+    if getattr(run.target, "of_classes", True):
+        scores = scores_of(run.target, output.double().flatten(0, 1)).softmax(1)
+        shares, predicted = (each.view(output.shape[:2]).cpu() for each in scores.max(1))
+    low, high = crops.low[kept], crops.high[kept]
+    order = [run.batch.ids.index(crops.ids[number]) for number in kept]
+    return store.Exchanged(
+        [crops.ids[number] for number in kept],
+        {
+            side: store.stretched(image.float().cpu().numpy()[order], low, high)
+            for side, image in images.items()
+        },
+        {side: predicted[order, n].numpy() for n, side in enumerate(store.SIDES)},
+        {side: shares[order, n].float().numpy() for n, side in enumerate(store.SIDES)},
     )
 
 

@@ -59,9 +59,10 @@ def contents(dataset: Dataset, batch: Batch, /) -> Contents:
 
 
 def about(dataset: Dataset, /, flags: Sequence[RedFlag] = ()) -> dict[str, Any]:
-    """What the dataset says about itself, for provenance: ``data``, and its ``red_flags``."""
+    """What the dataset says about itself: ``data``, its ``classes``, and its ``red_flags``."""
     known = dict(getattr(dataset, "about", {}))
     said: dict[str, Any] = {"data": known} if known else {}
+    said |= {"classes": [str(each) for each in dataset.classes]} if dataset.classes else {}
     return said | ({"red_flags": [flag.as_dict() for flag in flags]} if flags else {})
 
 

@@ -13,7 +13,7 @@ from attrscore import store
 from attrscore.store.folders import find
 from attrscore.store.identity import flatten
 
-__all__ = ["jobs_of", "origin", "red_flags_of"]
+__all__ = ["classes_of", "jobs_of", "origin", "red_flags_of"]
 
 
 def origin(results: Path, /) -> dict[str, Any]:
@@ -44,6 +44,16 @@ def jobs_of(paths: Sequence[str | Path], /) -> list[dict[str, Any]]:
         for job in _jobs_at(Path(path)):
             jobs.setdefault(str(job["job"]), _described(job))
     return list(jobs.values())
+
+
+def classes_of(jobs: Sequence[Mapping[str, Any]], /) -> dict[str, tuple[str, ...]]:
+    """The names of the classes of each dataset of these jobs (of :func:`jobs_of`), in order.
+
+    Not of a dataset of which jobs name other classes.
+    """
+    named = {(job["dataset"], tuple(map(str, job["classes"]))) for job in jobs if job["classes"]}
+    datasets = [dataset for dataset, _ in named]
+    return {dataset: names for dataset, names in named if datasets.count(dataset) == 1}
 
 
 def red_flags_of(jobs: Sequence[Mapping[str, Any]], /) -> list[str]:
@@ -120,6 +130,7 @@ def _described(job: Mapping[str, Any]) -> dict[str, Any]:
             **{str(k): str(v) for k, v in dict(provenance.get("packages") or {}).items()},
         },
         "git": provenance.get("git"),
+        "classes": list(provenance.get("classes") or ()),
         "red_flags": [f for f in provenance.get("red_flags") or () if isinstance(f, Mapping)],
         "device": ", ".join(dict.fromkeys(str(r["device"]) for r in runs if r.get("device"))),
         "runs": len(runs),

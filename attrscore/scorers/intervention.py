@@ -22,6 +22,7 @@ from attrscore.errors import ConfigError, choose
 from attrscore.scorers._response import (
     DONORS,
     NO_DONOR,
+    Alter,
     Donors,
     Fill,
     Filling,
@@ -162,8 +163,26 @@ class Swap:
         """Column -> (N,) float64; the same for every map of a batch."""
         return run.once(self, lambda: self._swapped(run))
 
-    def _swapped(self, run: Pass) -> Reasoned:
-        chosen = choose_donors(run, donors=self.donors, count=self.count, seed=self.seed)
+    def examples(self, run: Pass, /) -> tuple[Mapping[str, Tensor], Tensor]:
+        """The crops with each side exchanged for the first donor's, and what the model says to all.
+
+        Side -> (N, C, *S), and scores (N, 4, K): as they are, then a side each. To look at.
+        """
+        chosen = choose_donors(run, donors=self.donors, count=1, seed=self.seed)
+        alter, _ = self._alteration(run, chosen)
+        rows = torch.arange(len(run.batch), device=chosen.device)
+        images = {
+            side: alter(rows, torch.full_like(rows, number)) for number, side in enumerate(SIDES)
+        }
+        output = [run.output, *(run.outputs([(each, rows)]) for each in images.values())]
+        return images, torch.stack([each.detach() for each in output], 1)
+
+    def _alteration(self, run: Pass, chosen: Tensor) -> tuple[Alter, Tensor]:
+        """What exchanges a side for that of one of the chosen donors, and which have no room.
+
+        ``chosen`` (N, donors) are rows of the pool; alterations count donors within sides.
+        """
+        count = chosen.shape[1]
         inputs, regions, pool = run.batch.inputs, run.batch.regions, run.need_pool()
         own, theirs = (mask_of(batch.regions["cell"]) for batch in (run.batch, pool))
         means = torch.stack([_mean(pool.inputs, ~theirs), _mean(pool.inputs, theirs)])
@@ -173,7 +192,7 @@ class Swap:
         bare = torch.where(own, _mean(inputs, background).nan_to_num(), inputs)
 
         def alter(rows: Tensor, numbers: Tensor) -> Tensor:
-            side, donor = numbers // self.count, chosen[rows, numbers % self.count].clamp(min=0)
+            side, donor = numbers // count, chosen[rows, numbers % count].clamp(min=0)
             image, cell = pool.inputs[donor], theirs[donor]
             if self.align == "centroid":
                 by = (centres[0][rows] - centres[1][donor]).round().long()
@@ -188,6 +207,11 @@ class Swap:
             whole = (side == CELL).view(-1, *[1] * (image.ndim - 1))
             return torch.where(whole, torch.where(cell, image, bare[rows]), one_side)
 
+        return alter, crowded
+
+    def _swapped(self, run: Pass) -> Reasoned:
+        chosen = choose_donors(run, donors=self.donors, count=self.count, seed=self.seed)
+        alter, crowded = self._alteration(run, chosen)
         responses, output = respond(run, len(SIDES) * self.count, alter, chunk=self.chunk)
         drops = (clean_response(run)[:, None] - responses) * self._scale(run)[:, None]
         values = {"": drops, "_change": drops.abs(), **self._of_classes(run, output)}

@@ -160,8 +160,9 @@ def _judged(rows: pd.DataFrame) -> pd.DataFrame:
     """The cells of one model with a class and a prediction, each once, and whether it is right."""
     known = {"label", "predicted"} <= set(rows)
     rows = rows[(rows["label"] >= 0) & (rows["predicted"] >= 0)] if known else rows[:0]
-    right = rows["predicted"] == rows["label"] if known else []
-    return rows.assign(right=right).drop_duplicates("id")
+    if not known:
+        return rows.assign(right=False, label=-1, predicted=-1)
+    return rows.assign(right=rows["predicted"] == rows["label"]).drop_duplicates("id")
 
 
 def _sets(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

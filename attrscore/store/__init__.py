@@ -11,7 +11,15 @@ from attrscore.errors import StoreError
 from attrscore.store.folders import JobFolder, folders_of, jobs_like, missing_conditions, serving
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
 from attrscore.store.kept import Kept, kept, read_maps
-from attrscore.store.maps import Crops, chosen_cells, stored_crops
+from attrscore.store.maps import (
+    SIDES,
+    Crops,
+    Exchanged,
+    chosen_cells,
+    order_of,
+    stored_crops,
+    stretched,
+)
 from attrscore.store.part import Part, read_crops, read_part, read_table
 from attrscore.store.rows import overlaid
 from attrscore.store.scores import collect, read_scores, table_and_kinds
@@ -22,8 +30,10 @@ from attrscore.store.writer import Writer
 
 __all__ = [
     "SCHEMA",
+    "SIDES",
     "Condition",
     "Crops",
+    "Exchanged",
     "Job",
     "JobFolder",
     "JobStatus",
@@ -41,6 +51,7 @@ __all__ = [
     "jobs_like",
     "kept",
     "missing_conditions",
+    "order_of",
     "overlaid",
     "provenance_of",
     "read_crops",
@@ -51,6 +62,7 @@ __all__ = [
     "serving",
     "status_of",
     "stored_crops",
+    "stretched",
     "table_and_kinds",
     "verify",
 ]

@@ -169,6 +169,23 @@ def _write_map(group: h5py.Group, maps: Array) -> None:
     write_attribute(dataset, "comment", "signed; multiply each cell by its scale")
 
 
+SIDES = ("clean", "outside", "inside", "cell")
+"""A cell as it is, and with its surroundings, its inside, or the whole of it another cell's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanged:
+    """Some cells with a part exchanged for one donor's, and what the model says to each."""
+
+    ids: Sequence[str]
+    images: Mapping[str, Array]
+    """Side -> (n, C, *S) uint8, stretched as the cell's own crop, which is not among them."""
+    predicted: Mapping[str, Array]
+    """Side -> (n,) int32: number of the class, -1 where there is none."""
+    probability: Mapping[str, Array]
+    """Side -> (n,) float32: of that class."""
+
+
 @dataclass(frozen=True, eq=False)
 class Crops:
     """Cells to look at: pixels for the eye, not for a computation."""
@@ -187,6 +204,8 @@ class Crops:
     """Micrometres a voxel along *S."""
     classes: tuple[str, ...] = ()
     """Names of the labels, in their order."""
+    exchanged: Exchanged | None = None
+    """Of the first of them, where the swap was run."""
 
 
 def chosen_cells(ids: Sequence[str], channels: int, size: Sequence[int], /) -> list[int]:
@@ -207,6 +226,16 @@ def order_of(name: str, /) -> str:
     return hashlib.blake2b(name.encode("utf-8", "replace")).hexdigest()
 
 
+def stretched(image: Array, low: Array, high: Array, /) -> Array:
+    """Images (n, C, *S) as uint8: 0 where a channel has ``low``, 255 where ``high``, (n, C)."""
+    flat = image.reshape(*image.shape[:2], -1).astype(np.float64)
+    flat[~np.isfinite(flat)] = np.nan
+    span = np.where(high > low, high - low, np.float32(1))
+    shown = np.nan_to_num((flat - low[..., None]) / span[..., None]).clip(0, 1)
+    drawn: Array = np.rint(255 * shown).astype(np.uint8).reshape(image.shape)
+    return drawn
+
+
 def stored_crops(
     ids: Sequence[str], image: Array, regions: Mapping[str, Array], /, **known: Any
 ) -> Crops:
@@ -220,9 +249,7 @@ def stored_crops(
     blank = np.isnan(flat).all(-1)
     flat[blank] = 0
     low, high = np.nanpercentile(flat, _PERCENTILES, axis=-1).astype(np.float32)
-    span = np.where(high > low, high - low, np.float32(1))
-    shown = np.nan_to_num((flat - low[..., None]) / span[..., None]).clip(0, 1)
-    drawn = np.rint(255 * shown).astype(np.uint8).reshape(image.shape)
+    drawn = stretched(flat.reshape(image.shape), low, high)
     masks = {name: np.asarray(region) >= 0.5 for name, region in regions.items()}
     return Crops(list(ids), drawn, low, high, masks, **known)
 
@@ -238,6 +265,35 @@ def write_crops(group: h5py.Group, crops: Crops, /) -> None:
     for name in _ATTRIBUTES:
         value = getattr(crops, name)
         write_attribute(group, name, json.dumps(None if value is None else list(value)))
+    if (found := crops.exchanged) is not None:
+        beside = create_group(group, "exchanged")
+        write_column(beside, "id", pd.Series(list(found.ids), dtype=object))
+        for side in SIDES:
+            inside = create_group(beside, side)
+            write_array(inside, "predicted", found.predicted[side].astype(np.int32))
+            write_array(inside, "probability", found.probability[side].astype(np.float32))
+            if side in found.images:
+                write_array(inside, "image", found.images[side])
+
+
+def _exchanged_of(group: h5py.Group) -> Exchanged | None:
+    if "exchanged" not in hard_links(group):
+        return None
+    beside = group["exchanged"]
+    ids = _ids_in(beside)
+    if not set(SIDES) <= set(hard_links(beside)):
+        raise StoreError(f"{beside.name} lacks a side of {', '.join(SIDES)}.")
+    images = {side: read_array(beside[side], "image", "u", (4, 5)) for side in SIDES[1:]}
+    predicted = {side: read_array(beside[side], "predicted", "i", (1,)) for side in SIDES}
+    share = {side: read_array(beside[side], "probability", "f", (1,)) for side in SIDES}
+    shape = (len(ids), *group["image"].shape[1:])
+    fits = all(each.shape == shape and each.dtype == np.uint8 for each in images.values())
+    if not fits or any(len(each) != len(ids) for each in (*predicted.values(), *share.values())):
+        raise StoreError(f"The arrays of {beside.name} do not fit each other.")
+    return Exchanged(
+        ids,
+        *({name: each[()] for name, each in found.items()} for found in (images, predicted, share)),
+    )
 
 
 def crops_of(file: h5py.File, /) -> Crops | None:
@@ -275,6 +331,7 @@ def crops_of(file: h5py.File, /) -> Crops | None:
         stains=tuple(stains),
         spacing=None if spacing is None else tuple(spacing),
         classes=tuple(classes),
+        exchanged=_exchanged_of(group),
     )
 
 
