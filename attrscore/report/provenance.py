@@ -130,7 +130,9 @@ def _described(job: Mapping[str, Any]) -> dict[str, Any]:
             **{str(k): str(v) for k, v in dict(provenance.get("packages") or {}).items()},
         },
         "git": provenance.get("git"),
-        "classes": list(provenance.get("classes") or ()),
+        "classes": [str(c) for c in found]
+        if isinstance(found := provenance.get("classes"), list)
+        else [],
         "red_flags": [f for f in provenance.get("red_flags") or () if isinstance(f, Mapping)],
         "device": ", ".join(dict.fromkeys(str(r["device"]) for r in runs if r.get("device"))),
         "runs": len(runs),

@@ -40,9 +40,13 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
     yield _scores(found, found.summary, "scores")
     yield _corrected(found, found.summary, "corrected for chance, which is 0")
     yield from _undefined(found)
+    if len(found.accuracy):
+        yield _accuracy(found)
     yield _verdicts(found)
     for judged in model_verdicts(found.verdicts, found.shown):
         yield said(judged)
+    if len(found.subsets):
+        yield _subsets(found)
     if len(found.groups):
         yield _scores(found, found.groups, "by group")
         yield _corrected(found, found.groups, "by group, corrected for chance, which is 0")
@@ -75,6 +79,35 @@ def same(found: Report, between: str, /) -> list[str]:
         for _, row in rows[rows["same"]].iterrows()
         for names in [_names(row, keys)]
     ]
+
+
+def _accuracy(found: Report) -> Table:
+    keys = [name for name in found.shown if name in found.accuracy]
+    table = _table(
+        "how often the models are right", [*keys, "cells"], ["count", "accuracy", "over classes"]
+    )
+    for _, row in found.accuracy.iterrows():
+        table.add_row(
+            *(*_names(row, keys), row["cells"], str(row["count"])),
+            *(_interval(row["accuracy"], row["low"], row["high"]), _number(row["balanced"])),
+        )
+    return table
+
+
+def _subsets(found: Report) -> Table:
+    """Of primary conditions alone."""
+    keys = [*_keys(found, found.subsets[[n for n in found.subsets if n in found.summary]])]
+    keys = [name for name in keys if name in found.shown]
+    odds = "log_odds.mean" in found.subsets
+    names = ["count", "mean", "median", *(["log odds", "median of it"] if odds else [])]
+    table = _table("by class, prediction and training", [*keys, "of", "subset"], names)
+    for _, row in found.subsets.iterrows():
+        cells = [_interval(row["mean"], row["low"], row["high"]), _number(row["median"])]
+        if odds:
+            ends = row["log_odds.low"], row["log_odds.high"]
+            cells += [_interval(row["log_odds.mean"], *ends), _number(row["log_odds.median"])]
+        table.add_row(*_names(row, [*keys, "of", "subset"]), str(row["cells"]), *cells)
+    return table
 
 
 def said(judged: ModelVerdict, /) -> Text:

@@ -80,6 +80,32 @@ def test_the_heat_table_shows_another_number(pages, browser):
         assert "0 is chance" in page.inner_text("#metric-says")
 
 
+def test_no_column_is_cut_off_on_a_usual_screen_and_strips_show_that_they_scroll(pages, browser):
+    cut = """() => [...document.querySelectorAll('.scroll')].filter(
+        (each) => each.scrollWidth > each.clientWidth + 1).map((each) => each.ariaLabel)"""
+    for name in ("flat", "deep"):
+        with opened(browser, pages[name], viewport={"width": 1280, "height": 900}) as page:
+            page.evaluate(
+                "document.querySelectorAll('details').forEach((each) => each.open = true)"
+            )
+            assert page.evaluate(cut) == []
+            style = page.eval_on_selector(".maps", "each => getComputedStyle(each).backgroundImage")
+            assert style.count("gradient") == 4  # shadows at the sides with more to see
+    with opened(browser, pages["flat"], viewport={"width": 400, "height": 900}) as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_the_page_says_how_right_the_model_is_and_why_a_verdict_does_not_decide(pages, browser):
+    with opened(browser, pages["flat"]) as page:
+        assert "may know some by heart" in page.inner_text("#accuracy")
+        assert len(page.query_selector_all("#accuracy table.matrix tbody tr")) == 2
+        subsets = page.inner_text("#subsets")
+        assert "class" in subsets
+        assert page.query_selector_all("#regions svg")
+        why = page.inner_text("#verdict ul.why")
+        assert "missing" in why
+
+
 def test_tables_sort_and_filter(pages, browser):
     with opened(browser, pages["flat"]) as page:
         assert page.inner_text("#cells-count") == "160 rows"

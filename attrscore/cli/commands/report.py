@@ -37,9 +37,10 @@ def report(arguments: Sequence[str]) -> int:
     from attrscore import stats, store
     from attrscore.cli import output
     from attrscore.report import text
-    from attrscore.report.provenance import jobs_of, red_flags_of
+    from attrscore.report.provenance import classes_of, jobs_of, red_flags_of
 
     table = store.read_scores(*options.results)
+    jobs = jobs_of(options.results)
     options.score = options.score or output.headline(table)
     found = stats.report(
         table,
@@ -50,6 +51,7 @@ def report(arguments: Sequence[str]) -> int:
         null=options.null,
         primary=options.primary,
         rule=_rule(options.rule),
+        classes=classes_of(jobs),
         seed=options.seed,
     )
     if options.figure:
@@ -65,7 +67,7 @@ def report(arguments: Sequence[str]) -> int:
         output.stdout().print(f"report: {path}", soft_wrap=True)
         return OK
     out = output.stdout()
-    flags = red_flags_of(jobs_of(options.results))
+    flags = red_flags_of(jobs)
     if options.json:
         shown = {**found.as_dict(), "red_flags": flags}
         out.file.write(json.dumps(shown, ensure_ascii=False, indent=1) + "\n")

@@ -30,9 +30,8 @@ _CHANNELS = {
     5: ("#3070ff", "#30e0e0", "#30ff60", "#ffd030", "#ff5040"),
 }
 """Additive colours by number of channels."""
-_OUTLINES = {"cell": "solid", "neighbours": (0, (3.0, 2.0))}
-_NUCLEUS = {"nucleus": (0, (1.0, 1.0))}
-"""Drawn in contact sheets alone."""
+_OUTLINES = {"cell": "solid", "nucleus": (0, (1.0, 1.0)), "neighbours": (0, (3.0, 2.0))}
+_LEGEND = "Solid outline: the cell. Dashed: its neighbours. Dotted: its nucleus, if known."
 _ACROSS = 6
 """Panels of a contact sheet side by side."""
 _CONTACT_INCHES = 1.6
@@ -104,8 +103,8 @@ def overlay(
 
     Without heat the channels are added up in colours; under heat the image is grey, so that colour
     means heat alone. Heat is scaled by its own maximum, for display only, and transparent at 0; a
-    blank or undefined map says so in words. Solid outline: ``cell``; dashed: ``neighbours``.
-    Channels are stretched from their 1st to their 99.8th percentile.
+    blank or undefined map says so in words. Solid outline: ``cell``; dashed: ``neighbours``;
+    dotted: ``nucleus``. Channels are stretched from their 1st to their 99.8th percentile.
 
     :raises DataError: shapes that do not fit, or heat that is negative.
     """
@@ -166,7 +165,7 @@ def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
         bar.set_ticks([0, 1], labels=["0", "each map's own maximum"])
         bar.outline.set_visible(False)
         bar.ax.tick_params(length=0, labelsize=8)
-    notes = ["Solid outline: the cell. Dashed: its neighbours."]
+    notes = [_LEGEND]
     if names:
         notes.append("Above a map: its score. Heat is scaled map by map, for display only.")
     sheet.head(title, notes)
@@ -213,8 +212,6 @@ def _draw_plane(
     heat: _Array | None,
     regions: Mapping[str, _Array],
     view: _View,
-    *,
-    outlines: Mapping[str, Any] = _OUTLINES,
 ) -> None:
     """Draw one plane; ``image`` is stretched, and heat is scaled by the whole map's maximum."""
     channels = view(image)
@@ -231,7 +228,7 @@ def _draw_plane(
         else:
             share = view(heat) / top
             ax.imshow(share, cmap=HEAT, vmin=0, vmax=1, interpolation="nearest")
-    for name, style in outlines.items():
+    for name, style in _OUTLINES.items():
         if name in regions:
             _outline(ax, view(regions[name]), style, name)
     height, width = channels.shape[1:]
@@ -315,14 +312,13 @@ def contact_sheet(
             textwrap.fill(example.caption or example.id, 26) + (f"\nz = {z}" if volumes else ""),
             fontsize=6,
         )
-    outlines = "Solid outline: the cell. Dashed: its neighbours. Dotted: its nucleus, if known."
-    sheet.head(title, [outlines, *notes])
+    sheet.head(title, [_LEGEND, *notes])
     return sheet
 
 
 def _panel(ax: Axes, image: _Array, example: Example, view: _View = np.asarray) -> None:
     ax.set_axis_on()
-    _draw_plane(ax, image, None, example.regions, view, outlines={**_OUTLINES, **_NUCLEUS})
+    _draw_plane(ax, image, None, example.regions, view)
 
 
 def _widest(cell: _Array) -> int:

@@ -27,6 +27,7 @@ from attrscore.report.page import _sections as sections
 from attrscore.report.page._conditions import conditions_of
 from attrscore.report.page._gallery import BINS, NUMBERS, cards_of, gallery, percentiles_of
 from attrscore.report.page._pictures import inline
+from attrscore.report.page._swap import swaps
 from attrscore.stats.verdict import KINDS, model_verdicts
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def page(
     progress("drawing figures")
     curves = sections.thresholds(conditions, found)
     reasons, more_reasons = sections.reasons(table)
-    cells = sections.cells(conditions, found, shown.anchors)
     jobs = provenance.jobs_of(results)
+    classes = provenance.classes_of(jobs)
+    cells = sections.cells(conditions, found, shown.anchors, classes)
+    rights, confusions = sections.accuracy(found)
     options = {"clusters": found.clusters, "resamples": 1999}
     pairs = comparing.run_differences(runs, found.compared, **options) if len(runs) > 1 else []
     metrics = sections.metrics(conditions, found)
@@ -80,6 +83,12 @@ def page(
         "words": words,
         "verdicts": model_verdicts(found.verdicts, found.shown),
         "kinds": KINDS.items(),
+        "evidence": sections.EVIDENCE,
+        "reasons_of": sections.reasons_of,
+        "swaps": swaps(results, conditions, classes),
+        "rights": rights,
+        "confusions": confusions,
+        "subsets": sections.subsets(found),
         "curves": curves,
         "groups": [
             {**group, "rows": [_at(row, curves, found.threshold) for row in group["rows"]]}
@@ -97,6 +106,7 @@ def page(
         "run_pairs": pairs,
         "ranks": comparing.ranks(conditions, better=found.reading.better),
         "comparisons": sections.comparisons(found),
+        "same": sections.same(found),
         "changed": [
             {**row, "anchor": shown.anchors.get((row["dataset"], row["id"]))}
             for row in comparing.changed_between(runs, found.score) or comparing.changed(conditions)
@@ -270,6 +280,9 @@ def _contents(context: Mapping[str, Any]) -> list[tuple[str, str]]:
     figures = context["figures"]
     there = {
         "verdict": ("Verdict", True),
+        "swap": ("Swap", bool(context["swaps"])),
+        "accuracy": ("Accuracy", bool(context["rights"])),
+        "subsets": ("By class", bool(context["subsets"])),
         "share": ("Above a threshold", bool(context["curves"])),
         "scores": ("Scores", True),
         "regions": ("Regions", bool(figures["regions"])),

@@ -25,7 +25,18 @@ from attrscore.store.folders import Found, find, without_keep
 from attrscore.store.identity import flatten
 from attrscore.store.maps import order_of
 
-__all__ = ["BINS", "NUMBERS", "Cell", "Gallery", "cards_of", "gallery", "percentiles_of"]
+__all__ = [
+    "BINS",
+    "NUMBERS",
+    "SIDES",
+    "Cell",
+    "Gallery",
+    "cards_of",
+    "gallery",
+    "middle_of",
+    "percentiles_of",
+    "same_settings",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -180,12 +191,12 @@ def _maps_of(jobs: Iterable[Found], conditions: Sequence[Condition]) -> Iterator
             for target in targets:
                 settings = {**base, **own, "method": method, "layer": layer, "target": target}
                 for condition in of_pair.get((folder.model, method, layer), ()):
-                    if _same(condition.about, settings):
+                    if same_settings(condition.about, settings):
                         several = target if len(targets) > 1 else None
                         yield _Maps(folder, method, layer, several, condition)
 
 
-def _same(about: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+def same_settings(about: Mapping[str, Any], settings: Mapping[str, Any], /) -> bool:
     """Whether a job's settings are those of a condition; settings of scorers change no map."""
     return all(
         _text(value) == _text(settings.get(name))
@@ -240,12 +251,12 @@ def _cell(
     image = np.stack([pictures.shrunk(channel, sides) for channel in full])
     regions = {
         each: pictures.shrunk(crops.regions[each][row], sides) >= 0.5
-        for each in ("cell", "neighbours")
+        for each in ("cell", "nucleus", "neighbours")
         if each in crops.regions
     }
     shown = image.shape[1:]
     scale = _scale(full.shape[1:], shown, crops.spacing)
-    views = list(_views(shown, _middle(regions.get("cell", np.zeros(shown))), scale))
+    views = list(_views(shown, middle_of(regions.get("cell", np.zeros(shown))), scale))
     colour = pictures.composite(image)
     grey = np.rint(255 * 0.8 * image.mean(0)).astype(np.uint8)
     stains = crops.stains or [f"channel {i}" for i in range(len(image))]
@@ -327,7 +338,7 @@ def _scale(
     return tuple(size / sizes[-1] for size in sizes)
 
 
-def _middle(cell: Array) -> tuple[int, ...]:
+def middle_of(cell: Array, /) -> tuple[int, ...]:
     """The middle of the cell, or of the crop where there is none."""
     inside = np.nonzero(cell)
     if not len(inside[0]):

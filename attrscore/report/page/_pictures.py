@@ -43,6 +43,8 @@ _PALETTE = np.rint(255 * HEAT(np.linspace(0, 1, 256))).astype(np.uint8)
 _DOTS = 150
 """More dots than this become a picture inside the drawing: each would be an element."""
 _GREY = re.compile(r"#([0-9a-f]{2})\1\1\b")
+_LINE = re.compile(r"(stroke: )(#[0-9a-f]{6})\b")
+"""The colour of a line, which is lighter on dark paper."""
 _POINTED = re.compile(r"(?<=url\(#)[^)]+(?=\))|(?<=href=\"#)[^\"]+(?=\")")
 _NAMED = re.compile(r' id="([^"]+)"')
 
@@ -89,7 +91,9 @@ def heat_picture(share: Array, /) -> str:
 
 
 def outline_picture(regions: Mapping[str, Array], /) -> str:
-    """The borders of regions, planes (P, Y, X) each, as a drawing: cell solid, others dashed.
+    """The borders of regions, planes (P, Y, X) each, as a drawing: cell solid, others broken.
+
+    The nucleus is dotted, neighbours are dashed.
 
     Empty where there is no region.
     """
@@ -98,7 +102,8 @@ def outline_picture(regions: Mapping[str, Array], /) -> str:
     ((planes, height, width),) = {mask.shape for mask in regions.values()}
     paths = []
     for name, mask in regions.items():
-        dashes = "" if name == "cell" else ' stroke-dasharray="3 2.4"'
+        pattern = {"cell": "", "nucleus": "1 1.6"}.get(name, "3 2.4")
+        dashes = f' stroke-dasharray="{pattern}"' if pattern else ""
         way = outline(mask)
         paths += [
             f'<path d="{way}" stroke="{colour}" stroke-width="{thick}"{dashes}/>'
@@ -144,7 +149,8 @@ def inline(sheet: Sheet, name: str, title: str, /) -> str:
     """A sheet as SVG that can stand in a page beside others.
 
     Ids that nothing points to are dropped, ``name`` stands before the others.
-    A grey becomes a mixture of the page's ink and paper. Text stays text.
+    A grey becomes a mixture of the page's ink and paper, and lines are mixed with ink on dark
+    paper. Text stays text.
     """
     for ax in sheet.axes:
         for each in ax.collections:
@@ -162,6 +168,7 @@ def inline(sheet: Sheet, name: str, title: str, /) -> str:
         lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", drawing
     )
     drawing = _GREY.sub(_mixed, drawing)
+    drawing = _LINE.sub(r"\1color-mix(in srgb, \2 var(--pure), var(--ink))", drawing)
     return re.sub(r"<svg\b", f'<svg role="img" aria-label="{escape(title)}"', drawing, count=1)
 
 

@@ -12,19 +12,23 @@ from attrscore.core.columns import column_of, title_of
 from attrscore.report.page._conditions import Condition
 from attrscore.stats.conditions import is_null, label, named, records, short
 from attrscore.stats.resampling import numbers
-from attrscore.stats.summary import CORRECTED, threshold_curve
+from attrscore.stats.summary import CORRECTED, Names, class_name, threshold_curve
 from attrscore.store.maps import order_of
 
 if TYPE_CHECKING:
-    from attrscore.stats import Report
+    from attrscore.stats import Report, Verdict
 
 __all__ = [
+    "accuracy",
     "cells",
     "comparisons",
     "groups",
     "matrices",
     "metrics",
     "reasons",
+    "reasons_of",
+    "same",
+    "subsets",
     "thresholds",
     "undefined",
 ]
@@ -96,12 +100,25 @@ def metrics(conditions: Sequence[Condition], found: Report, /) -> dict[str, dict
             f"share above {found.threshold:g}",
             f"Share of cells above {found.threshold:g}.",
         ),
+        "median": ("median score", f"Median {words}."),
         "attainable": (
             f"attainable above {found.threshold:g}",
             f"Share of cells whose grid allows a score above {found.threshold:g}.",
         ),
         **{
-            name: (title_of(f".{name}"), _sentence(column_of(f".{name}").says))
+            f"{name}{end}": (
+                f"{title_of(f'.{name}')}{f', {what}' if what else ''}",
+                _sentence(f"{what}: {says}" if what else says),
+            )
+            for name in CORRECTED
+            for says in [column_of(f".{name}").says]
+            for end, what in (("", ""), (".median", "median"))
+        },
+        **{
+            f"{name}.clipped": (
+                f"{title_of(f'.{name}')}, cells clipped",
+                "Cells whose heat is scarcer than the layer's grid resolves, and counts as that.",
+            )
             for name in CORRECTED
         },
     }
@@ -183,6 +200,17 @@ def comparisons(found: Report, /) -> list[dict[str, Any]]:
     return made
 
 
+def same(found: Report, /) -> list[dict[str, Any]]:
+    """Pairs that give the same numbers in all cells, and what is held equal."""
+    made = []
+    for between, table in found.comparisons.items():
+        held = [name for name in found.shown if name in table and len(set(table[name])) > 1]
+        for row in records(table[table["same"]])[:_PAIRS]:
+            shown = {"held": short(label(row, held)), "between": between, "cells": row["cells"]}
+            made.append({**shown, **{n: short(row[n]) for n in ("first", "second")}})
+    return made
+
+
 def undefined(found: Report, null: str | None, /) -> list[dict[str, Any]]:
     """Conditions with cells that have no score, and why."""
     rows = found.undefined[found.undefined["undefined"] > 0]
@@ -216,8 +244,76 @@ def reasons(table: pd.DataFrame, /) -> tuple[list[dict[str, Any]], int]:
     return made[:_REASONS], len(made[_REASONS:])
 
 
+EVIDENCE: Mapping[str, str] = {
+    "evidence": "cells and units",
+    "inside": "inside exchanged",
+    "cell": "cell transplanted",
+    "outside": "surroundings exchanged",
+    "flips": "predictions they flip",
+    "share": "their share of the margin",
+    "draws": "rank among random weights",
+    "resolvable": "what the grid can tell",
+}
+"""Condition of the verdict rule -> what it is of."""
+
+
+def reasons_of(verdict: Verdict, /) -> Sequence[tuple[str, str, str]]:
+    """Why a verdict decides nothing: its evidence that is missing, unclear, or against it.
+
+    What it is of, the answer, and the words; empty for verdicts that decide.
+    """
+    if verdict.kind not in ("inconclusive", "unresolvable"):
+        return []
+    against = ("evidence", "draws", "resolvable")
+    found: list[tuple[str, str, str]] = [
+        (EVIDENCE[each.name], each.answer, each.text)
+        for each in verdict.conditions
+        if each.answer in ("missing", "unclear") or (each.answer == "no" and each.name in against)
+    ]
+    return list({text: (of, answer, text) for of, answer, text in reversed(found)}.values())[::-1]
+
+
+def accuracy(found: Report, /) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """How often each model is right, a row a set of cells; and its confusion, a matrix a model."""
+    rows = []
+    if len(found.accuracy):
+        shown = [name for name in found.shown if name in found.accuracy]
+        series = named(found.accuracy.assign(method="", layer=""), shown)["series"]
+        rows = records(found.accuracy.assign(series=series))
+    tables = [
+        {
+            "name": short(name),
+            "classes": [str(each) for each in counts],
+            "lines": [
+                {"name": str(index), "values": [int(n) for n in row], "total": int(row.sum())}
+                for index, row in counts.iterrows()
+            ],
+        }
+        for name, counts in found.confusion.items()
+    ]
+    return rows, tables
+
+
+def subsets(found: Report, /) -> list[dict[str, Any]]:
+    """Scores by class, right and wrong, and training, of each model's primary condition."""
+    if found.subsets.empty:
+        return []
+    made: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in records(named(found.subsets, found.shown)):
+        made.setdefault((row["series"], row["method_layer"]), []).append(row)
+    return [
+        {"series": series, "method_layer": of, "rows": rows}
+        for (series, of), rows in made.items()
+        if len(rows) > 1
+    ]
+
+
 def cells(
-    conditions: Sequence[Condition], found: Report, anchors: Mapping[tuple[str, str], str], /
+    conditions: Sequence[Condition],
+    found: Report,
+    anchors: Mapping[tuple[str, str], str],
+    names: Names,
+    /,
 ) -> dict[str, Any]:
     """Rows of cells for the table, at most 6000: all, or those of the smallest hashes of ids."""
     score = found.score
@@ -225,7 +321,7 @@ def cells(
     present = [end for end in ends if any(f"{score}{end}" in each.rows for each in conditions)]
     extra = [
         name
-        for name in ("label", "predicted", *found.clusters)
+        for name in ("label", "predicted", "held_out", *found.clusters)
         if any(name in each.rows for each in conditions)
     ]
     datasets = {str(each.about.get("dataset", "")) for each in conditions}
@@ -255,12 +351,7 @@ def cells(
             [each.method_layer] * len(picked),
             *(_plain(picked, f"{score}{end}") for end in present),
             [_number(value) for value in each.percentiles[chosen]],
-            *(
-                [None if pd.isna(v) else str(v) for v in picked[name]]
-                if name in picked
-                else [None] * len(picked)
-                for name in extra
-            ),
+            *(_texts(picked, name, names, each.about) for name in extra),
             picked["status"].astype(str).tolist() if "status" in picked else [None] * len(picked),
         ]
         rows += [list(row) for row in zip(*listed, strict=True)]
@@ -271,6 +362,21 @@ def cells(
         "total": total,
         "anchors": {name: at for (_, name), at in anchors.items()} if single else {},
     }
+
+
+def _texts(
+    rows: pd.DataFrame, column: str, names: Names, about: Mapping[str, Any]
+) -> list[str | None]:
+    """A column as text, classes by their names."""
+    if column not in rows:
+        return [None] * len(rows)
+    if column not in ("label", "predicted"):
+        return [None if pd.isna(value) else str(value) for value in rows[column]]
+    dataset = str(about.get("dataset", ""))
+    return [
+        None if pd.isna(value) or value < 0 else class_name(names, dataset, value)
+        for value in rows[column]
+    ]
 
 
 def _plain(rows: pd.DataFrame, column: str) -> list[float | None]:

@@ -392,3 +392,17 @@ def test_masking_leaves_the_side_that_is_read_alone(fill):
 def test_wrong_options(name, options, sentence):
     with pytest.raises(ConfigError, match=sentence):
         SCORERS.build(name, **options)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_examples_are_the_crops_that_the_swap_asks_about(dimensions):
+    """The donor is dark and the cell bright: a side is dark where it should be alone."""
+    data, pool = box(dimensions, 3, 1, 1.0), box(dimensions, 4, 2, -1.0)
+    cell = data.regions["cell"][:, None]
+    run = Pass(Reads(cell[0, 0]), data, Predicted(), {}, pool=pool)
+    images, output = SCORERS.build("swap").examples(run)
+    assert ((images["outside"] < 0) == ~cell).all()
+    assert ((images["inside"] < 0) == cell).all()
+    assert (images["cell"][cell] < 0).all()
+    assert output.shape == (3, 4, 2)
+    assert output.argmax(2).tolist() == [[0, 0, 1, 1]] * 3

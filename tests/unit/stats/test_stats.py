@@ -209,6 +209,80 @@ def test_differences_of_rounding_are_ties():
     assert paired(half, one, "x", resamples=199)["ties"] == 30
 
 
+def test_accuracy_stands_apart_for_cells_that_a_model_was_trained_on():
+    rows = table(cells=60, wells=10)
+    rows["label"] = np.arange(60) % 3
+    rows["predicted"] = rows["label"].where(np.arange(60) % 4 > 0, 0)
+    both = pd.concat([rows, rows.assign(method="saliency")], ignore_index=True)  # each cell once
+    (whole,) = report(both, **QUICK).accuracy.to_dict("records")
+    right = (rows["predicted"] == rows["label"]).mean()
+    assert (whole["cells"], whole["count"]) == ("all cells", 60)
+    assert whole["accuracy"] == pytest.approx(right)
+    assert whole["low"] < right < whole["high"]
+    names = {"d": ["DMSO", "a drug", "another"]}
+    apart = both.assign(held_out=[i % 60 < 20 for i in range(120)])
+    found = report(apart, classes=names, **QUICK)
+    assert found.accuracy[["cells", "count"]].values.tolist() == [
+        ["held out", 20],
+        ["trained on", 40],
+    ]
+    ((name, counts),) = found.confusion.items()
+    assert name == "net, held out"
+    assert list(counts) == list(counts.index) == names["d"]
+    held = rows[:20]
+    assert (
+        counts.to_numpy().tolist() == pd.crosstab(held["label"], held["predicted"]).values.tolist()
+    )
+    assert set(found.subsets["subset"]) == {*names["d"], "right", "wrong", "held out", "trained on"}
+    assert set(found.subsets["method"]) == {"grad_cam"}  # the primary condition alone
+    drug = found.subsets.set_index("subset").loc["a drug"]
+    assert drug["cells"] == 20
+    assert drug["median"] == rows.loc[rows["label"] == 1, "grad_camo"].median()
+    assert report(rows.assign(label=-1), **QUICK).accuracy.empty
+    said = list(text_of(found))
+    assert any("a drug" in each for each in said)
+
+
+def text_of(found):
+    """What the terminal shows."""
+    from rich.console import Console
+
+    from attrscore.report import text
+
+    for part in text.parts(found):
+        console = Console(file=io.StringIO(), width=300)
+        console.print(part)
+        yield console.file.getvalue()
+
+
+def test_medians_and_clipped_cells_stand_beside_means():
+    """A handful of cells without heat decides a mean, not a median: they are counted."""
+    rows = table(cells=40)
+    rows["grad_camo.log_odds"] = 0.06
+    rows.loc[:3, "grad_camo.log_odds"] = -9.0
+    rows["grad_camo.log_odds.clipped"] = (rows["grad_camo.log_odds"] < 0).astype(float)
+    found = report(rows, **QUICK)
+    (row,) = found.summary.to_dict("records")
+    assert row["log_odds"] < -0.8
+    assert row["log_odds.median"] == pytest.approx(0.06)
+    assert row["log_odds.clipped"] == 4
+    assert row["median"] == pytest.approx(rows["grad_camo"].median())
+    assert any("0.060, 4" in each for each in text_of(found))
+
+
+def test_methods_that_give_the_same_numbers_are_said_to_be_one():
+    rows = table()
+    other = rows.assign(method="hires_cam")
+    other["grad_camo.log_odds"] += 1e-8
+    found = report(pd.concat([rows, other]), **QUICK)
+    (pair,) = found.comparisons["method"].to_dict("records")
+    assert pair["same"]
+    assert pair["p"] == 1
+    said = " ".join(" ".join(text_of(found)).split())
+    assert "grad_cam and hires_cam give the same grad_camo.log_odds in all 60 cells" in said
+    assert "on this model they are one formula" in said
+
+
 def test_all_pairs_at_the_same_layer_are_compared_and_adjusted():
     tables = [
         table(above=above).assign(method=method, layer=layer)

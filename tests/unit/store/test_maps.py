@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import h5py
 import numpy as np
 import pytest
 from results import BASE, fill, job, table
 
 from attrscore import store
-from attrscore.store import Writer, chosen_cells, overlaid, read_crops, read_part, stored_crops
+from attrscore.errors import StoreError
+from attrscore.store import (
+    SIDES,
+    Exchanged,
+    Writer,
+    chosen_cells,
+    overlaid,
+    read_crops,
+    read_part,
+    stored_crops,
+)
 
 TRIPLES = [("grad_cam", "features.3", "grad_camo")]
 
@@ -79,3 +92,25 @@ def test_crops_outlive_rows_that_are_computed_again(tmp_path):
     late = store.Part(table(of, 0, 1), {}, [], None, crops=crops)
     made = overlaid(bare, late, TRIPLES, ["grad_camo"], only="all")
     assert made.crops is crops
+
+
+@pytest.mark.parametrize("space", [(8, 9), (5, 8, 9)])
+def test_cells_with_a_part_exchanged_are_kept_beside_the_crops(tmp_path, space):
+    _, crops = crops_of(space)
+    images = dict.fromkeys(SIDES[1:], crops.image[:1] // 2)
+    classes = {side: np.array([n]) for n, side in enumerate(SIDES)}
+    shares = {side: np.array([n / 4]) for n, side in enumerate(SIDES)}
+    whole = replace(crops, exchanged=Exchanged(["cell0"], images, classes, shares))
+    of = job(base={**BASE, "keep": "native"})
+    path = Writer(tmp_path, of, labels={}).write(0, 2, table(of, 0, 2), crops=whole)
+    found = read_crops(path).exchanged
+    assert found.ids == ["cell0"]
+    for n, side in enumerate(SIDES):
+        assert found.predicted[side].tolist() == [n]
+        assert found.probability[side].tolist() == [n / 4]
+    assert np.array_equal(found.images["cell"], images["cell"])
+    assert "clean" not in found.images
+    with h5py.File(path, "a") as file:
+        del file["crops/exchanged/cell"]
+    with pytest.raises(StoreError, match="lacks a side"):
+        read_crops(path)

@@ -33,6 +33,8 @@ def table() -> pd.DataFrame:
                 frame = frame.assign(method="grad_cam", layer=layer, grad_camo=values)
                 frame["model.randomize"] = weights
                 frame["grad_camo.chance"] = 0.2
+                frame["grad_camo.cell"] = values
+                frame["grad_camo.neighbours"] = 0.5 * (1 - values)
                 frame["grad_camo.above_chance"] = (values - 0.2) / 0.8
                 frame["Metadata_Plate"] = np.repeat(["P1", "P2"], 24)
                 frame["Metadata_Well"] = [f"{'ABC'[i % 3]}{1 + i % 8:02d}" for i in range(48)]
@@ -139,6 +141,33 @@ def test_a_plate_is_as_large_as_its_wells_need(table, names, shape):
     rows = table[:2].assign(Metadata_Well=pd.Series(names).reindex(range(2)).to_numpy())
     ax = plots.plate_map(rows, ax=Figure().subplots())
     assert ax.images[0].get_array().shape == shape
+
+
+def test_bars_of_regions_sum_to_one_above_the_areas_of_the_regions(table, found):
+    one = table[(table["model"] == "one") & (table["model.randomize"] == "none")]
+    ax = plots.region_bars(one, ax=Figure().subplots())
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names == ["grad_cam l3", "grad_cam l7"]  # no area of the neighbours is known
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "cell",
+        "neighbours",
+        "background",
+    ]
+    ends = {}
+    for bar in ax.patches:
+        ends[round(bar.get_y(), 3)] = bar.get_x() + bar.get_width()
+    assert list(ends.values()) == pytest.approx([1, 1])
+    regions = {"nucleus": 0.1, "cytoplasm": 0.3, "cell": 0.4, "neighbours": 0.2, "background": 0.4}
+    whole = one.assign(
+        **{f"region_shares.{name}": share for name, share in regions.items()},
+        **{f"region_shares.{name}.area": share for name, share in regions.items()},
+    )
+    ax = plots.region_bars(whole, ax=Figure().subplots())
+    assert ax.get_yticklabels()[-1].get_text() == "area"
+    widths = [bar.get_width() for bar in ax.patches if bar.get_height() < 0.9]
+    assert widths == pytest.approx([0.1] * 3 + [0.3] * 3 + [0.2] * 3 + [0.4] * 3)
+    with pytest.raises(DataError, match="no share"):
+        plots.region_bars(one.drop(columns=["grad_camo.cell"]))
 
 
 def test_differences_are_those_of_the_comparison(found):
