@@ -85,8 +85,10 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Containers and plain numbers for JSON; what is undefined is None."""
-        tables = ("summary", "undefined", "groups", "adjusted", "maps")
-        tables = (*tables, "repairs", "accuracy", "subsets")
+        tables = (
+            *("summary", "undefined", "groups", "adjusted", "repairs", "accuracy", "subsets"),
+            "maps",
+        )
         named = ("score", "compared", "threshold", "confidence", "clusters", "cells", "shown")
         made = {
             **{name: getattr(self, name) for name in named},
