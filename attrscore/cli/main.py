@@ -137,8 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as error:
             from attrscore.cli.output import say_error
 
-            kept = " ".join(getattr(error, "__notes__", [KEPT]))
-            say_error(f"interrupted{f' by {error}' if str(error) else ''}. {kept}")
+            of_jobs = [] if arguments[:1] and arguments[0] in COMMANDS else [KEPT]
+            kept = " ".join(["", *getattr(error, "__notes__", of_jobs)])
+            say_error(f"interrupted{f' by {error}' if str(error) else ''}.{kept}")
             return 128 + error.number if isinstance(error, Stopped) else INTERRUPTED
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from attrscore.store.asked import Asked
     from attrscore.testing import Outcome
 
+MINUTE = 60.0
 MOST_JOBS = 20
 MOST_CLASSES = 12
 """Of a table of confusion on the terminal: those with the most cells."""
@@ -99,19 +102,47 @@ def stderr() -> Console:
 
 @contextmanager
 def progress(unit: str) -> Iterator[Advance]:
-    """A bar on a terminal, nothing elsewhere."""
+    """A bar on a terminal, elsewhere a line a minute; a total of 0 is not known."""
     console = stderr()
+    if not console.is_terminal:
+        with _lines(unit) as advance:
+            yield advance
+        return
     columns = (
         *(BarColumn(), MofNCompleteColumn(), TextColumn(unit, markup=False), TimeRemainingColumn()),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(unit, total=None, note="")
         yield lambda done, total, note="": bar.update(
-            task, completed=done, total=total, note=shown(note)
+            task, completed=done, total=total or None, note=shown(note)
         )
+
+
+@contextmanager
+def _lines(unit: str) -> Iterator[Advance]:
+    """A line a :data:`MINUTE` with what was heard last, also while nothing is heard."""
+    heard: list[tuple[int, int, str]] = []
+    began, over = time.monotonic(), threading.Event()
+
+    def tell() -> None:
+        while not over.wait(MINUTE):
+            for done, total, note in heard[-1:]:
+                passed = time.monotonic() - began
+                left = f"about {_duration(passed * (total / done - 1))} left" if done else ""
+                count = f"{done} of {total} {unit}" if total else f"{done} {unit}"
+                say(", ".join(filter(None, (count, note, left if total else ""))))
+
+    def advance(done: int, total: int, note: str = "") -> None:
+        heard[:] = [(done, total, note)]
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield advance
+    finally:
+        over.set()
+        thread.join()
 
 
 def scorer_columns(scores: pd.DataFrame) -> list[str]:
@@ -261,8 +292,8 @@ def plan_table(plans: Sequence[Plan]) -> Table:
     names = ("job", "model", "dataset", "methods", "layers", "scorers", "conditions", "done")
     numbers = ("cells", "forwards", "backwards", "time", "disk")
     table = Table(
-        caption="forwards, backwards: a cell. time, disk: of what is left, from a probe of two "
-        "batches; jobs one after another on this machine, without start-up.",
+        caption="forwards, backwards: a cell. time, disk: of what is left, from a probe of "
+        "some crops; jobs one after another on this machine, without start-up.",
         caption_justify="left",
         show_footer=True,
     )

@@ -35,14 +35,19 @@ def fit(
     settings = {**settings, "dataset": cells}
     dataset = dataset_of(settings)
     notify_of_data(dataset, red_flags(dataset, draw_pool(dataset)), notify)
-    trained = train(
-        model_of(settings, dataset),
-        dataset,
-        seed=settings["seed"] if seed is None else seed,
-        guide=guide,
-        progress=notify,
-        **options,
-    )
+    model = model_of(settings, dataset)
+    try:
+        trained = train(
+            model,
+            dataset,
+            seed=settings["seed"] if seed is None else seed,
+            guide=guide,
+            progress=notify,
+            **options,
+        )
+    except KeyboardInterrupt as error:
+        error.add_note("Nothing was written: weights are, when training ends.")
+        raise
     save_weights(trained.model, output, record=_record(settings, trained, dataset))
     return trained, dataset
 

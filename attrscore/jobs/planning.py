@@ -1,12 +1,13 @@
-"""What a job would do and cost, found out by two batches and nothing written."""
+"""What a job would do and cost, found out by two crops and nothing written."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from attrscore import store
-from attrscore.core.contracts import Batch, Result
+from attrscore.core.contracts import Result
 from attrscore.core.model import call, device_of, unwrap
 from attrscore.engine.evaluate import rows_of
 from attrscore.engine.pool import one_readable
-from attrscore.engine.run import batches_of, run
-from attrscore.errors import StoreError
+from attrscore.engine.reading import readable
+from attrscore.engine.run import run
+from attrscore.errors import StoreError, stoppable
 from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import joined_maps
 from attrscore.store.folders import JobFolder
@@ -30,10 +32,16 @@ PART_WORK = 2e13
 """Floating-point operations that a part takes: a quarter of an hour on one core, seconds on a GPU.
 What is killed or out of time loses no more than that."""
 
+PROBED = 3.0
+"""Seconds that a probe of several crops may take."""
+
+_TRIED = 3
+"""Crops that a job tries alone before it computes: a preflight, what a pass takes, a sample."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """One job. Estimates are for what is left to do, from its second batch where it has two."""
+    """One job. Estimates are for what is left to do."""
 
     model: str
     dataset: str
@@ -53,11 +61,19 @@ class Plan:
     megabytes: float
 
 
-def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
+@stoppable()
+def plan(
+    settings: Mapping[str, Any],
+    /,
+    *,
+    planned: set[str],
+    on_method: Callable[[str], None] = lambda _name: None,
+) -> Plan:
     """What a job would do, with all its draws of random weights.
 
-    ``planned`` gets its conditions, and those in it count as done. Costs building the job, once a
-    draw, and two batches of what is missing.
+    ``planned`` gets its conditions, and those in it count as done. ``on_method`` gets what is
+    being tried. Costs building the job, once a draw, and of what is missing two crops a method;
+    more of them as long as they take seconds.
 
     :raises AttrscoreError: as the job would, before it starts.
     """
@@ -65,7 +81,8 @@ def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
     parts = build(draws[0])
     results = Path(settings["results"])
     conditions = done = cells = 0
-    probed: tuple[float, float, float, float] | None = None
+    probed: _Probe | None = None
+    seconds = megabytes = 0.0
     for number, one in enumerate(draws):
         parts = build(one, like=parts) if number else parts
         job = parts.job
@@ -77,9 +94,12 @@ def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
         done += len(job.conditions) - len(left)
         here = _cells_left(results, replace(job, conditions=absent)) if left else 0
         if here and probed is None:
-            probed = _probe(parts, left)
+            probed = _probe(parts, left, on_method)
+        if here and probed is not None:
+            seconds += probed.seconds(here, settings["batch_size"])
+            megabytes += probed.a_cell * here + probed.a_part * math.ceil(here / job.part_rows)
         cells += here
-    forwards, backwards, seconds, megabytes = probed or (0.0, 0.0, 0.0, 0.0)
+    probed = probed or _Probe()
     return Plan(
         model=parts.labels["model"],
         dataset=parts.labels["dataset"],
@@ -90,10 +110,10 @@ def plan(settings: Mapping[str, Any], /, *, planned: set[str]) -> Plan:
         conditions=conditions,
         done=done,
         cells=cells,
-        forwards=forwards,
-        backwards=backwards,
-        seconds=seconds * cells,
-        megabytes=megabytes * cells,
+        forwards=probed.forwards,
+        backwards=probed.backwards,
+        seconds=seconds,
+        megabytes=megabytes,
     )
 
 
@@ -109,38 +129,79 @@ def _cells_left(results: Path, job: store.Job) -> int:
     return sum(stop - start for start, stop in set(job.ranges) - done)
 
 
-def _probe(parts: Parts, left: tuple[store.Condition, ...]) -> tuple[float, float, float, float]:
-    """Forwards, backwards, seconds and megabytes a cell. The first batch also warms up."""
+@dataclass(frozen=True)
+class _Probe:
+    """What a few crops took."""
+
+    forwards: float = 0.0
+    """A cell, and so are ``backwards``."""
+    backwards: float = 0.0
+    a_part: float = 0.0
+    """MiB of a part, whatever it holds."""
+    a_cell: float = 0.0
+    """MiB more for each cell."""
+    took: Mapping[int, float] = field(default_factory=dict)
+    """Crops at once -> seconds; increasing."""
+
+    def seconds(self, cells: int, batch_size: int, /) -> float:
+        """Of so many cells, in batches, and of the crops that are tried before the first."""
+        tried = list(self.took.items())
+        most, last = tried[-1]
+        each = last / most
+        if len(tried) > 1:  # what a batch costs whatever its size is paid once a batch
+            fewer, before = tried[-2]
+            each = max((last - before) / (most - fewer), each / 4)
+        batch = last + (batch_size - most) * each
+        return cells / batch_size * batch + _TRIED * tried[0][1]
+
+
+def _probe(
+    parts: Parts, left: tuple[store.Condition, ...], on_method: Callable[[str], None]
+) -> _Probe:
+    """Run a crop to warm up, another that counts, and more at once as long as that is quick."""
     skip = {c.triple for c in parts.job.conditions} - {c.triple for c in left}
-    size = parts.settings["batch_size"]
-    stop = min(2 * size, len(parts.dataset.table))
-    last = stop - size if stop > size else stop
-    marks: list[tuple[float, Counter[str]]] = []
-
-    def watched() -> Iterator[Batch]:
-        for start in range(0, stop, size):
-            marks.append((time.perf_counter(), counts.copy()))
-            yield from batches_of(
-                parts.dataset, batch_size=size, start=start, stop=min(start + size, stop)
-            )
-
+    options = replace(parts.options, keep=parts.settings["keep"], skip=frozenset(skip))
+    rows = len(parts.dataset.table)
+    size = min(parts.settings["batch_size"], rows)
+    took: dict[int, float] = {}
+    results: list[list[Result]] = []
+    start = 0
     with _counted(parts.model) as counts:
-        options = replace(parts.options, keep=parts.settings["keep"], skip=frozenset(skip))
-        results = list(run(parts.model, watched(), options))
-        ended = time.perf_counter()
-    began, before = marks[-1]
-    counts.subtract(before)
+        for number in [1, *(n for n in (1, 4, 16, 64, 256) if n < size), size]:
+            if len(results) > 1 and number * list(took.values())[-1] / max(took) > PROBED:
+                break
+            start = start if start + number <= rows else 0
+            some = range(start, start + number)
+            start += number
+            counts.clear()
+            began = time.perf_counter()
+            here: list[Result] = []
+            for result in run(parts.model, readable(parts.dataset, some, number, {}), options):
+                here.append(result)
+                on_method(result.method)
+            if not here:
+                break
+            if results:  # not the first, which also loads code
+                took[number] = time.perf_counter() - began
+            results.append(here)
+            passes = counts["forwards"] / number, counts["backwards"] / number
+    if not results:
+        return _Probe(took={1: 0.0})
+    if not took:
+        took[1] = time.perf_counter() - began
     job = replace(parts.job, conditions=left)
-    newest = [each for each in results if each.columns["id"][-1] == results[-1].columns["id"][-1]]
-    size_of_all = _bytes(job, results)
-    earlier = [each for each in results if each not in newest]
-    growth = size_of_all - _bytes(job, earlier)
-    return (
-        counts["forwards"] / last,
-        counts["backwards"] / last,
-        (ended - began) / last,
-        growth / last / 2**20,
-    )
+    return _Probe(*passes, *_disk(job, results), took)
+
+
+def _disk(job: store.Job, results: Sequence[Sequence[Result]]) -> tuple[float, float]:
+    """MiB of a part without cells, and by how much it grows with each."""
+    last, before = results[-1], results[-2] if len(results) > 1 else []
+    cells, earlier = ({name for r in each for name in r.columns["id"]} for each in (last, before))
+    if cells & earlier:
+        before = []
+    whole, less = _bytes(job, [*before, *last]), _bytes(job, before)
+    grows = max(0, whole - less) / len(cells)
+    return max(0.0, less - grows * len(earlier)) / 2**20, grows / 2**20
 
 
 def part_rows(parts: Parts, left: tuple[store.Condition, ...], /) -> int:

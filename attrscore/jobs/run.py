@@ -241,6 +241,12 @@ class _Work:
                 writer.write_part(start, stop, part)
         except BaseException as error:
             writer.fail(error, self._ran())
+            if isinstance(error, KeyboardInterrupt):
+                lost = sum(stop - start for start, stop in writer.missing())
+                error.add_note(
+                    f"{job.rows - lost} of {job.rows} cells of this job are kept in "
+                    f"{self.results}; the same command goes on from there."
+                )
             raise
         writer.succeed(self._ran())
         fresh |= {(job.id, start, stop) for start, stop in ranges}

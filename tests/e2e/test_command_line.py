@@ -510,6 +510,25 @@ def test_reproduce_runs_a_job_again_and_says_what_moved(capsys, tmp_path):
     assert weights != Path("w.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("command", "patched", "said"),
+    [
+        (["train"], "attrscore.jobs.fitting.train", "interrupted. Nothing was written: weights"),
+        (["inspect"], "attrscore.jobs.assembly.dataset_of", "interrupted.\n"),
+        ([], "attrscore.jobs.run.build", "interrupted. Parts that were written are kept"),
+    ],
+)
+def test_interrupted_says_what_is_true_of_the_command(command, patched, said, monkeypatch, capsys):
+    def stopped(*_given, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(patched, stopped)
+    assert main([*command, *SMALL]) == 130
+    err = capsys.readouterr().err
+    assert said in err
+    assert ("kept" in err) == (command == [])
+
+
 def test_interrupted_means_done_is_kept(monkeypatch, capsys):
     real = attrscore.store.Writer.write
     monkeypatch.setattr(attrscore.jobs.assembly, "PART_ROWS", 4)
@@ -522,7 +541,8 @@ def test_interrupted_means_done_is_kept(monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(attrscore.store.Writer, "write", stop_at_the_second)
         assert main(SMALL) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command goes on from there" in (err := capsys.readouterr().err)
+    assert "4 of 12 cells of this job are kept in results" in err
     assert main(["status", "results"]) == 3
     out = capsys.readouterr().out
     assert "interrupted: KeyboardInterrupt" in out

@@ -159,7 +159,7 @@ def plan(arguments: Sequence[str]) -> int:
             settings = checked_settings(cfg)
             from attrscore.jobs.planning import plan as plan_of  # loads torch
 
-            plans.append(plan_of(settings, planned=planned))
+            plans.append(plan_of(settings, planned=planned, on_method=on_method))
         except EmptyShardError:
             return Ended(OK)
         except (AttrscoreError, OmegaConfBaseException) as error:
@@ -170,7 +170,12 @@ def plan(arguments: Sequence[str]) -> int:
     with TemporaryDirectory() as nowhere:
         folders = [f"hydra.{mode}.dir='{nowhere}'" for mode in ("run", "sweep")]
         quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
-        code = sweeps.run([*asked, *folders, *quiet], job)
+        with output.progress("jobs planned") as advance:
+
+            def on_method(name: str) -> None:
+                advance(len(plans), 0, f"trying {name}")
+
+            code = sweeps.run([*asked, *folders, *quiet], job)
     if "--json" in arguments:
         sys.stdout.write(json.dumps([asdict(each) for each in plans], indent=1) + "\n")
     elif plans:
