@@ -59,12 +59,13 @@ KINDS: Mapping[str, Kind] = {
     ),
     "huge_object": Kind(
         "{count} of {of} objects are as large as their field, or 10 times the median",
-        "look (a numbered background? merged cells?); dataset.where='area < ...' drops some",
+        "look (a numbered background? merged cells?), and leave them out where they are wrong: "
+        "'dataset.where=\"area < 5000\"'",
     ),
     "nucleus_empty": Kind(
         "the nucleus is empty in {count} of {of} cells",
         "in dataset.nuclei a nucleus has its cell's number, which may be shifted; "
-        "dataset.where='nucleus_area > 0' drops single ones",
+        "'dataset.where=\"nucleus_area > 0\"' leaves single ones out",
     ),
     "cut": Kind(
         "the crop is smaller than {count} of {of} cells",

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attrscore.cli.main import COMMANDS, main
 
@@ -29,14 +30,19 @@ STATIC = {"CODE_OF_CONDUCT.md", "SECURITY.md", "docs/api.md", "docs/index.md", "
 SMALL = ["dataset.cells=24", "dataset.size=[32,32]"]
 
 
-def run_as_typed(line: str) -> None:
+def as_typed(line: str) -> list[str]:
+    """The words after ``attrscore`` that bash makes of a line."""
     spelt = subprocess.run(
         ["bash", "-c", f'attrscore() {{ for word; do printf "%s\\0" "$word"; done; }}\n{line}'],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    words = spelt.split("\0")[:-1]
+    return spelt.split("\0")[:-1]
+
+
+def run_as_typed(line: str) -> None:
+    words = as_typed(line)
     command = COMMANDS.get(words[0]) if words else None
     small = [] if command and not command.settings else SMALL
     if "dataset=fields" in words:
@@ -46,6 +52,11 @@ def run_as_typed(line: str) -> None:
         words = [word for word in words if not word.startswith("model.draws=")]
         small = [*small, "model.draws=2"]
     assert main([*words, *small]) == 0, line
+
+
+def lines_of(text: str) -> list[str]:
+    """Those that end in a backslash with the next."""
+    return re.sub(r"\\\n\s*", "", text).splitlines()
 
 
 def own_images() -> None:
@@ -105,7 +116,7 @@ def test_a_page_runs_as_written(page, tmp_path, monkeypatch):
             else:
                 exec(compile(text, page, "exec"), namespace)
         elif language == "bash":
-            for line in text.splitlines():
+            for line in lines_of(text):
                 if line.startswith("attrscore"):
                     run_as_typed(line)
     CAME_OUT.get(page, lambda *_: None)(namespace)
@@ -139,6 +150,28 @@ CAME_OUT = {
     "docs/tutorial.md": nothing_twice,
     "docs/your-images.md": a_figure_and_heat,
 }
+
+
+SETTING = re.compile(r"'?[~+]*[a-z_]+([./@][\w.]+)*=(?!True|False)\S")
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_settings_in_the_text_are_read_by_bash_and_hydra(page):
+    """Also where a line cannot be run: on a cluster, or a setting that a sentence names."""
+    prose = re.sub(r"```.*?```", "", (CHECKOUT / page).read_text(), flags=re.DOTALL)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    if page == "CHANGELOG.md":  # of older versions
+        spans = []
+    commands = [
+        line.partition(" ")[2]
+        for language, text in PAGES[page]
+        if language == "text"
+        for line in lines_of(text)
+        if re.match(r"attrscore (-m )?[a-z_.]+=", line)
+    ]
+    for typed in [*filter(SETTING.match, spans), *commands]:
+        words = [word for word in as_typed(f"attrscore {typed}") if word != "-m"]
+        assert OverridesParser.create().parse_overrides(words), typed
 
 
 def test_commands_are_marked_as_such():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attrscore.core.contracts import Batch
 from attrscore.core.registry import DATASETS
@@ -243,3 +247,5 @@ def test_every_kind_has_a_line_with_what_to_do(kind):
     assert "7" in flag.seen
     assert "\n" not in flag.describe()
     assert flag.as_dict()["advice"] == flag.advice
+    for setting in re.findall(r"'dataset[^']*'", flag.advice):  # as one would paste it
+        assert OverridesParser.create().parse_overrides(shlex.split(setting))
