@@ -41,8 +41,10 @@ def test_from_training_to_the_report(capsys):
     lines = [line for line in summary.splitlines() if "grad_cam " in line]
     assert len(lines) == 2  # both figures
     assert main(["report", "results", "--json"]) == 0
-    groups = json.loads(capsys.readouterr().out)["groups"]
-    assert sorted(str(group["held_out"]) for group in groups) == ["False", "True"]
+    found = json.loads(capsys.readouterr().out)
+    subsets = [each["subset"] for each in found["subsets"] if each["of"] == "training"]
+    assert subsets == ["held out", "trained on"]
+    assert [each["cells"] for each in found["accuracy"]] == ["held out", "trained on"]
     assert main(["collect", "results", "-o", "scores.csv"]) == 0
     assert pd.read_csv("scores.csv")["held_out"].sum() == record.counts["held_out"]
 
@@ -53,7 +55,8 @@ def test_cells_that_training_never_saw_are_held_out(capsys):
     assert attrscore.read_scores("results")["held_out"].all()
     capsys.readouterr()
     assert main(["report", "results", "--json"]) == 0
-    assert not json.loads(capsys.readouterr().out)["groups"]
+    accuracy = json.loads(capsys.readouterr().out)["accuracy"]
+    assert [each["cells"] for each in accuracy] == ["held out"]
 
 
 def test_a_model_of_other_channels_is_refused_in_one_sentence(capsys):

@@ -47,7 +47,7 @@ def report(arguments: Sequence[str]) -> int:
         score=options.score,
         threshold=options.threshold,
         clusters=options.clusters,
-        by=options.by or _by_default(table),
+        by=options.by,
         null=options.null,
         primary=options.primary,
         rule=_rule(options.rule),
@@ -113,12 +113,6 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if options.json and (options.output or options.figure):
         raise ConfigError("--json prints on the terminal: leave out -o and --figure.")
     return options
-
-
-def _by_default(table: pd.DataFrame) -> list[str]:
-    """Cells that a model was trained on stand apart from those that it was not."""
-    mixed = "held_out" in table and len(table["held_out"].dropna().unique()) > 1
-    return ["held_out"] if mixed else []
 
 
 def _write_page(
