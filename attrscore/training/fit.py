@@ -93,9 +93,9 @@ def monitor(
     early epochs a score under them is noise. The margin of the predicted class is explained. The
     donors of swaps are the other cells.
     """
-    copy = copied(model)
     learnt = list(learnt)
     with torch.inference_mode(mode=False), torch.no_grad():
+        copy = copied(model)
         with _forked(next(iter(model.parameters())).device):
             if learnt:
                 update_bn(learnt, copy)
