@@ -13,6 +13,7 @@ from rich.text import Text
 from attrscore.core.columns import title_of
 from attrscore.errors import shown
 from attrscore.stats.agreement import map_matrix
+from attrscore.stats.comparisons import FINDINGS
 from attrscore.stats.conditions import distinguishing
 from attrscore.stats.reporting import MOST_COMPARED, SHOWN
 from attrscore.stats.summary import CORRECTED
@@ -56,6 +57,8 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
         if between in found.uncompared:
             more = found.uncompared[between]
             yield f"only the first {MOST_COMPARED} {between}s are compared, {more} more are not"
+    if len(found.repairs):
+        yield _repairs(found)
     for model, matrix in found.agreement.items():
         if len(matrix) <= _MOST:
             yield _matrix(model, matrix)
@@ -300,6 +303,25 @@ def _maps(rows: pd.DataFrame) -> Iterator[Table]:
             cells = [f"{_number(rank)} {_number(top)}" for rank, top in zip(*both, strict=True)]
             table.add_row(number, str(name), *cells)
         yield table
+
+
+def _repairs(found: Report) -> Table:
+    """What guides did, by the swap on the same cells."""
+    rows = found.repairs
+    keys = ["model", "guide", "against", *(n for n in _shared(found, rows) if n != "model")]
+    table = _table(
+        "what guides did, by the swap (where the data allow it, prefer accuracy on reversed data)",
+        keys,
+        ["log odds", "swap outside", "left", "finding"],
+    )
+    for _, row in rows.iterrows():
+        changes = [
+            _interval(*(row[f"{name}.{end}"] for end in ("difference", "low", "high")))
+            for name in ("score", "swap")
+        ]
+        said = f"{row['finding']}: {FINDINGS[row['finding']]}"
+        table.add_row(*_names(row, keys), *changes, _number(row["swap"]), said)
+    return table
 
 
 def _adjusted(found: Report) -> Table:

@@ -120,13 +120,21 @@ def monitor(
 
 
 def random_band(
-    model: nn.Module, cells: Batch, /, *, draws: int = 5, **options: Any
+    model: nn.Module,
+    cells: Batch,
+    /,
+    learnt: Iterable[Tensor] = (),
+    *,
+    draws: int = 5,
+    **options: Any,
 ) -> tuple[float, float]:
     """Lowest and highest mean log odds of these cells under random weights of the same model.
 
-    The options are those of :func:`monitor`. NaN where no draw defines any.
+    As :func:`monitor`, whose options it takes. NaN where no draw defines any.
     """
-    found = [monitor(randomized(model, "all", seed), cells, **options) for seed in range(draws)]
+    learnt = list(learnt)
+    drawn = (randomized(model, "all", seed) for seed in range(draws))
+    found = [monitor(each, cells, learnt, **options) for each in drawn]
     known = [each.log_odds for each in found if math.isfinite(each.log_odds)]
     return (min(known), max(known)) if known else (math.nan, math.nan)
 
@@ -226,7 +234,8 @@ def train(
     )
     drawn = torch.Generator().manual_seed(seed)  # the guide's own: batches are those of none
     penalty = getattr(guided, "penalty", None)
-    seen, band = _watched(model, dataset, outside[:watched], like=parameters[0])
+    some = [cells.learnt(inside[:ENOUGH], guided, torch.Generator())] if watched else []
+    seen, band = _watched(model, dataset, outside[:watched], some, like=parameters[0])
     weights = _of_equal_classes(dataset.table["label"].to_numpy()[inside]) if balance else None
     history: list[Epoch] = []
     generator = torch.Generator().manual_seed(seed)
@@ -280,7 +289,6 @@ def train(
                     epoch = replace(epoch, penalty=added, undefined=undefined / len(inside))
                     line += f"  penalty {added:.3f}"
                 if seen is not None:
-                    some = [cells.learnt(inside[:ENOUGH], guided, torch.Generator())]
                     epoch = replace(epoch, monitored=monitor(model, seen, some))
                     line += f"  {epoch.monitored}"
                 history.append(epoch)
@@ -325,7 +333,7 @@ ENOUGH = 256
 
 
 def _watched(
-    model: nn.Module, dataset: Dataset, rows: Rows, *, like: Tensor
+    model: nn.Module, dataset: Dataset, rows: Rows, learnt: Sequence[Tensor], *, like: Tensor
 ) -> tuple[Batch | None, tuple[float, float]]:
     """The cells to look at after each epoch, and their band under random weights.
 
@@ -336,7 +344,7 @@ def _watched(
     read = dataset.read(rows.tolist())
     batch = replace(read, inputs=read.inputs.to(like.dtype)).to(like.device)
     try:
-        return batch, random_band(model, batch)
+        return batch, random_band(model, batch, learnt)
     except AttrscoreError as error:
         warnings.warn(f"The training cannot be watched: {error}", AttrscoreWarning, stacklevel=3)
         return None, (math.nan, math.nan)

@@ -114,17 +114,20 @@ class WhereItLooks(lightning.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at one of the first batches."""
-        if batch_idx >= self._batches or dataloader_idx:
+        """Look at one of the first batches; not while Lightning checks that validation works."""
+        if batch_idx >= self._batches or dataloader_idx or trainer.sanity_checking:
             return
         cells = self._as_batch(batch, batch_idx)
         model = self._model(pl_module)
+        learnt = self._statistics(trainer, cells)
         if self._band is None:
-            self._band = random_band(model, cells, **self._options)
-        self._metric.to(cells.inputs.device).update(model, cells, self._statistics(trainer, cells))
+            self._band = random_band(model, cells, learnt, **self._options)
+        self._metric.to(cells.inputs.device).update(model, cells, learnt)
 
     def on_validation_epoch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+        self,
+        trainer: lightning.Trainer,  # noqa: ARG002
+        pl_module: lightning.LightningModule,
     ) -> None:
         """Log the means."""
         if not self._metric.update_called:
@@ -133,8 +136,7 @@ class WhereItLooks(lightning.Callback):
         self._metric.reset()
         if self._band is not None:
             found |= {"random_lowest": self._band[0], "random_highest": self._band[1]}
-        if not trainer.sanity_checking:
-            self.history.append(found)
+        self.history.append(found)
         pl_module.log_dict({f"attrscore/{name}": value for name, value in found.items()})
 
     def _statistics(self, trainer: lightning.Trainer, like: Batch) -> list[Tensor]:

@@ -107,6 +107,7 @@ def page(
         "ranks": comparing.ranks(conditions, better=found.reading.better),
         "comparisons": sections.comparisons(found),
         "same": sections.same(found),
+        "repairs": sections.repairs(found),
         "changed": [
             {**row, "anchor": shown.anchors.get((row["dataset"], row["id"]))}
             for row in comparing.changed_between(runs, found.score) or comparing.changed(conditions)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from attrscore.core.columns import column_of, title_of
 from attrscore.report.page._conditions import Condition
+from attrscore.stats.comparisons import FINDINGS
 from attrscore.stats.conditions import is_null, label, named, records, short
 from attrscore.stats.resampling import numbers
 from attrscore.stats.summary import CORRECTED, Names, class_name, threshold_curve
@@ -27,6 +28,7 @@ __all__ = [
     "metrics",
     "reasons",
     "reasons_of",
+    "repairs",
     "same",
     "subsets",
     "thresholds",
@@ -209,6 +211,18 @@ def same(found: Report, /) -> list[dict[str, Any]]:
             shown = {"held": short(label(row, held)), "between": between, "cells": row["cells"]}
             made.append({**shown, **{n: short(row[n]) for n in ("first", "second")}})
     return made
+
+
+def repairs(found: Report, /) -> list[dict[str, Any]]:
+    """What guides did to models, in words."""
+    if found.repairs.empty:
+        return []
+    held = [name for name in found.shown if name != "model" and name in found.repairs]
+    held = [name for name in held if found.repairs[name].nunique() > 1]
+    return [
+        {**row, "held": short(label(row, held)), "says": FINDINGS[row["finding"]]}
+        for row in records(found.repairs)
+    ]
 
 
 def undefined(found: Report, null: str | None, /) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@ def test_stale_statistics_of_batch_normalisation_are_taken_anew(model):
 class Lit(lightning.LightningModule):
     def __init__(self):
         super().__init__()
-        self.net = TinyCNN(width=4)(CHEAT.spec)
+        self.net = TinyCNN(width=4)(CHEAT.spec).train()
 
     def forward(self, inputs):
         return self.net(inputs)
