@@ -218,7 +218,7 @@ def repairs(found: Report, /) -> list[dict[str, Any]]:
     if found.repairs.empty:
         return []
     held = [name for name in found.shown if name != "model" and name in found.repairs]
-    held = [name for name in held if found.repairs[name].nunique() > 1]
+    held = [name for name in held if len(set(found.repairs[name])) > 1]
     return [
         {**row, "held": short(label(row, held)), "says": FINDINGS[row["finding"]]}
         for row in records(found.repairs)
