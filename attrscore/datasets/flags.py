@@ -33,6 +33,9 @@ HUGE_SHARE, HUGE_TIMES, HUGE_AMONG = 0.5, 10.0, 5
 """An object is huge that covers this share of its field, or is so many times the median object of
 a field of at least so many."""
 
+FEWEST = 3
+"""Cells of a class, from which on it is odd that they lie in one well."""
+
 WINDOW = 512
 """Pixels along each axis of the piece of a field that is looked at."""
 
@@ -244,7 +247,7 @@ def _of_units(known: pd.DataFrame, labels: Any, names: Sequence[str]) -> Iterato
     units, values = pd.factorize(pd.Series(keys.itertuples(index=False, name=None)))
     counts = _counts(units, labels, len(values), len(names))
     at = counts.argmax(0)
-    alone = ((counts > 0).sum(0) == 1) & ((counts[at] > 0).sum(1) == 1)
+    alone = ((counts > 0).sum(0) == 1) & ((counts[at] > 0).sum(1) == 1) & (counts.sum(0) >= FEWEST)
     if len(values) > 1:
         examples = [f"{n}: {' '.join(values[u])}" for n, u in zip(names, at, strict=True)]
         yield from _flag("class_in_one_well", alone, examples)

@@ -177,6 +177,17 @@ def test_processes_that_read_ahead_change_no_number():
     assert main([*SMALL, "readers=-2", "results=wrong"]) == 2
 
 
+def test_inspect_honours_and_shows_relative_depth(capsys):
+    assert main(["inspect", "dataset.cells=4", "depth=[0.3,1]", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    depths = {layer["name"]: layer["depth"] for layer in found["model"]["layers"]}
+    chosen = [finding["layer"] for finding in found["findings"]]
+    assert chosen == sorted(chosen, key=list(depths).index)
+    assert [round(depths[layer], 2) for layer in chosen] == [0.33, 1.0]
+    assert main(["inspect", "dataset.cells=4", "model=tiny_cnn"]) == 0
+    assert "depth" in capsys.readouterr().out
+
+
 def test_inspect_shows_what_a_dataset_holds_before_any_network_fits_it(capsys):
     assert main(["inspect", "dataset=phantom", "dataset.size=[9,9]", "dataset.cells=24"]) == 0
     out = capsys.readouterr().out

@@ -181,6 +181,7 @@ def test_each_class_in_its_own_well(study):
     for row in study.table:
         row["Metadata_Well"] = {"DMSO": "A01", "drug": "B01"}[row["treatment"]]
         row["Metadata_Plate"] = "P0"
+    assert "class_in_one_well" not in study.flags(limit=4)  # two cells of each
     found = study.flags()["class_in_one_well"]
     assert (found.count, found.of) == (2, 2)
     assert found.examples == ("DMSO: P0 A01", "drug: P0 B01")

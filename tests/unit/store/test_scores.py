@@ -61,6 +61,17 @@ def test_chosen_columns_come_with_what_tells_rows_apart(tmp_path):
         read_scores(tmp_path, columns=["grad_cam"])
 
 
+def test_layers_stand_in_the_order_of_the_model(tmp_path):
+    depths = {"stem": 0.1, "blocks.9": 0.5, "blocks.10": 0.9, "head": 1.0, "input": 0.0}
+    for layer in ("head", "blocks.10", "stem", "input", "blocks.9"):  # of several jobs
+        fill(tmp_path, job(Condition(GRAD_CAM, layer, GRAD_CAMO)), depth=depths[layer])
+    fill(tmp_path, job(Condition(GRAD_CAM, "aside", GRAD_CAMO)))  # whose depth is not known
+    order = ["input", "stem", "blocks.9", "blocks.10", "head", "aside"]
+    assert list(read_scores(tmp_path)["layer"].unique()) == order
+    collect(tmp_path, tmp_path / "all.h5")
+    assert list(read_scores(tmp_path / "all.h5")["layer"].unique()) == order
+
+
 def test_scorers_of_different_jobs_share_a_row_by_id(tmp_path):
     first, second = job(), job(Condition(GRAD_CAM, "features.3", OTHER), part_rows=5)
     Writer(tmp_path, first, labels=LABELS).write(0, 2, table(first, 0, 2))
