@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,39 +58,39 @@ class DaskLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """What became of each job is known to the sweep; here they only end."""
-        try:
-            import dask
-            from distributed import Client, KilledWorker, as_completed
-        except ImportError as error:
-            needs = "hydra/launcher=dask needs distributed: pip install 'attrscore[dask]'"
-            raise ConfigError(needs) from error
+        if find_spec("distributed") is None:
+            raise ConfigError(
+                "hydra/launcher=dask needs distributed: pip install 'attrscore[dask]'"
+            )
+        jobs = dict(enumerate(job_overrides, initial_job_idx))
+        left = sweeps.unfinished(jobs, self.hydra_context.config_loader, self.config)
+        if left:
+            self._wait(left, Singleton.get_state())
+        return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
+
+    def _wait(self, left: dict[int, list[str]], state: dict[Any, Any]) -> None:
+        import dask
+        from distributed import Client, KilledWorker, as_completed
+
         from attrscore.cli.output import stderr
 
-        where: dict[str, Any] = {
-            "n_workers": self.n_workers,
-            "threads_per_worker": 1,
-            "dashboard_address": None,
-        }
+        where: dict[str, Any] = {"n_workers": self.n_workers, "threads_per_worker": 1}
+        where["dashboard_address"] = None
         if self.scheduler is not None:
             by = "scheduler_file" if self.scheduler.endswith(".json") else "address"
             where = {by: self.scheduler}
-        loader, here = self.hydra_context.config_loader, (str(Path.cwd()), Singleton.get_state())
         # else every worker gets one thread, whatever share of the cores is its own
-        with (
-            dask.config.set({"distributed.nanny.pre-spawn-environ": {}}),
-            Client(**where) as client,
-        ):
+        free = dask.config.set({"distributed.nanny.pre-spawn-environ": {}})
+        with free, Client(**where) as client:
             futures = {
-                client.submit(self._job, number, list(each), *here, pure=False): number
-                for number, each in enumerate(job_overrides, initial_job_idx)
-                if not sweeps.finished(number, loader, self.config, each)
+                client.submit(self._job, number, each, str(Path.cwd()), state, pure=False): number
+                for number, each in left.items()
             }
             for future in as_completed(list(futures)):
                 number, raised = futures[future], future.exception()
                 how = "killed" if isinstance(raised, KilledWorker) else "failed"
                 how = sweeps.over(number, how, f"{type(raised).__name__}: {raised}")
                 stderr().print(f"job {number}: {how}", soft_wrap=True)
-        return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
 
     def _job(self, number: int, overrides: list[str], folder: str, state: dict[Any, Any]) -> None:
         """Runs on a worker, in the folder of the command."""

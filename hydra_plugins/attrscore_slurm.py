@@ -39,8 +39,6 @@ else:
             self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
         ) -> Sequence[JobReturn]:
             """What became of each job is known to the sweep; here they only end."""
-            from attrscore.cli.output import stderr
-
             absent = [name for name in ("sbatch", "srun", "squeue") if shutil.which(name) is None]
             if absent:
                 raise ConfigError(
@@ -48,32 +46,12 @@ else:
                     "machine of the cluster, or leave the launcher out."
                 )
             asked = dict(enumerate(job_overrides, initial_job_idx))
-            there = slurm.running() or set()  # of an earlier command, which was left
-            jobs = {n: job for n, job in sweeps.in_queue().items() if n in asked and job in there}
-            loader = self.hydra_context.config_loader
-            left = {
-                number: list(overrides)
-                for number, overrides in asked.items()
-                if number not in jobs
-                and not sweeps.finished(number, loader, self.config, overrides)
-            }
+            jobs = slurm.left_there(asked)
+            rest = {number: each for number, each in asked.items() if number not in jobs}
+            left = sweeps.unfinished(rest, self.hydra_context.config_loader, self.config)
             submitted = self._submitted(left) if left else {}
             jobs |= {number: job.job_id for number, job in submitted.items()}
-            if jobs:
-                arrays = " ".join(dict.fromkeys(job.partition("_")[0] for job in jobs.values()))
-                stderr().print(
-                    f"{len(jobs)} jobs in Slurm as {arrays}; they go on when this command ends. "
-                    f"To stop them: scancel {arrays}",
-                    soft_wrap=True,
-                )
-                try:
-                    slurm.wait(jobs, {n: job.paths.stderr for n, job in submitted.items()})
-                except KeyboardInterrupt as error:
-                    error.add_note(
-                        "The jobs were left in Slurm, where they go on; to stop them: "
-                        f"scancel {arrays}. The same command waits for them again."
-                    )
-                    raise
+            slurm.wait(jobs, {number: job.paths.stderr for number, job in submitted.items()})
             return [JobReturn(status=JobStatus.COMPLETED) for _ in job_overrides]
 
         def _submitted(self, left: dict[int, list[str]]) -> dict[int, Any]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from attrscore.cli import sweeps
 
@@ -59,10 +59,45 @@ def running() -> set[str] | None:
     return None if known is None else {job for job, state in known.items() if state not in over}
 
 
+def left_there(asked: Collection[int], /) -> dict[int, str]:
+    """Those of these jobs of a sweep that Slurm has already, as an earlier command was ended.
+
+    Number -> Slurm's name.
+    """
+    there = running() or set()
+    return {
+        number: job for number, job in sweeps.in_queue().items() if number in asked and job in there
+    }
+
+
 def wait(jobs: Mapping[int, str], logs: Mapping[int, object], /) -> None:
-    """Wait for jobs of a sweep, number -> Slurm's name of each, and say what became of each."""
+    """Wait for jobs of a sweep, number -> Slurm's name of each, and say what became of each.
+
+    Ctrl-C ends the waiting, and says how to end the jobs.
+    """
+    if not jobs:
+        return
     from attrscore.cli.output import stderr
 
+    arrays = " ".join(dict.fromkeys(job.partition("_")[0] for job in jobs.values()))
+    stderr().print(
+        f"{len(jobs)} jobs in Slurm as {arrays}; they go on when this command ends. "
+        f"To stop them: scancel {arrays}",
+        soft_wrap=True,
+    )
+    try:
+        for number, how in _ended(jobs, logs):
+            stderr().print(f"job {number} ({jobs[number]}): {how}", soft_wrap=True)
+    except KeyboardInterrupt as error:
+        error.add_note(
+            f"The jobs were left in Slurm, where they go on; to stop them: scancel {arrays}. "
+            "The same command waits for them again."
+        )
+        raise
+
+
+def _ended(jobs: Mapping[int, str], logs: Mapping[int, object]) -> Iterator[tuple[int, str]]:
+    """The number of each job that ended, and what became of it."""
     left, before, began = dict(jobs), dict[int, str](), time.monotonic()
     while left:
         time.sleep(min(SLOWEST, max(FASTEST, (time.monotonic() - began) / 20)))
@@ -75,6 +110,6 @@ def wait(jobs: Mapping[int, str], logs: Mapping[int, object], /) -> None:
             job, state = left.pop(number), ended[number]
             state = before[number] if state == "GONE" else state
             log = f"; its log: {logs[number]}" if number in logs else ""
-            how = sweeps.over(number, ENDED[state], f"Slurm's state of {job} is {state}{log}")
-            stderr().print(f"job {number} ({job}): {how}", soft_wrap=True)
+            why = f"Slurm's state of {job} is {state}{log}"
+            yield number, sweeps.over(number, ENDED[state], why)
         before = ended

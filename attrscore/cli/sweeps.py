@@ -309,10 +309,21 @@ def _write(path: Path, ended: Ended) -> None:
 # What launchers ask of the sweep that they are started for, and say to it, by the number of a job
 
 
-def finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[str], /) -> bool:
-    """Whether a job need not be submitted, as the results hold all of it.
+def unfinished(
+    jobs: Mapping[int, Sequence[str]], loader: Any, config: DictConfig, /
+) -> dict[int, list[str]]:
+    """Those of these jobs, number -> overrides, of which the results do not hold all."""
+    return {
+        number: list(overrides)
+        for number, overrides in jobs.items()
+        if not _finished(number, loader, config, overrides)
+    }
 
-    Asked of those that ended well before: its parts are built here, from the data as they are now.
+
+def _finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[str]) -> bool:
+    """Asked of those that ended well before.
+
+    Their parts are built here, from the data as they are now.
     """
     sweep = _SWEEP.get()
     if sweep is None or sweep.folder is None or sweep.listed is None:
