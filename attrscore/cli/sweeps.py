@@ -370,15 +370,20 @@ def over(number: int, how: str, why: str = "", /) -> str:
     sweep = _SWEEP.get()
     if sweep is None or sweep.folder is None:
         return how
-    path = _path(sweep.folder, number)
-    if not path.exists():
-        if sweep.listed is not None:
-            from attrscore.store import asked
+    path, ended = _path(sweep.folder, number), None
+    if path.exists():
+        ended = Ended(**json.loads(path.read_bytes()))
+    elif sweep.listed is not None:
+        from attrscore.store import asked
 
-            state = asked.known_answer(sweep.results, sweep.jobs[number])
-            how = how if state == "absent" else state  # said to the command that submitted it
-        _write(path, sweep.lost(number, how, why))
-    return Ended(**json.loads(path.read_bytes())).state
+        state = asked.known_answer(sweep.results, sweep.jobs[number])
+        if state != "absent":  # said to the command that submitted it
+            ended = Ended.known(state, sweep.jobs[number], why)
+    # what was stopped may have been queued again, and have ended otherwise
+    if ended is None or (ended.how == "stopped" and how != "failed"):
+        ended = sweep.lost(number, how, why)
+    _write(path, ended)
+    return ended.state
 
 
 def _say(ended: Sequence[Ended]) -> None:

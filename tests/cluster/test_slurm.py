@@ -262,6 +262,7 @@ def test_a_time_limit_is_no_row_and_memory_or_a_node_that_is_gone_costs_its_job_
     show = ("scontrol", "show", "job", queued.array())
     cluster.wait(lambda: re.search("Restarts=[1-9]", cluster.call(*show)), "another start")
     assert not queued.bytes()
+    cluster.call("scontrol", "update", f"job={queued.array()}", "TimeLimit=30")
     queued.release()
     assert timed.ended() == 1, timed.said
     assert "of 1 jobs: 1 stopped" in timed.said, timed.said

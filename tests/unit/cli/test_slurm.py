@@ -95,8 +95,10 @@ def test_what_a_job_said_to_an_earlier_command_counts(sweep):
     assert sweeps.over(0, "failed", "why") == "done"
     assert sweeps.over(1, "failed", "why") == "stopped"
     assert sweeps.over(2, "cancelled", "why") == "cancelled"
+    asked.answered(sweep.results, JOBS[3], "stopped")
+    assert sweeps.over(3, "out of memory", "queued again") == "out of memory"
     assert [(each.code, each.why) for each in sweep.ended(None)] == [
-        *((0, ""), (1, "why"), (1, "why"), (1, "It ended without a word."))
+        *((0, ""), (1, "why"), (1, "why"), (1, "queued again"))
     ]
 
 
