@@ -1,6 +1,7 @@
 """What the bookkeeping of a large sweep costs: status, verify and collect, with made-up scores.
 
     python benchmarks/bookkeeping.py                # 10^6 cells in 10^3 shards; some minutes
+    python benchmarks/bookkeeping.py --screen       # 10^8 cells, whose parts are names alone
     python benchmarks/bookkeeping.py --quick        # does it run?
 
 Each verb runs as its own process, as a user starts it. Prints wall and CPU time, and the
@@ -17,13 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from attrscore.store import Condition, Job, Plugin, Writer
+from attrscore.cli import slurm
+from attrscore.store import Condition, Job, JobFolder, Plugin, Writer, asked
+from attrscore.store.part import part_name
 
 COMPANIONS = ("chance", "lift", "above_chance", "log_odds", "lowest", "highest", "resolved", "auc")
 
@@ -77,6 +81,39 @@ def simulate(folder: Path, shards: Iterable[int], of: int, cells: int, places: i
         writer.succeed({"seconds": 1.0})
 
 
+def screen(folder: Path, jobs: int, parts: int) -> None:
+    """A finished sweep on a cluster, of 24 conditions: every file that it leaves, parts empty."""
+    overrides = [(f"dataset.shard={k}/{jobs}", "results=r") for k in range(jobs)]
+    took("list of the sweep", lambda: asked.ask(folder, overrides, queue={0: "1_0"}))
+    took("what became of each job", lambda: [asked.answered(folder, o, "done") for o in overrides])
+    took("the folders", lambda: [_names(folder, k, jobs, parts) for k in range(jobs)])
+    listed = "".join(f"1_{k} RUNNING 0\\n" for k in range(jobs))
+    squeue = folder / "squeue"
+    squeue.write_text(f"#!/bin/sh\nprintf '{listed}'\n")
+    squeue.chmod(0o755)
+    os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
+    took("one question to squeue", slurm.states)
+    took("what sweeps asked for", lambda: asked.asked_of(folder))
+    print(f"status of {jobs} jobs of {parts} parts: {timed('status', str(folder))}")
+
+
+def _names(folder: Path, k: int, jobs: int, parts: int) -> None:
+    writer = Writer(folder, shard(k, jobs, parts * 1024, 24), labels={}, config="x: 1")
+    known = {}
+    for start, stop in writer.job.ranges:
+        name = part_name(start, stop)
+        (writer.folder / name).touch()
+        known[name] = {"bytes": 0, "rows": {"ok": 24 * (stop - start)}, "failures": []}
+    replace(JobFolder.read(writer.folder), known=known).write()
+
+
+def took(what: str, step: Callable[[], object]) -> None:
+    began, used = time.perf_counter(), time.process_time()
+    step()
+    wall, cpu = time.perf_counter() - began, time.process_time() - used
+    print(f"{what:24} {wall:6.1f} s wall {cpu:6.1f} s CPU", flush=True)
+
+
 USED = """
 import atexit, resource
 def used():
@@ -119,6 +156,7 @@ def main() -> None:
     parser.add_argument("--conditions", type=int, default=10_000, help="jobs of one condition each")
     parser.add_argument("--more", type=int, default=4, help="times as many shards, at the end")
     parser.add_argument("--limit", type=int, default=256, help="MiB for collect to hold")
+    parser.add_argument("--screen", action="store_true", help="only 10^8 cells, without rows")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -126,6 +164,11 @@ def main() -> None:
     os.fsync = lambda _: None  # simulating needs no power cut
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    if options.screen or options.quick:
+        with tempfile.TemporaryDirectory() as place:
+            screen(Path(place), options.shards, 2 if options.quick else 98)
+        if options.screen:
+            return
     with tempfile.TemporaryDirectory() as place:
         many, sweep = Path(place, "many"), Path(place, "sweep")
         every = options.shards * options.more

@@ -120,7 +120,7 @@ def asked_of(
     A list that is damaged is left out.
     """
     folder = Path(results, SWEEPS)
-    waiting, running = beats(folder), beats(folder / "jobs")
+    waiting, running, again = beats(folder), beats(folder / "jobs"), ("absent", "stopped")
     found: dict[str, list[Asked]] = {}
     for path in sorted(each for each in paths_in(folder) if each.suffix == ".json"):
         for job in _listed(path):
@@ -128,7 +128,9 @@ def asked_of(
             alive = running.get(_path(results, job.overrides).name)
             if alive:
                 state = "running"
-            elif job.queue and (state == "absent" if queue is None else job.queue in queue):
+            elif job.queue and (
+                state == "absent" if queue is None else job.queue in queue and state in again
+            ):
                 state = "queued"
             elif alive is not None and state == "absent":
                 state = "stopped"

@@ -72,6 +72,7 @@ def test_bookkeeping_prints_times_and_memory(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "collect .parquet" in done.stdout
     assert "status of 10 jobs of one condition" in done.stdout
+    assert "status of 5 jobs of 2 parts" in done.stdout
 
 
 def test_the_validation_holds_in_small(tmp_path):

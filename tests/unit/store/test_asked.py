@@ -37,6 +37,8 @@ def test_states_of_what_was_asked_for(tmp_path):
         raise KeyboardInterrupt
     assert states(tmp_path) == ["stopped", "done"]
     assert states(tmp_path, queue={"7_0"}) == ["queued", "done"], "queued again by its scheduler"
+    asked.ask(tmp_path, JOBS, queue={1: "7_1"})
+    assert states(tmp_path, queue={"7_1"}) == ["stopped", "done"], "it has just ended"
     asked.unanswered(tmp_path, JOBS[1])
     assert states(tmp_path, queue=set()) == ["stopped", "absent"]
 
