@@ -130,9 +130,13 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _train(settings: Mapping[str, Any]) -> int:
+    import torch
+
     from attrscore.cli import output
     from attrscore.jobs.fitting import fit
 
+    if threads := sweeps.share(settings, 0)["threads"]:
+        torch.set_num_threads(int(threads))
     trained, dataset = fit(settings, notify=output.say)
     output.stdout().print(
         f"held-out accuracy {trained.accuracy:.3f} (balanced {trained.balanced_accuracy:.3f}) on "

@@ -12,9 +12,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attrscore.cli import sweeps
+from attrscore.cli.main import main
 from attrscore.cli.outcomes import FAILED, Ended, worst
 from attrscore.cli.sweeps import WORKERS, Sweep, fused, share, workers_of
 from attrscore.core.registry import conf_dir
+from attrscore.errors import ConfigError
+from attrscore.jobs import fitting
 
 
 @pytest.fixture
@@ -81,6 +84,21 @@ def test_a_job_of_slurm_has_the_cores_that_it_asked_for(monkeypatch):
     assert share({**SETTINGS, "threads": 7}, 0)["threads"] == 7
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
     assert share(SETTINGS, 0)["threads"] == 2
+
+
+def test_training_has_the_cores_of_its_job_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", "1")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+
+    def fit(settings, **_):
+        raise ConfigError(f"threads={given}")
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    for words in ([], ["threads=3"]):
+        assert main(["train", f"train.output={tmp_path / 'w.safetensors'}", *words]) == 2
+    assert given == [1, 3]
 
 
 SETTINGS = {"threads": None, "device": "auto"}
