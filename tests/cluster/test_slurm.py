@@ -251,6 +251,12 @@ def test_a_time_limit_is_no_row_and_memory_or_a_node_that_is_gone_costs_its_job_
         assert "of 2 jobs: 1 done, 1 out of memory" in eaten.said, eaten.said
         assert eaten.statuses() == {"ok"}
     down = Sweep(cluster, "down", *SLURM, shards="3/4").start()
+    show = ("scontrol", "show", "job", queued.array())
+    cluster.wait(lambda: re.search("Restarts=[1-9]", cluster.call(*show)), "another start")
+    assert not queued.bytes()
+    cluster.call("scontrol", "update", f"job={queued.array()}", "TimeLimit=30")
+    queued.release()
+
     array = down.array()
     cluster.wait(lambda: down.waiting() == 1, f"a job that waits: {down.said}")
     state, node = cluster.jobs()[array]
@@ -258,12 +264,6 @@ def test_a_time_limit_is_no_row_and_memory_or_a_node_that_is_gone_costs_its_job_
     cluster.kill(node)
     cluster.wait(lambda: cluster.jobs()[array] != (state, node), "Slurm to notice")
     down.release()
-
-    show = ("scontrol", "show", "job", queued.array())
-    cluster.wait(lambda: re.search("Restarts=[1-9]", cluster.call(*show)), "another start")
-    assert not queued.bytes()
-    cluster.call("scontrol", "update", f"job={queued.array()}", "TimeLimit=30")
-    queued.release()
     assert timed.ended() == 1, timed.said
     assert "of 1 jobs: 1 stopped" in timed.said, timed.said
     assert "timed-out too many times" in timed.said
