@@ -6,6 +6,7 @@ from attrscore.datasets.arrays import HDF5, NPZ, write_hdf5
 from attrscore.datasets.deepprofiler import DeepProfiler
 from attrscore.datasets.deepprofiler_fields import DeepProfilerFields
 from attrscore.datasets.fields import Fields
+from attrscore.datasets.jump import Jump
 from attrscore.datasets.phantom import Phantom
 from attrscore.datasets.torch_datasets import DatasetFactory
 
@@ -16,6 +17,7 @@ __all__ = [
     "DeepProfiler",
     "DeepProfilerFields",
     "Fields",
+    "Jump",
     "Phantom",
     "write_hdf5",
 ]

@@ -97,11 +97,13 @@ def test_every_format_holds_each_cells_heat_where_the_cell_is(fields, capsys):
         assert stack.dtype == np.float32
         group = zarr.open_group(f"results/export/omezarr/{name}_attrscore.ome.zarr", mode="r")
         np.testing.assert_array_equal(group["0"][:], stack)
-        (scales,) = group.attrs["multiscales"]
+        said = group.attrs["ome"]
+        assert said["version"] == "0.5"
+        (scales,) = said["multiscales"]
         assert [axis["name"] for axis in scales["axes"]] == ["c", "y", "x"]
         scale = scales["datasets"][0]["coordinateTransformations"][0]["scale"]
         assert scale == [1.0, 0.5, 0.5]
-        assert [each["label"] for each in group.attrs["omero"]["channels"]] == NAMES
+        assert [each["label"] for each in said["omero"]["channels"]] == NAMES
         for channel, method, layer in ((0, "grad_cam", "features.3"), (1, "saliency", "input")):
             image = nibabel.load(f"results/export/nifti/{name}_attrscore_{method}_{layer}.nii.gz")
             np.testing.assert_array_equal(image.get_fdata()[..., 0].T, stack[channel])

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from jump_objects import plate
 from PIL import Image
 from torch.utils.data import TensorDataset
 
@@ -119,6 +120,11 @@ def deepprofiler_fields(folder):
     return {"path": str(folder), **where, **given}
 
 
+def jump(folder, **options):
+    """JUMP's objects/: a plate whose groups are images, or wells."""
+    return {"path": str(plate(folder, **options)), "channels": ["DNA", "ER"]}
+
+
 def samples():
     batch = Phantom(size=(16, 16), cells=7).read(range(7))
     return TensorDataset(batch.inputs, batch.regions["cell"], torch.arange(7) % 3)
@@ -132,6 +138,8 @@ MAKE = {
     "fields:ome-zarr": ome_zarr,
     "fields:nifti": nifti,
     "hdf5": hdf5,
+    "jump": jump,
+    "jump:wells": lambda folder: jump(folder, by_well=True),
     "npz": npz,
     "phantom": lambda _: {"cells": 8, "size": [24, 24]},
     "phantom:3D": lambda _: {"cells": 4, "size": [8, 24, 24], "carrier": "neighbours"},

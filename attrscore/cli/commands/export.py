@@ -27,8 +27,8 @@ _SUFFIXES = {
     "pycytominer": ".csv.gz",
 }
 _OF_TABLES, _OF_IMAGES = (
-    ("profiles", "on", "scores", "excel"),
-    ("method", "layer", "overlap", "scale"),
+    ("profiles", "on", "scores", "excel", "twins"),
+    ("overlap", "scale"),
 )
 
 _AT_FIRST = 16
@@ -50,6 +50,8 @@ def export(arguments: Sequence[str]) -> int:
         "-o", "--output", type=Path, help="a file; of images a folder (default: RESULTS/export/)"
     )
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
+    parser.add_argument("--method", help="of these methods only: grad_cam,hires_cam")
+    parser.add_argument("--layer", help="of these layers only")
     tables = parser.add_argument_group("tables (csv, parquet, anndata, pycytominer)")
     tables.add_argument("--profiles", type=Path, help="join onto this table: CSV or Parquet")
     tables.add_argument("--on", help="columns that name a cell in both: OURS,OURS=THEIRS,...")
@@ -57,9 +59,9 @@ def export(arguments: Sequence[str]) -> int:
         "--excel", action="store_true", help="CSV in which no text is a formula: '=1+1 for =1+1"
     )
     tables.add_argument("--scores", help="of these columns only: grad_camo,grad_camo.lift")
+    twins = "also of random weights (model.randomize), which are left out else"
+    tables.add_argument("--twins", action="store_true", help=twins)
     images = parser.add_argument_group("images (tiff, omezarr, nifti), of runs with keep=native")
-    images.add_argument("--method", help="of these methods only")
-    images.add_argument("--layer", help="of these layers only")
     images.add_argument(
         "--overlap",
         choices=("own", "max", "mean", "cells"),
@@ -84,13 +86,15 @@ def _table(options: argparse.Namespace) -> int:
     from attrscore.cli.output import stderr, stdout
     from attrscore.report.export.profiles import join, keys_of, read_profiles
     from attrscore.report.export.tables import (
+        chosen,
         for_pycytominer,
+        said_of,
         to_anndata,
         widened,
         write_anndata,
         write_table,
     )
-    from attrscore.report.provenance import origin
+    from attrscore.report.provenance import classes_of, jobs_of, origin
     from attrscore.store import table_and_kinds
 
     if options.to == "pycytominer" and options.profiles is None:
@@ -100,7 +104,13 @@ def _table(options: argparse.Namespace) -> int:
     path = options.output or _beside(options.results) / f"scores{_SUFFIXES[options.to]}"
     check_free([path], force=options.force)
     scores, kinds = table_and_kinds(options.results)
-    wide = widened(scores, kinds, scores=_names(options.scores) or None)
+    rows = chosen(
+        scores,
+        methods=_names(options.method),
+        layers=_names(options.layer),
+        twins=options.twins,
+    )
+    wide = widened(rows, kinds, scores=_names(options.scores) or None)
     table, left_out = wide.table, 0
     if options.profiles is not None:
         profiles = read_profiles(options.profiles, on=options.on)
@@ -111,16 +121,28 @@ def _table(options: argparse.Namespace) -> int:
             f"none, and {joined.without_profile} cells with scores are not in it and left out.",
             soft_wrap=True,
         )
-    provenance = origin(options.results)
+    columns = said_of(wide)
+    provenance = {**origin(options.results), "columns": columns.to_dict("list")}
     if options.to == "anndata":
         said = {**provenance, "verdicts": _verdicts(scores)}
-        write_anndata(to_anndata(table, wide, provenance=said), path)
+        names = list(classes_of(jobs_of([options.results])).values())
+        classes = names[0] if len(names) == 1 else ()
+        write_anndata(to_anndata(table, wide, provenance=said, classes=classes), path)
     else:
         write_table(
             for_pycytominer(table) if options.to == "pycytominer" else table,
             path,
             provenance=provenance,
             excel=options.excel,
+        )
+    cut = columns[columns["name"] != columns["whole"]]
+    if len(cut) and options.to in ("csv", "pycytominer"):
+        beside = path.with_name(f"{path.name.partition('.')[0]}.columns.csv")
+        write_table(columns, beside, provenance={})
+        stderr().print(
+            f"{len(cut)} names are longer than 59 characters and were cut: {beside} says what each "
+            "column holds.",
+            soft_wrap=True,
         )
     stdout().print(
         f"table: {path} ({len(table)} rows, {len(wide.own)} columns of attrscore)", soft_wrap=True

@@ -5,7 +5,7 @@ ending                    read
 ========================= ===================================================================
 ``.tif`` ``.tiff``        this file's image; axes and voxel size from OME and ImageJ metadata;
                           of a file with several images the one that ``series`` says
-``.zarr``                 OME-Zarr 0.4 and 0.5, one resolution ``level``; labels are
+``.zarr``                 OME-Zarr 0.4 to 0.6, one resolution ``level``; labels are
                           ``image.zarr/labels/<name>``
 ``.nii`` ``.nii.gz``      NIfTI: x, y, z become X, Y, Z as they are stored, so the array is
                           turned into Z, Y, X and nothing is flipped or resampled

@@ -1,10 +1,10 @@
-"""OME-Zarr (NGFF 0.4 and 0.5) in local folders: one resolution level, read by chunk."""
+"""OME-Zarr (NGFF 0.4 to 0.6) in local folders: one resolution level, read by chunk."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,10 @@ def open_ngff(path: Path, choice: Choice, /) -> Stored:
             f"{getattr(pixels, 'shape', 'of a group')}."
         )
     size = np.ones(len(axes))
-    for each in (levels[level], scales[0]):
-        for step in each.get("coordinateTransformations") or ():
+    # From 0.6 on those of all levels lead on from the system that the axes are of.
+    shared = () if "coordinateSystems" in scales[0] else (scales[0],)
+    for each in (levels[level], *shared):
+        for step in _steps(each.get("coordinateTransformations") or ()):
             if step.get("type") == "scale" and len(step.get("scale", ())) == len(axes):
                 size = size * np.array(step["scale"], float)
     spacing = {
@@ -144,12 +146,31 @@ def _is_blosc(array: Any) -> bool:
     return array.shards is None and packed[-1:] in (["Blosc"], ["BloscCodec"])
 
 
+def _steps(transformations: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Each transformation, those of a sequence one by one."""
+    for each in transformations:
+        if each.get("type") == "sequence":
+            yield from _steps(each.get("transformations") or ())
+        else:
+            yield each
+
+
+def _system(scale: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The coordinate system of NGFF 0.6 into which the levels are transformed, else the first."""
+    systems: Sequence[Mapping[str, Any]] = scale.get("coordinateSystems") or ({},)
+    levels = scale.get("datasets") or ({},)
+    step = next(iter(levels[0].get("coordinateTransformations") or ()), {})
+    output = step.get("output")
+    wanted = output.get("name") if isinstance(output, Mapping) else output
+    return next((each for each in systems if each.get("name") == wanted), systems[0])
+
+
 def _axes(scale: Mapping[str, Any], name: str) -> tuple[str, tuple[str, ...]]:
     """Letters, and units ("" where there is none)."""
-    given = scale.get("axes")
+    given = scale.get("axes") or _system(scale).get("axes")
     if not given:
         raise DataError(
-            f"'{name}' does not name its axes; expected OME-Zarr 0.4 or 0.5. Write it again with "
+            f"'{name}' does not name its axes; expected OME-Zarr 0.4 to 0.6. Write it again with "
             "a present ome-zarr."
         )
     named = [{"name": axis} if isinstance(axis, str) else axis for axis in given]

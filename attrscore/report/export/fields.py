@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 import tifffile
 import torch
+from skimage.transform import downscale_local_mean
 
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.datasets.cells.crops import CutFromFields
@@ -41,6 +42,8 @@ Overlap = Literal["own", "max", "mean", "cells"]
 Scale = Literal["none", "each"]
 
 _CHUNK = 1024
+_SMALLEST = 256
+"""Pixels of the longest side of the coarsest level of an OME-Zarr."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,9 +273,9 @@ def write_images(
 ) -> None:
     """Write heat (channels, *S) of one field into the files of :func:`paths_of`.
 
-    ``tiff`` is OME-TIFF, ``omezarr`` OME-Zarr 0.4 with one resolution level; their channels are
-    named. ``nifti`` has its axes in the order X, Y, Z, micrometres. ``spacing`` is micrometres a
-    pixel; 1 where it is not known.
+    ``tiff`` is OME-TIFF, ``omezarr`` OME-Zarr 0.5, each further level the mean of 2 x 2 pixels (in
+    3D 2 x 2 x 2) of the one before, down to 256; their channels are named. ``nifti`` has its axes
+    in the order X, Y, Z, micrometres. ``spacing`` is micrometres a pixel; 1 where it is not known.
 
     :raises UnsupportedError: the package that a format needs is not installed.
     """
@@ -309,20 +312,45 @@ def _write_zarr(path: Path, picture: _Picture) -> None:
     unit = {"unit": "micrometer"} if picture.spacing else {}
     axes = [{"name": "c", "type": "channel"}]
     axes += [{"name": axis.lower(), "type": "space", **unit} for axis in picture.axes[1:]]
-    scale = [1.0, *(picture.spacing or [1.0] * (len(axes) - 1))]
-    datasets = [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}]
+    steps = np.array([1.0, *(picture.spacing or [1.0] * (len(axes) - 1))])
+    datasets = []
     with new_folder(path) as aside:
-        group = zarr.open_group(str(aside), mode="w", zarr_format=2)
-        array = group.create_array(
-            "0",
-            shape=picture.heat.shape,
-            chunks=(1, *(min(extent, _CHUNK) for extent in picture.heat.shape[1:])),
-            dtype="float32",
-            chunk_key_encoding={"name": "v2", "separator": "/"},
-        )
-        array[:] = picture.heat
-        group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
-        group.attrs["omero"] = {"channels": [*map(_shown, picture.names, picture.heat)]}
+        group = zarr.open_group(str(aside), mode="w", zarr_format=3)
+        for number, (level, factors) in enumerate(_levels(picture.heat)):
+            array = group.create_array(
+                str(number),
+                shape=level.shape,
+                chunks=(1, *(min(extent, _CHUNK) for extent in level.shape[1:])),
+                dtype="float32",
+                dimension_names=[axis["name"] for axis in axes],
+            )
+            array[:] = level
+            scale = {"type": "scale", "scale": (steps * factors).tolist()}
+            # The first pixel of a level lies between those that it is the mean of.
+            shift = {"type": "translation", "translation": (steps * (factors - 1) / 2).tolist()}
+            datasets.append({"path": str(number), "coordinateTransformations": [scale, shift]})
+        group.attrs["ome"] = {
+            "version": "0.5",
+            "multiscales": [
+                {"name": path.name, "axes": axes, "datasets": datasets, "type": "mean"}
+            ],
+            "omero": {"channels": [*map(_shown, picture.names, picture.heat)]},
+        }
+
+
+def _levels(heat: NDArray[np.float32]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
+    """(channels, *S) and its means over 2 x 2 (x 2) pixels, down to 256, with their factors.
+
+    An axis of one pixel stays. Where an extent is odd the last pixel stands for itself.
+    """
+    factors = np.ones(heat.ndim)
+    yield heat, factors
+    while max(heat.shape[1:]) > _SMALLEST:
+        halve = [1, *(2 if extent > 1 else 1 for extent in heat.shape[1:])]
+        odd = [(0, -extent % by) for extent, by in zip(heat.shape, halve, strict=True)]
+        heat = downscale_local_mean(np.pad(heat, odd, mode="edge"), tuple(halve)).astype(np.float32)
+        factors = factors * halve
+        yield heat, factors
 
 
 def _shown(name: str, heat: NDArray[np.float32]) -> dict[str, Any]:

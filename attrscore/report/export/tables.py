@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from attrscore.core.columns import column_of
 from attrscore.errors import ConfigError, DataError, UnsupportedError, did_you_mean
+from attrscore.stats.conditions import is_null
 from attrscore.store.commit import new_file
 from attrscore.store.scores import without_formulas
 
@@ -22,12 +25,18 @@ __all__ = [
     "PREFIX",
     "Column",
     "Wide",
+    "chosen",
     "for_pycytominer",
+    "said_of",
+    "shortened",
     "to_anndata",
     "widened",
     "write_anndata",
     "write_table",
 ]
+
+LONGEST = 59
+"""Characters of a column's name: some databases and file formats cut at 60 or 63."""
 
 PREFIX = "Metadata_attrscore_"
 """How every column begins that attrscore adds: feature selection takes ``Metadata_`` for none."""
@@ -52,6 +61,8 @@ class Column:
     layer: str = ""
     of: str = ""
     """Model, target and settings, as far as the results hold several."""
+    whole: str = ""
+    """The name before it was shortened to 59 characters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,33 @@ class Wide:
         return [name for name in map(str, self.table) if name.startswith(PREFIX)]
 
 
+def chosen(
+    results: pd.DataFrame,
+    /,
+    *,
+    methods: Sequence[str] = (),
+    layers: Sequence[str] = (),
+    twins: bool = False,
+) -> pd.DataFrame:
+    """The rows of some methods and layers, without those of random weights unless ``twins``.
+
+    Where all rows are of random weights, they stay.
+
+    :raises ConfigError: a method or layer that the results do not have.
+    """
+    for column, asked in (("method", methods), ("layer", layers)):
+        for name in asked:
+            known = sorted(set(results[column].astype(str)))
+            if name not in known:
+                raise ConfigError(
+                    f"The results have no {column} {name!r}. {did_you_mean(name, known)}"
+                )
+        if asked:
+            results = results[results[column].astype(str).isin(asked)]
+    random = is_null(results)
+    return results if twins or random.all() else results[~random]
+
+
 def widened(
     results: pd.DataFrame, kinds: Mapping[str, str], /, *, scores: Sequence[str] | None = None
 ) -> Wide:
@@ -75,7 +113,8 @@ def widened(
 
     ``Metadata_attrscore_<method>_<layer>_<column>``; where the results hold several models, targets
     or values of a setting, these stand before the method. ``<column>`` is ``status`` or a score;
-    ``scores`` chooses some. ``kinds`` says what each column of the results is
+    ``scores`` chooses some. A longer name is cut to 59 characters, with a hash of it where it was
+    cut. ``kinds`` says what each column of the results is
     (:func:`attrscore.store.table_and_kinds`).
 
     :raises ConfigError: a score that does not exist, or two columns of one name.
@@ -84,6 +123,7 @@ def widened(
     for name in scores or ():
         if name not in known:
             raise ConfigError(f"The results have no score {name!r}. {did_you_mean(name, known)}")
+    known = [name for name in known if name in results and results[name].notna().any()]
     wanted = ["status", *(known if scores is None else scores)]
     of_run = [name for name in _OF_A_RUN if name in results]  # files need not have them
     results = results.reset_index(drop=True)
@@ -103,7 +143,8 @@ def widened(
 
     def add(of: str, at: tuple[str, ...], score: str, rows: pd.DataFrame) -> None:
         values = rows[score]
-        name = PREFIX + "_".join(filter(None, [of, *at, score])).replace("/", "_")
+        whole = PREFIX + "_".join(filter(None, [of, *at, score])).replace("/", "_")
+        name = shortened(whole, score)
         if name in table:
             raise ConfigError(
                 f"Two columns of the table would be called {name}; export one folder of a job at a "
@@ -111,7 +152,7 @@ def widened(
             )
         table[name] = _spread(values, cells[rows.index], len(first))
         method, layer = at or ("", "")
-        columns.append(Column(name, score, method, layer, of))
+        columns.append(Column(name, score, method, layer, of, whole))
 
     for of, rows in _groups(results, of_a_run):
         for score in of_run:
@@ -124,6 +165,38 @@ def widened(
             if score == "status" or known_by.loc[of[-2], score]:  # else it is another method's
                 add(_text_of(differing, of[:-2]), of[-2:], score, rows)
     return Wide(pd.DataFrame(table), tuple(columns))
+
+
+def shortened(name: str, end: str, /) -> str:
+    """A name of at most 59 characters: cut before its end, with a hash where it was cut.
+
+    >>> shortened("Metadata_attrscore_integrated_gradients_input_grad_camo.auc", "grad_camo.auc")
+    'Metadata_attrscore_integrated_gradients_input_grad_camo.auc'
+    >>> shortened("Metadata_attrscore_integrated_gradients_input_grad_camo.lift", "grad_camo.lift")
+    'Metadata_attrscore_integrated_gradien~e48c7e_grad_camo.lift'
+    """
+    if len(name) <= LONGEST:
+        return name
+    mark = f"~{hashlib.blake2b(name.encode(), digest_size=3).hexdigest()}_"
+    room = LONGEST - len(mark) - len(PREFIX) - 4  # at least four letters of what it is of
+    end = ".".join(end.split(".")[-2:]) if len(end) > room else end
+    end = end[-room:]
+    return f"{name[: LONGEST - len(mark) - len(end)]}{mark}{end}"
+
+
+def said_of(wide: Wide, /) -> pd.DataFrame:
+    """What each column of scores holds: a row a column of the table.
+
+    ``name``, ``whole``, ``of``, ``method``, ``layer``, ``score``, and in words what the score is.
+    """
+    rows = [
+        {
+            **{n: getattr(each, n) for n in ("name", "whole", "of", "method", "layer", "score")},
+            "says": column_of(each.score).says,
+        }
+        for each in wide.columns
+    ]
+    return pd.DataFrame(rows, columns=["name", "whole", "of", "method", "layer", "score", "says"])
 
 
 def _groups(results: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, ...], pd.DataFrame]]:
@@ -191,13 +264,28 @@ def for_pycytominer(table: pd.DataFrame, /) -> pd.DataFrame:
     return table[[*metadata, *(name for name in names if name not in set(metadata))]]
 
 
-def to_anndata(table: pd.DataFrame, wide: Wide, /, *, provenance: Mapping[str, Any]) -> Any:
+def to_anndata(
+    table: pd.DataFrame,
+    wide: Wide,
+    /,
+    *,
+    provenance: Mapping[str, Any],
+    classes: Sequence[str] = (),
+) -> Any:
     """Make an AnnData with a row for each of ``table``, which may be joined onto profiles.
 
-    ``X`` holds the numeric columns that are no metadata, the features of the profiles; ``obs`` all
-    others. Where a method was scored at several layers, ``obsm["attrscore_<method>_<score>"]`` is a
-    table (cells, layers) too. ``uns["attrscore"]`` is ``provenance``. Names of rows are the cells'
-    ids where these are all known and different, else numbers.
+    ``X`` (cells, columns) float64 holds the scores, and before them the features of the profiles.
+    ``var`` says what each column is: ``kind`` (``score`` or ``feature``), ``method``, ``layer``,
+    ``score``, ``of`` (model and settings, where there are several) and ``says``; ``var_names`` are
+    ``<method>_<layer>_<score>``. ``obs`` is of the cells: what the dataset carried, ``label`` (by
+    ``classes``, their names), what the model predicts, and the status of each method and layer.
+    ``obsm["spatial"]`` are the centres (x, y) of cells in their fields, where they are known.
+    ``uns["attrscore"]`` is ``provenance``. Names of rows are the cells' ids where these are all
+    known and different, else numbers.
+
+    SpatialData takes it as a table: the fields are its regions (``obs["region"]``) and the numbers
+    of the objects its instances (``obs["instance_id"]``), which ``uns["spatialdata_attrs"]`` says,
+    where the cells were cut from fields.
 
     :raises UnsupportedError: the package anndata is not installed.
     """
@@ -207,28 +295,54 @@ def to_anndata(table: pd.DataFrame, wide: Wide, /, *, provenance: Mapping[str, A
         raise UnsupportedError(
             'AnnData needs a package that is not installed: pip install "attrscore[anndata]".'
         ) from error
+    scores = {c.name: c for c in wide.columns if c.method and c.score != "status"}
     features = [
         str(name)
         for name in table
         if not str(name).startswith("Metadata_") and pd.api.types.is_numeric_dtype(table[name])
     ]
-    names = _names(table)
-    obs = pd.DataFrame(
-        {str(name): _plain(table[name]) for name in table if name not in features}, index=names
-    )
+    names, kept = _names(table), [*features, *scores]
+    var = said_of(wide).set_index("name").reindex(kept).fillna("").drop(columns="whole")
+    var.insert(0, "kind", ["feature"] * len(features) + ["score"] * len(scores))
+    var.index = _index([name.removeprefix(PREFIX) for name in kept])
+    obs = {
+        str(name).removeprefix(PREFIX): _plain(table[name]) for name in table if name not in kept
+    }
+    if classes:
+        obs |= {
+            name: _plain(pd.Series([_class(classes, n) for n in table[f"{PREFIX}{name}"]]))
+            for name in ("label", "predicted")
+            if f"{PREFIX}{name}" in table
+        }
+    uns: dict[str, Any] = {"attrscore": dict(provenance)}
+    obsm = {}
+    place = ["Metadata_image", "Metadata_object"]
+    if set(place) <= set(table) and table[place].notna().all(axis=None):
+        obs["region"] = _plain(table["Metadata_image"].astype(str))
+        obs["instance_id"] = table["Metadata_object"].to_numpy(dtype=np.int64)
+        uns["spatialdata_attrs"] = {
+            "region": sorted(set(table["Metadata_image"].astype(str))),
+            "region_key": "region",
+            "instance_key": "instance_id",
+        }
+    centre = [f"Metadata_centroid_{axis}" for axis in "xy"]
+    if set(centre) <= set(table):
+        obsm["spatial"] = table[centre].to_numpy(dtype=np.float64)
     with warnings.catch_warnings():
         # anndata 0.13 asks pandas 3 for an option that this deprecates
         warnings.filterwarnings("ignore", message=".*future.infer_string")
-        made = AnnData(
-            X=table[features].to_numpy(dtype=np.float64) if features else None,
-            obs=obs,
-            var=pd.DataFrame(index=_index(features)),
+        return AnnData(
+            X=table[kept].to_numpy(dtype=np.float64),
+            obs=pd.DataFrame(obs, index=names),
+            var=var.apply(_plain),
+            obsm=obsm,
+            uns=uns,
         )
-        for name, columns in _across_layers(wide).items():
-            values = table[list(columns.values())].to_numpy(dtype=np.float64)
-            made.obsm[name] = pd.DataFrame(values, index=names, columns=_index(list(columns)))
-    made.uns["attrscore"] = dict(provenance)
-    return made
+
+
+def _class(classes: Sequence[str], number: Any) -> str | None:
+    known = pd.notna(number) and 0 <= int(number) < len(classes)
+    return classes[int(number)] if known else None
 
 
 def write_anndata(made: Any, path: Path, /) -> None:
@@ -241,16 +355,6 @@ def write_anndata(made: Any, path: Path, /) -> None:
     with new_file(path) as aside, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*future.infer_string")
         made.write_h5ad(aside)
-
-
-def _across_layers(wide: Wide) -> dict[str, dict[str, str]]:
-    """Name in obsm -> layer -> column, of each score that a method has at several layers."""
-    found: dict[str, dict[str, str]] = {}
-    for column in wide.columns:
-        if column.layer and column.score != "status":
-            name = "_".join(filter(None, ["attrscore", column.of, column.method, column.score]))
-            found.setdefault(name.replace("/", "_"), {})[column.layer] = column.name
-    return {name: layers for name, layers in found.items() if len(layers) > 1}
 
 
 def _names(table: pd.DataFrame) -> pd.Index[Any]:

@@ -379,6 +379,44 @@ def test_nifti_labels_in_another_place_are_refused(root):
 # OME-Zarr
 
 
+@pytest.mark.parametrize("way", ["scale", "sequence"])
+def test_ome_zarr_0_6_names_its_axes_in_a_coordinate_system(root, way):
+    """Levels lead into the first of two systems; what leads on from there is no size of a voxel."""
+    array = pixels((4, 40, 50))
+    group = zarr.open_group(str(root / "a.ome.zarr"), mode="w", zarr_format=3)
+    datasets = []
+    for level in range(2):
+        group.create_array(
+            str(level), data=np.ascontiguousarray(array[:, :: 1 + level, :: 1 + level])
+        )
+        scale = {"type": "scale", "scale": [2, 0.5 * (1 + level), 0.25 * (1 + level)]}
+        ends = {"input": {"path": str(level)}, "output": {"name": "physical"}}
+        moved = {"type": "translation", "translation": [0, 0.25 * level, 0.125 * level]}
+        step = (
+            {"type": "sequence", "transformations": [scale, moved]} if way == "sequence" else scale
+        )
+        datasets.append({"path": str(level), "coordinateTransformations": [{**step, **ends}]})
+    axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"]
+    on = {"type": "scale", "scale": [9, 9, 9], "input": {"name": "physical"}}
+    group.attrs["ome"] = {
+        "version": "0.6",
+        "multiscales": [
+            {
+                "coordinateSystems": [
+                    {"name": "atlas", "axes": [{**axis, "name": "r"} for axis in axes]},
+                    {"name": "physical", "axes": axes},
+                ],
+                "datasets": datasets,
+                "coordinateTransformations": [{**on, "output": {"name": "atlas"}}],
+            }
+        ],
+    }
+    image = open_image(root / "a.ome.zarr")
+    assert (image.space, image.spacing) == ("ZYX", (2, 0.5, 0.25))
+    assert np.array_equal(image.read()[0], array)
+    assert open_image(root / "a.ome.zarr", level=1).spacing == (2, 1, 0.5)
+
+
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_ome_zarr_is_read_by_chunk_at_one_level(root, zarr_format):
     array = pixels((1, 2, 4, 40, 50))

@@ -13,7 +13,7 @@ from results import BASE, GRAD_CAM, GRAD_CAMO, IG, OTHER, fill, job
 from attrscore.cli.main import main
 from attrscore.errors import ConfigError, DataError, StoreError
 from attrscore.report.export.profiles import join, keys_of, read_profiles
-from attrscore.report.export.tables import widened, write_table
+from attrscore.report.export.tables import to_anndata, widened, write_anndata, write_table
 from attrscore.store import Condition, read_scores, table_and_kinds
 from attrscore.store.commit import new_file, new_folder
 
@@ -64,9 +64,9 @@ def test_names_and_numbers_are_those_of_the_results(run):
             pd.testing.assert_series_equal(
                 found, expected, check_names=False, check_dtype=False, check_index_type=False
             )
-            assert column.name == (
-                f"Metadata_attrscore_{column.method}_{column.layer}_{column.score}"
-            )
+            whole = f"Metadata_attrscore_{column.method}_{column.layer}_{column.score}"
+            assert column.whole == whole
+            assert column.name == whole if len(whole) < 60 else column.name.endswith(column.score)
     assert {c.score for c in wide.columns} >= {"status", "grad_camo", "grad_camo.chance"}
     assert all(name.startswith("Metadata_") for name in table)
 
@@ -76,11 +76,14 @@ def test_models_targets_and_settings_are_in_the_names_where_there_are_several(ru
     other = {**BASE, "model": {**BASE["model"], "weights": "def"}}
     fill(run, job(one, base=other), labels={"model": "resnet", "dataset": "phantom"}, offset=5.0)
     fill(run, job(one, base={**BASE, "heat": {"sign": "absolute"}}), offset=9.0)
-    table = wide_of(run, scores=["grad_camo"]).table
+    wide = wide_of(run, scores=["grad_camo"])
+    table = wide.table
     start = "Metadata_attrscore_"
-    assert table[f"{start}tiny_heat.sign=positive_grad_cam_features.3_grad_camo"][0] == 0.0
-    assert table[f"{start}tiny_heat.sign=absolute_grad_cam_features.3_grad_camo"][0] == 9.0
-    assert table[f"{start}resnet_heat.sign=positive_grad_cam_features.3_grad_camo"][0] == 5.0
+    names = {column.whole: column.name for column in wide.columns}
+    assert max(map(len, names.values())) < 60
+    for of, value in (("tiny_heat.sign=positive", 0.0), ("tiny_heat.sign=absolute", 9.0)):
+        assert table[names[f"{start}{of}_grad_cam_features.3_grad_camo"]][0] == value
+    assert table[names[f"{start}resnet_heat.sign=positive_grad_cam_features.3_grad_camo"]][0] == 5.0
     assert table[f"{start}resnet_predicted"].tolist() == [1] * 5
     assert not any(name.endswith("grad_camo.chance") for name in table)
 
@@ -168,6 +171,43 @@ def test_what_fails_on_the_way_leaves_what_was_there(tmp_path):
         aside.mkdir()
         (aside / "new").write_text("whole")
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["new"]
+
+
+def test_methods_and_layers_are_chosen_and_twins_stay_out(run, tmp_path, capsys):
+    one = Condition(GRAD_CAM, "features.3", GRAD_CAMO)
+    random = {**BASE, "model": {**BASE["model"], "options": {"randomize": "all"}}, "seed": 7}
+    fill(run, job(one, base=random), offset=5.0)
+    arguments = ["export", str(run), "--to", "csv", "--force", "--scores", "grad_camo"]
+
+    def names(*more):
+        assert main([*arguments, *more, "-o", str(tmp_path / "s.csv")]) == 0
+        read = pd.read_csv(tmp_path / "s.csv")
+        return [name for name in read if name.endswith("_grad_camo")]
+
+    start = "Metadata_attrscore_"
+    both = [f"{start}grad_cam_features.3_grad_camo", f"{start}grad_cam_features.6_grad_camo"]
+    assert names() == [*both, f"{start}integrated_gradients_input_grad_camo"]
+    assert names("--method", "grad_cam") == both
+    assert names("--layer", "features.6,input") == [*both[1:], names()[-1]]
+    assert len(names("--method", "grad_cam", "--twins")) == 3
+    assert main([*arguments, "--method", "gradcam"]) == 2
+    assert "Did you mean 'grad_cam'" in capsys.readouterr().err
+
+
+def test_names_are_short_enough_for_any_database_and_are_said_where_they_were_cut(tmp_path, capsys):
+    layers = [f"features.denseblock4.denselayer{n}.norm.very.long" for n in (15, 16)]
+    fill(tmp_path / "run", job(*(Condition(GRAD_CAM, name, GRAD_CAMO) for name in layers)))
+    out = tmp_path / "s.csv"
+    assert main(["export", str(tmp_path / "run"), "--to", "csv", "-o", str(out)]) == 0
+    assert "names are longer than 59 characters" in " ".join(capsys.readouterr().err.split())
+    names = list(pd.read_csv(out))
+    assert max(map(len, names)) < 60
+    assert len(set(names)) == len(names)
+    said = pd.read_csv(tmp_path / "s.columns.csv").set_index("name")
+    assert set(said.index) < set(names)
+    cut = said[said["whole"] != said.index]
+    assert set(cut["layer"]) == set(layers)
+    assert all(name.endswith(f"_{row.score}") for name, row in cut.iterrows())
 
 
 # Onto profiles
@@ -305,12 +345,17 @@ def test_anndata_reads_scores_layers_and_provenance(run, tmp_path):
     read = anndata.read_h5ad(run / "export" / "scores.h5ad")
     assert list(read.obs_names) == [f"cell{n}" for n in range(5)]
     expected = wide_of(run).table
-    np.testing.assert_array_equal(read.obs[SCORE], expected[SCORE])
+    of = read.var[(read.var["layer"] == "features.3") & (read.var["score"] == "grad_camo")]
+    assert list(of.index) == ["grad_cam_features.3_grad_camo"]
+    np.testing.assert_array_equal(read[:, of.index].X[:, 0], expected[SCORE])
+    assert set(read.var["kind"]) == {"score"}
+    assert set(read.var["method"]) == {"grad_cam", "integrated_gradients"}
+    assert len(read.var) == len(read.var.drop_duplicates(["method", "layer", "score"]))
+    assert read.var.loc[of.index[0], "says"]
     assert read.obs["Metadata_Plate"].astype(str).tolist() == ["Ä1"] * 5
-    across = read.obsm["attrscore_grad_cam_grad_camo"]
-    assert list(across) == ["features.3", "features.6"]
-    np.testing.assert_array_equal(across["features.3"], expected[SCORE])
-    assert "attrscore_integrated_gradients_grad_camo" not in read.obsm  # of one layer
+    assert list(read.obs["grad_cam_features.3_status"]) == ["ok"] * 5
+    assert not any(name.endswith("grad_camo") for name in read.obs)
+    assert not read.obsm  # scores are columns of X, and nothing says where the cells lie
     (made,) = read.uns["attrscore"]["jobs"].values()
     assert json.loads(made["identity"])["base"]["seed"] == 0
     said = read.uns["attrscore"]["verdicts"]
@@ -325,8 +370,9 @@ def test_anndata_of_profiles_has_their_features(run, tmp_path):
     on = "Metadata_attrscore_id=Metadata_cell"
     assert main(["export", str(run), *arguments, "--on", on]) == 3
     read = anndata.read_h5ad(run / "export" / "scores.h5ad")
-    assert list(read.var_names) == ["Cells_AreaShape_Area"]
+    assert list(read.var_names[read.var["kind"] == "feature"]) == ["Cells_AreaShape_Area"]
     np.testing.assert_array_equal(read.X[:, 0], table["Cells_AreaShape_Area"])
+    assert set(read.var["kind"]) == {"feature", "score"}
     assert list(read.obs_names) == ["0", "1", "2", "3"]  # one row has no id
     np.testing.assert_array_equal(read.obs[SCORE], [0.3, 0.0, 0.1, np.nan])
 
@@ -341,3 +387,57 @@ def test_text_that_begins_as_a_formula_stays_text_for_a_spreadsheet(tmp_path):
     assert safe["Metadata_note"].tolist() == [*(f"'{each}" for each in cells[:5]), "x=1"]
     assert safe["score"].tolist() == table["score"].tolist()
     assert list(safe) == ["Metadata_note", "score", "'=a"]
+
+
+def cut_from_fields(run):
+    """Results of cells that were cut from two fields."""
+    wide = wide_of(run)
+    wide.table["Metadata_image"] = ["f1", "f1", "f1", "f2", "f2"]
+    wide.table["Metadata_object"] = [1, 2, 3, 1, 2]
+    for axis in "xy":
+        wide.table[f"Metadata_centroid_{axis}"] = np.arange(5.0)
+    wide.table["Metadata_attrscore_label"] = [0, 1, 0, 1, -1]
+    return to_anndata(wide.table, wide, provenance={}, classes=["DMSO", "drug"])
+
+
+def test_anndata_is_what_scanpy_and_spatialdata_ask_for(run, tmp_path):
+    """Their documentation: the keys of a table that annotates labels, and X with nothing beside."""
+    anndata = pytest.importorskip("anndata", reason="anndata, an extra, is not installed")
+    write_anndata(cut_from_fields(run), tmp_path / "s.h5ad")
+    read = anndata.read_h5ad(tmp_path / "s.h5ad")
+    said = read.uns["spatialdata_attrs"]
+    assert (said["region_key"], said["instance_key"]) == ("region", "instance_id")
+    assert list(said["region"]) == ["f1", "f2"] == list(read.obs["region"].cat.categories)
+    assert np.issubdtype(read.obs["instance_id"].dtype, np.integer)
+    assert not read.obs.duplicated(["region", "instance_id"]).any()
+    assert list(read.obsm) == ["spatial"]
+    assert read.obsm["spatial"].shape == (5, 2)
+    assert list(read.obs["label"].astype(str)) == ["DMSO", "drug", "DMSO", "drug", "nan"]
+    assert read.obs_names.is_unique
+    assert read.var_names.is_unique
+    assert read.X.shape == (5, len(read.var))
+
+
+def test_scanpy_computes_with_it(run):
+    scanpy = pytest.importorskip("scanpy", reason="scanpy is not installed")
+    found = cut_from_fields(run)
+    whole = found[:, np.isfinite(found.X).all(0) & (found.X.std(0) > 0)].copy()
+    scanpy.pp.scale(whole)
+    scanpy.pp.pca(whole, n_comps=2)
+    assert whole.obsm["X_pca"].shape == (5, 2)
+    frame = scanpy.get.obs_df(found, keys=["grad_cam_features.3_grad_camo", "label"])
+    assert len(frame) == 5
+
+
+def test_spatialdata_takes_it_as_a_table_of_its_labels(run):
+    spatialdata = pytest.importorskip("spatialdata", reason="spatialdata is not installed")
+    labels = {
+        name: spatialdata.models.Labels2DModel.parse(np.arange(16).reshape(4, 4) % 4, dims="yx")
+        for name in ("f1", "f2")
+    }
+    table = spatialdata.models.TableModel.parse(cut_from_fields(run))
+    found = spatialdata.SpatialData(labels=labels, tables={"scores": table})
+    joined = spatialdata.get_values(
+        "grad_cam_features.3_grad_camo", sdata=found, element_name="f1", table_name="scores"
+    )
+    assert len(joined) == 3
