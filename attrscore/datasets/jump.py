@@ -203,7 +203,9 @@ class Jump(NothingLeftOut, TableOptions):
             raise DataError(f"'{self.path}' holds no cell{wells}; give the .zarr of a plate.")
         table = pd.concat(found, ignore_index=True)[: self.limit]
         described = self._described(table)
-        rows, classes = rows_of(self, described, name=self.labels or self.path, taken=tuple(table))
+        rows, classes = rows_of(
+            self, described, name=self.labels or self.path, taken=list(map(str, table))
+        )
         table.insert(1, "label", rows.pop("label").to_numpy())
         for name in rows:
             table[name] = rows[name].to_numpy()

@@ -158,8 +158,9 @@ def _steps(transformations: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str
 def _system(scale: Mapping[str, Any]) -> Mapping[str, Any]:
     """The coordinate system of NGFF 0.6 into which the levels are transformed, else the first."""
     systems: Sequence[Mapping[str, Any]] = scale.get("coordinateSystems") or ({},)
-    levels = scale.get("datasets") or ({},)
-    step = next(iter(levels[0].get("coordinateTransformations") or ()), {})
+    levels: Sequence[Mapping[str, Any]] = scale.get("datasets") or ({},)
+    steps: Sequence[Mapping[str, Any]] = levels[0].get("coordinateTransformations") or ({},)
+    step = steps[0]
     output = step.get("output")
     wanted = output.get("name") if isinstance(output, Mapping) else output
     return next((each for each in systems if each.get("name") == wanted), systems[0])
