@@ -32,7 +32,7 @@ PART_WORK = 2e13
 """Floating-point operations that a part takes: a quarter of an hour on one core, seconds on a GPU.
 What is killed or out of time loses no more than that."""
 
-PROBED = 3.0
+PROBED = 5.0
 """Seconds that a probe of several crops may take."""
 
 _TRIED = 3
@@ -152,13 +152,13 @@ class _Probe:
             fewer, before = tried[-2]
             each = max((last - before) / (most - fewer), each / 4)
         batch = last + (batch_size - most) * each
-        return cells / batch_size * batch + _TRIED * tried[0][1]
+        return cells / batch_size * batch + _TRIED * tried[0][1] / tried[0][0]
 
 
 def _probe(
     parts: Parts, left: tuple[store.Condition, ...], on_method: Callable[[str], None]
 ) -> _Probe:
-    """Run a crop to warm up, another that counts, and more at once as long as that is quick."""
+    """Run a crop to warm up, two that count, and more at once as long as that is quick."""
     skip = {c.triple for c in parts.job.conditions} - {c.triple for c in left}
     options = replace(parts.options, keep=parts.settings["keep"], skip=frozenset(skip))
     rows = len(parts.dataset.table)
@@ -167,7 +167,7 @@ def _probe(
     results: list[list[Result]] = []
     start = 0
     with _counted(parts.model) as counts:
-        for number in [1, *(n for n in (1, 4, 16, 64, 256) if n < size), size]:
+        for number in [1, *(n for n in (2, 8, 32, 128) if n < size), size]:
             if len(results) > 1 and number * list(took.values())[-1] / max(took) > PROBED:
                 break
             start = start if start + number <= rows else 0

@@ -56,7 +56,7 @@ def test_of_a_slow_model_two_crops_are_run(monkeypatch, settings):
     monkeypatch.setattr(planning, "PROBED", 1.0)
     tried = []
     found = planned(monkeypatch, settings(), model, on_method=tried.append)
-    assert model.cells == {1: 2}
+    assert model.cells == {1: 1, 2: 1}
     assert tried == ["grad_cam", "grad_cam"]
     assert found.forwards == 1
     assert found.seconds == pytest.approx(96 * 0.4, rel=0.3)
@@ -73,9 +73,9 @@ def test_what_a_pass_costs_besides_is_paid_once_a_batch(monkeypatch, settings):
     ("took", "seconds"),
     [
         ({1: 2.0}, 64 * 2.0 + 3 * 2.0),
-        ({1: 1.0, 4: 1.3}, 2 * (1.3 + 28 * 0.1) + 3 * 1.0),
-        ({1: 0.1, 4: 0.1, 32: 0.5}, 2 * 0.5 + 3 * 0.1),
-        ({1: 1.0, 4: 0.8}, 2 * (0.8 + 28 * 0.05) + 3 * 1.0),  # noise: no batch costs nothing
+        ({2: 1.0, 8: 1.6}, 2 * (1.6 + 24 * 0.1) + 3 * 0.5),
+        ({2: 0.1, 8: 0.1, 32: 0.5}, 2 * 0.5 + 3 * 0.05),
+        ({2: 1.0, 8: 0.8}, 2 * (0.8 + 24 * 0.025) + 3 * 0.5),  # noise: no batch costs nothing
     ],
 )
 def test_seconds_of_batches_from_those_tried(took, seconds):
