@@ -90,6 +90,19 @@ def test_the_validation_holds_in_small(tmp_path):
         assert claim in summary
 
 
+def test_repair_is_tried_in_small_and_goes_on_where_it_was(tmp_path):
+    command = [sys.executable, BENCHMARKS / "validation", "--quick", "--only", "repair"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    kept = sorted((tmp_path / "validation" / "repair").glob("*.parquet"))
+    assert len(kept) == 2
+    for name in ("repair.png", "repair_arms.csv", "repair_costs.csv", "repair_findings.csv"):
+        assert (tmp_path / "validation" / name).stat().st_size > 100
+    summary = (tmp_path / "validation" / "summary.md").read_text(encoding="utf-8")
+    assert "| repair 3 | acid test, ResNet 2D: outside, middle |" in summary
+    assert "tiny 2D: swap mends a background confounder" in summary
+
+
 def test_the_validation_finds_in_small_what_was_planted(tmp_path):
     """Other claims of these parts are of more cells and networks than are trained here."""
     parts = ["planted", "geometry", "real"]

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -146,6 +147,15 @@ def _train(settings: Mapping[str, Any]) -> int:
     )
     output.stdout().print(output.confusion_table(trained.confusion, dataset.classes))
     output.stdout().print(f"weights: {settings['train']['output']}", soft_wrap=True)
+    seen = [{"accuracy": e.accuracy, **asdict(e.monitored)} for e in trained.history if e.monitored]
+    if seen and settings["figures"] == "all":
+        import pandas as pd
+
+        from attrscore.report import figures as plots
+
+        path = Path(settings["train"]["output"]).expanduser().with_suffix(".png")
+        drawn = plots.training_curves(pd.DataFrame(seen), band=trained.band)
+        output.stdout().print(f"figure: {plots.save(drawn, path)}", soft_wrap=True)
     return INCOMPLETE if output.say_skipped(dataset) else OK
 
 

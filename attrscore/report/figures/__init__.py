@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         score_against_area,
         score_table,
         threshold_curves,
+        training_curves,
     )
     from attrscore.stats import Report
 
@@ -50,6 +51,7 @@ _HOMES = {
     "score_against_area": "summaries",
     "score_table": "summaries",
     "threshold_curves": "summaries",
+    "training_curves": "summaries",
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "score_against_area",
     "score_table",
     "threshold_curves",
+    "training_curves",
 ]
 
 

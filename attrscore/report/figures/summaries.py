@@ -12,6 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from attrscore.core.readings import reading_of
 from attrscore.errors import DataError, preview
@@ -668,6 +669,34 @@ def plates_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
 def _tested(rows: pd.DataFrame) -> pd.DataFrame:
     """Without randomised weights."""
     return rows[~is_null(rows)]
+
+
+def training_curves(
+    epochs: pd.DataFrame, /, *, band: tuple[float, float] = (np.nan, np.nan)
+) -> Sheet:
+    """Where a model in training looked after each epoch, over the band of random weights.
+
+    A row an epoch with the columns ``accuracy``, ``log_odds``, ``swap_outside``, ``swap_inside``.
+    """
+    sheet, (left, right) = grid(2, (4.0, 2.8))
+    at = np.arange(1, len(epochs) + 1)
+    blue, orange, green = colours_for(3)
+    if np.isfinite(band).all():
+        left.axhspan(*band, color=_NULL, lw=0, label="random weights")
+    left.axhline(0, color=_CHANCE, lw=1, label="chance")
+    left.plot(at, epochs["log_odds"], "o-", color=blue, ms=4, label="log odds")
+    left.set(xlabel="epoch", ylabel="log odds on the cell")
+    for name, colour, words in (
+        ("accuracy", _CHANCE, "accuracy in training"),
+        ("swap_outside", orange, "drop by other surroundings"),
+        ("swap_inside", green, "drop by another inside"),
+    ):
+        right.plot(at, epochs[name], "o-", color=colour, ms=4, label=words)
+    right.set(xlabel="epoch", ylim=(-0.1, 1.05))
+    for ax in (left, right):
+        ax.legend(fontsize=7, frameon=False)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return sheet
 
 
 def _sheet_of(ax: Axes) -> Sheet:
