@@ -406,7 +406,7 @@ def figure(arms: pd.DataFrame) -> Figure:
             hue="model",
             style="model",
             col="problem",
-            col_wrap=4,
+            col_wrap=min(4, shown["problem"].nunique()),
             height=2.4,
             s=60,
         )
