@@ -150,9 +150,8 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def basic(cluster):
-    sweep = Sweep(cluster, "basic", "threads=1", held=False).start()
-    assert sweep.ended() == 0, sweep.said
-    return sweep
+    """The same with the basic launcher, which runs beside the first test."""
+    return Sweep(cluster, "basic", "threads=1", held=False).start()
 
 
 def test_an_array_of_ones_own_as_documented_is_the_basic_launchers_to_the_byte(cluster, basic):
@@ -169,6 +168,7 @@ def test_an_array_of_ones_own_as_documented_is_the_basic_launchers_to_the_byte(c
     cluster.wait(lambda: set(cluster.call(*asked, "%T").split()) <= ended, "end of the array")
     assert cluster.call(*asked, "%T").split() == ["COMPLETED"] * 4
     array = Sweep(cluster, "array", held=False)
+    assert basic.ended() == 0, basic.said
     assert array.bytes() == basic.bytes()
     assert array.threads() == {1}, "not the one that was asked for"
     assert set(cluster.call(*asked, "%N").split()) == set(cluster.nodes)
@@ -177,6 +177,7 @@ def test_an_array_of_ones_own_as_documented_is_the_basic_launchers_to_the_byte(c
 def test_a_cancelled_job_costs_itself_alone_and_the_same_command_completes_the_sweep(
     cluster, basic
 ):
+    assert basic.ended() == 0, basic.said
     sweep = Sweep(cluster, "cancelled", *SLURM).start()
     array = sweep.array()
     assert f"scancel {array}" in sweep.said
@@ -269,8 +270,9 @@ def test_a_time_limit_is_no_row_and_memory_or_a_node_that_is_gone_costs_its_job_
     assert "timed-out too many times" in timed.said
     assert not timed.bytes()
     assert timed.asked() == (3, {"0/4": "stopped"})
-    for sweep in (queued, down):
+    for sweep in (basic, queued, down):
         assert sweep.ended() == 0, sweep.said
+    for sweep in (queued, down):
         assert sweep.bytes().items() <= basic.bytes().items()
         assert len(sweep.bytes()) == 1
         assert sweep.asked()[0] == 0
