@@ -70,7 +70,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=5
+AuthInfo=socket={folder}/munge.socket,cred_expire=8
 SlurmctldPort={control}
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool/%n

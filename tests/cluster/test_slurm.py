@@ -237,27 +237,28 @@ def test_a_cancelled_job_costs_itself_alone_and_the_same_command_completes_the_s
 def test_a_time_limit_is_no_row_and_memory_or_a_node_that_is_gone_costs_its_job_alone(
     cluster, basic
 ):
-    """All at once, for a limit is a minute at least. The two that meet it fill the first node."""
-    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=20"]
-    again = "hydra.launcher.max_num_timeout=9"
-    timed = Sweep(cluster, "timed", *SLURM, *limit, shards="0/4").start()
-    queued = Sweep(cluster, "queued", *SLURM, *limit, again, shards="1/4").start()
+    """All at once, for Slurm takes its time. The two that meet a limit fill the first node."""
+    delay, again = "hydra.launcher.signal_delay_s=230", "hydra.launcher.max_num_timeout=1"
+    timed = Sweep(cluster, "timed", *SLURM, delay, shards="0/4").start()
+    queued = Sweep(cluster, "queued", *SLURM, delay, again, shards="1/4").start()
     both = dict.fromkeys([timed.array(), queued.array()], ("RUNNING", cluster.nodes[0]))
     cluster.wait(lambda: cluster.jobs() == both, "both on the first node")
+    cluster.wait(lambda: timed.waiting() + queued.waiting() == 2, "both in the middle of a method")
+    for job in both:  # of which less than the delay is left: it is stopped at once
+        cluster.call("scontrol", "update", f"job={job}", "TimeLimit=4")
+    eaten = Sweep(cluster, "eaten", *SLURM, shards="2/4,3/4", held=False)
     if limits_memory():
-        eaten = Sweep(cluster, "eaten", *SLURM, shards="2/4,3/4", held=False)
         Path(f"{eaten.hold}-eat").touch()
         eaten.start()
+    cluster.wait(lambda: cluster.jobs()[queued.array()][0] == "PENDING", "one queued again")
+    cluster.call("scontrol", "update", f"job={queued.array()}", "TimeLimit=30")
+    assert not queued.bytes()
+    queued.release()
+    if limits_memory():
         assert eaten.ended() == 1, eaten.said
         assert "of 2 jobs: 1 done, 1 out of memory" in eaten.said, eaten.said
         assert eaten.statuses() == {"ok"}
     down = Sweep(cluster, "down", *SLURM, shards="3/4").start()
-    show = ("scontrol", "show", "job", queued.array())
-    cluster.wait(lambda: re.search("Restarts=[1-9]", cluster.call(*show)), "another start")
-    assert not queued.bytes()
-    cluster.call("scontrol", "update", f"job={queued.array()}", "TimeLimit=30")
-    queued.release()
-
     array = down.array()
     cluster.wait(lambda: down.waiting() == 1, f"a job that waits: {down.said}")
     state, node = cluster.jobs()[array]
