@@ -103,6 +103,22 @@ def test_repair_is_tried_in_small_and_goes_on_where_it_was(tmp_path):
     assert "tiny 2D: swap mends a background confounder" in summary
 
 
+def test_verdicts_are_tried_in_small_and_a_trial_is_kept(tmp_path):
+    """Models train for two epochs here, so what the honest ones are called says nothing."""
+    command = [sys.executable, BENCHMARKS / "validation", "--quick", "--only", "verdict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    assert [path.name for path in (tmp_path / "validation" / "verdict").glob("*")] == [
+        "tiny_2D-00.parquet"
+    ]
+    lines = (tmp_path / "validation" / "summary.md").read_text(encoding="utf-8").splitlines()
+    for row, count in {"A": 2, "B": 2, "C": 2, "D": 4, "E": 1, "F": 2, "H": 4, "I": 1}.items():
+        found = [line for line in lines if line.startswith(f"| verdict {row} |")]
+        assert len(found) == count, row
+        if row in "ABEH":
+            assert all(line.endswith("| holds |") for line in found), found
+
+
 def test_the_validation_finds_in_small_what_was_planted(tmp_path):
     """Other claims of these parts are of more cells and networks than are trained here."""
     parts = ["planted", "geometry", "real"]
