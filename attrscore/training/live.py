@@ -61,7 +61,7 @@ def outside(
 
     >>> from attrscore.testing.samples import cells, net
     >>> model = net()
-    >>> loss = outside(model, cells(), layers="high")
+    >>> loss = outside(model, cells(), layers="low")
     >>> loss.backward()
     >>> bool(next(model.parameters()).grad.isfinite().all())
     True
@@ -82,9 +82,9 @@ def watch(model: nn.Module, layers: str | Sequence[str] = "last_conv", /) -> Ite
 
     >>> from attrscore.testing.samples import cells, net
     >>> model, batch = net(), cells()
-    >>> with watch(model, "high") as live:
+    >>> with watch(model, "low") as live:
     ...     logits = model(batch.inputs)
-    >>> float(live.of(logits, batch).outside()) == float(outside(model, batch, layers="high"))
+    >>> float(live.of(logits, batch).outside()) == float(outside(model, batch, layers="low"))
     True
     """
     live = Live(unwrap(model), layers)
