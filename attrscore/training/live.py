@@ -84,7 +84,7 @@ def watch(model: nn.Module, layers: str | Sequence[str] = "last_conv", /) -> Ite
     >>> model, batch = net(), cells()
     >>> with watch(model, "low") as live:
     ...     logits = model(batch.inputs)
-    >>> float(live.of(logits, batch).outside()) == float(outside(model, batch, layers="low"))
+    >>> bool(live.of(logits, batch).outside() == outside(model, batch, layers="low"))
     True
     """
     live = Live(unwrap(model), layers)
