@@ -125,7 +125,8 @@ def by_chance(name: str, key: str, columns, data: Batch):
         return columns["s.chance"] if key == "s" else columns["s.selected"]
     if name == "region_shares":
         last = key.rpartition(".")[2]
-        return {"density": 1, "log_density_ratio": 0}.get(last, columns.get(f"{key}.area"))
+        known = {"density": 1, "log_density_ratio": 0, "clipped": 0}
+        return known.get(last, columns.get(f"{key}.area"))
     if name == "channel_shares":
         region = key.split(".")[2] if key.count(".") == 2 else None
         if region is None:

@@ -17,6 +17,7 @@ SMALL += ["method=[grad_cam,saliency,random_cam]", "scorer=[grad_camo,iou]", "la
 
 CHANGES = {
     "fuse": ["fuse=false"],
+    "guide": ["guide=swap"],
     "figures": ["figures=all", "show=[phantom-0-000003]"],
     "label": ["label.model=mine", "label.dataset=ours"],
     "readers": ["readers=1"],
