@@ -89,13 +89,13 @@ def test_fields_to_scores_and_back(name, tmp_path, monkeypatch, capsys):
 
     # the same cells, the same numbers
     table = pd.read_csv("results/export/scores.csv").set_index("Metadata_attrscore_id")
-    obs = anndata.read_h5ad("results/export/scores.h5ad").obs
-    assert list(table.index) == list(obs.index) == list(scores["id"].unique())
+    annotated = anndata.read_h5ad("results/export/scores.h5ad").to_df()
+    assert list(table.index) == list(annotated.index) == list(scores["id"].unique())
     for (method, layer), rows in scores.groupby(["method", "layer"]):
         column = f"Metadata_attrscore_{method}_{layer}_grad_camo"
         expected = rows.set_index("id")["grad_camo"].reindex(table.index)
         np.testing.assert_array_equal(table[column], expected)
-        np.testing.assert_array_equal(obs[column], expected)
+        np.testing.assert_array_equal(annotated[f"{method}_{layer}_grad_camo"], expected)
     joined = pd.read_parquet("joined.parquet").dropna(subset="Metadata_attrscore_id")
     assert set(joined["Metadata_attrscore_id"]) == set(table.index)
     rows = table.loc[joined["Metadata_attrscore_id"]]
