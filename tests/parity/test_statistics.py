@@ -62,12 +62,20 @@ def test_few_units_get_the_t_interval_of_their_means():
 
 
 def test_a_share_that_no_cell_reaches_is_bounded_as_by_clopper_and_pearson():
-    table = pd.DataFrame({"Metadata_Well": np.repeat(np.arange(8), 5), "x": 0.1})
-    theirs = stats.binomtest(0, 8).proportion_ci(method="exact")
-    none = bootstrap(table, "x", threshold=0.5)
-    every = bootstrap(table, "x", threshold=0.0)
-    assert (none.low, none.high) == pytest.approx((0, theirs.high))
-    assert (every.low, every.high) == pytest.approx((1 - theirs.high, 1))
+    """Of cells that are units; of cells in wells between theirs of all cells and of all wells."""
+    for of_a_well in (1, 5):
+        table = pd.DataFrame({"Metadata_Well": np.repeat(np.arange(8), of_a_well), "x": 0.1})
+        cells, wells = (
+            stats.binomtest(0, n).proportion_ci(method="exact").high for n in (len(table), 8)
+        )
+        none = bootstrap(table, "x", threshold=0.5)
+        every = bootstrap(table, "x", threshold=0.0)
+        assert (none.low, every.high) == (0, 1)
+        assert none.high == pytest.approx(1 - every.low)
+        if of_a_well == 1:
+            assert none.high == pytest.approx(cells)
+        else:
+            assert cells < none.high < wells
 
 
 def test_sign_flips_are_scipys_permutation_test():
