@@ -95,8 +95,18 @@ def one_job() -> None:
     assert main([*SMALL, "keep=native", "figures=none"]) == 0
 
 
+def real_images() -> None:
+    """Those of the folder beside a developer's checkout: they are not ours to ship."""
+    data = CHECKOUT.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"the microscopy of {data.name} is not beside this checkout")
+    for name in ("cp_nf1", "bbbc050_embryos"):
+        Path(name).symlink_to(data / name)
+
+
 PREPARED = {
     "docs/your-images.md": own_images,
+    "docs/real-cells.md": real_images,
     "docs/profiles.md": profiles,
     "docs/format.md": one_job,
 }
