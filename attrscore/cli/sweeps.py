@@ -192,8 +192,7 @@ class Sweep:
             self.fused = any(joined.values())
         with read_write(config), open_dict(config):
             config.hydra.overrides.task = list(lines.values())
-        swept = map(_texts, parser.parse_overrides(list(lines.values())))
-        self.jobs = list(itertools.product(*swept))
+        self.jobs = combinations(list(lines.values()), parser)
         workers = workers_of(config.hydra.launcher, len(self.jobs), sweeper.max_batch_size)
         if workers > 1:
             os.environ[WORKERS] = str(workers)
@@ -286,6 +285,18 @@ def _quoted(name: str | int) -> str:
     ):
         return str(name)
     return "'" + name.replace("'", r"\'") + "'"
+
+
+def combinations(
+    overrides: Sequence[str], parser: OverridesParser | None = None, /
+) -> list[tuple[str, ...]]:
+    """The overrides of each job of a sweep, in the order in which Hydra runs them.
+
+    >>> combinations(["guide=none,swap", "seed=1"])
+    [('guide=none', 'seed=1'), ('guide=swap', 'seed=1')]
+    """
+    parser = parser or OverridesParser.create()
+    return list(itertools.product(*map(_texts, parser.parse_overrides(list(overrides)))))
 
 
 def _texts(override: Override) -> list[str]:

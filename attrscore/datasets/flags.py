@@ -231,10 +231,10 @@ def _of_units(known: pd.DataFrame, labels: Any, names: Sequence[str]) -> Iterato
     for column in columns["plate"]:
         units, values = pd.factorize(known[column])
         counts = _counts(units, labels, len(values), len(names))
-        right = _told(counts)
+        right = _guessed(counts)
         # half way from a guess to certainty, every class counting the same
-        told = ((counts * right).sum(0) / counts.sum(0)).mean()
-        if len(values) > 1 and told >= (1 + 1 / len(names)) / 2:
+        share = ((counts * right).sum(0) / counts.sum(0)).mean()
+        if len(values) > 1 and share >= (1 + 1 / len(names)) / 2:
             total = int((counts * right).sum())
             examples = [
                 f"{names[n]}: {values[int(counts[:, n].argmax())]}" for n in range(len(names))
@@ -261,7 +261,7 @@ def _counts(units: Any, labels: Any, rows: int, columns: int) -> NDArray[np.int6
     return counts
 
 
-def _told(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _guessed(counts: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(units, classes) whether the other cells of its unit tell the class of a cell.
 
     The class most over-represented among them is guessed, so that rare classes count as much.

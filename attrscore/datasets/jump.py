@@ -44,7 +44,7 @@ from attrscore.errors import AbsentError, ConfigError, DataError, UnsupportedErr
 MASKS = {"nucleus": "NucleusMask", "cell": "CellMask"}
 _MAPPING = dict(enumerate((*MASKS.values(), "DNA", "AGP", "ER", "Mito", "RNA")))
 _ARRAYS = ("single_cell_data", "single_cell_index", "label_image")
-_PLACES = ("Source", "Batch", "Plate", "Well", "Site")
+_ORIGIN = ("Source", "Batch", "Plate", "Well", "Site")
 _KEYS = ("Metadata_Plate", "Metadata_Well")
 
 
@@ -61,7 +61,7 @@ class Jump(NothingLeftOut, TableOptions):
 
     Regions: cell and nucleus. The pixels were set to 0 outside of the cell, and outside of the
     nucleus in the stain of the DNA, when the crops were made. So no model can read surroundings in
-    them, and they have no region neighbours; what a score tells is whether a model reads the cell
+    them, and they have no region neighbours; what a score says is whether a model reads the cell
     or the outline that the zeros give it.
 
     :raises UnsupportedError: zarr, an extra, is not installed.
@@ -192,7 +192,7 @@ class Jump(NothingLeftOut, TableOptions):
         frames = []
         for name in sorted(self._plate.group_keys()):
             parts = name.split("__")
-            well = parts[3] if len(parts) == len(_PLACES) else name
+            well = parts[3] if len(parts) == len(_ORIGIN) else name
             if self.wells is None or well in self.wells:
                 frames.append(self._cells_of(name))
             if self.limit is not None and sum(map(len, frames)) >= self.limit:
@@ -236,9 +236,9 @@ class Jump(NothingLeftOut, TableOptions):
         number = index[:, 1].astype(np.int64)
         table = pd.DataFrame({"id": [f"{i}:{n}" for i, n in zip(image, number, strict=True)]})
         parts = [str(each).split("__") for each in image]
-        for place, column in enumerate(_PLACES):
+        for at_part, column in enumerate(_ORIGIN):
             table[f"Metadata_{column}"] = [
-                p[place] if len(p) == len(_PLACES) else None for p in parts
+                p[at_part] if len(p) == len(_ORIGIN) else None for p in parts
             ]
         table = table.assign(Metadata_image=image, Metadata_object=number)
         return table.assign(group=name, row=np.arange(cells))

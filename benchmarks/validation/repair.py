@@ -222,8 +222,8 @@ class Trial:
     @property
     def seed(self) -> int:
         """Of all that is drawn."""
-        place = 100 * list(DESIGNS).index(self.design) + list(PROBLEMS).index(self.problem)
-        return self.first + 10 * place + self.number
+        offset = 100 * list(DESIGNS).index(self.design) + list(PROBLEMS).index(self.problem)
+        return self.first + 10 * offset + self.number
 
     def run(self, out: Path) -> pd.DataFrame:
         """A row a cell, arm and layer; read where it is kept."""
@@ -271,7 +271,7 @@ class Trial:
                 "problem": self.problem,
                 "design": self.design,
                 "trial": self.number,
-                "place": seen["layer"].map({name: at for at, name in design.layers.items()}),
+                "stage": seen["layer"].map({name: at for at, name in design.layers.items()}),
                 "undefined": made.history[-1].undefined,
                 **{name: right for name, (right, _) in answers.items()},
                 "calibration": answers["same"][1],
@@ -371,7 +371,7 @@ def report(folder: Path, spent: pd.DataFrame, out: Path) -> list[Check]:
 
 def summary_of(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a network and layer: means over its cells."""
-    by = ["design", "problem", "trial", "model", "model.guide", "place"]
+    by = ["design", "problem", "trial", "model", "model.guide", "stage"]
     means = [
         *("same", "flip", "calibration", "undefined", "grad_camo", "grad_camo.log_odds"),
         *("swap.outside", "swap.inside", "swap.cell", "swap.outside_share"),
@@ -386,7 +386,7 @@ def findings(tables: list[pd.DataFrame]) -> pd.DataFrame:
     found = []
     for table in tables:
         own = ["problem", "design", "trial"]
-        plain = table.drop(columns=[n for n in (*own, "place") if n in table])
+        plain = table.drop(columns=[n for n in (*own, "stage") if n in table])
         made = repairs(plain, clusters=["Metadata_Plate"], resamples=999)
         found.append(made.assign(**{name: table[name].iloc[0] for name in own}))
     return pd.concat(found, ignore_index=True)
@@ -394,8 +394,8 @@ def findings(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 def figure(arms: pd.DataFrame) -> Figure:
     """Flip accuracy against the score, a point a network; the gamed ones stand at lower right."""
-    last = arms[(arms["place"] == "last") & (arms["problem"] != "honest")]
-    middle = (arms["place"] == "middle") & arms["model"].str.endswith("middle")
+    last = arms[(arms["stage"] == "last") & (arms["problem"] != "honest")]
+    middle = (arms["stage"] == "middle") & arms["model"].str.endswith("middle")
     shown = pd.concat([last[~last["model"].str.endswith("middle")], arms[middle]])
     shown = shown.assign(problem=shown["problem"] + ", " + shown["design"])
     with sns.axes_style("whitegrid"):
@@ -426,12 +426,12 @@ def _worst(mine: pd.DataFrame) -> str:
     )
 
 
-def _of(arms: pd.DataFrame, design: str, problem: str, arm: str, place: str = "last") -> Any:
+def _of(arms: pd.DataFrame, design: str, problem: str, arm: str, stage: str = "last") -> Any:
     return arms[
         (arms["design"] == design)
         & (arms["problem"] == problem)
         & (arms["model"] == arm)
-        & (arms["place"] == place)
+        & (arms["stage"] == stage)
     ]
 
 
@@ -491,12 +491,12 @@ def _of_costs(spent: pd.DataFrame) -> Iterator[Check]:
 
 
 def _of_acid(arms: pd.DataFrame, found: pd.DataFrame) -> Iterator[Check]:
-    for arm, place in (("outside, middle", "middle"), ("outside", "last"), ("swap", "last")):
-        mine = _of(arms, "ResNet 2D", "acid", arm, place)
+    for arm, stage in (("outside, middle", "middle"), ("outside", "last"), ("swap", "last")):
+        mine = _of(arms, "ResNet 2D", "acid", arm, stage)
         said = found[
             (found["problem"] == "acid")
             & (found["model"] == arm)
-            & (found["layer"] == DESIGNS["ResNet 2D"].layers[place])
+            & (found["layer"] == DESIGNS["ResNet 2D"].layers[stage])
         ]["finding"]
         gamed = (mine["grad_camo"] >= 0.9) & (mine["swap.outside"] >= 0.9)
         promised = arm == "outside, middle" and len(mine)
@@ -541,8 +541,8 @@ def _of_others(arms: pd.DataFrame) -> Iterator[Check]:
     for (design, problem, arm), mine in arms.groupby(["design", "problem", "model"], sort=False):
         if (problem, arm) in done or problem in ("acid", "honest"):
             continue
-        place = "middle" if arm.endswith("middle") else "last"
-        mine = mine[mine["place"] == place]
+        stage = "middle" if arm.endswith("middle") else "last"
+        mine = mine[mine["stage"] == stage]
         inside = problem == "inside" and arm != "none"
         credited = bool((mine["flip"] >= 0.95).any())
         yield Check(

@@ -12,9 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -114,11 +112,8 @@ def train(arguments: Sequence[str]) -> int:
         "model=tiny_cnn dataset=phantom dataset.carrier=background train.output=cheat.safetensors"
     )
     help_asked("train", arguments, train.__doc__, example, "[-m] ")
-    several = [each for each in arguments if each not in ("-m", "--multirun")]
-    jobs = [several]
-    if len(several) < len(arguments):
-        parsed = OverridesParser.create().parse_overrides(several)
-        jobs = [each for part in BasicSweeper.split_arguments(parsed, None) for each in part]
+    asked = [each for each in arguments if each not in ("-m", "--multirun")]
+    jobs = sweeps.combinations(asked) if len(asked) < len(arguments) else [tuple(asked)]
     all_settings = [checked_settings(configuration(each)) for each in jobs]
     outputs = [settings["train"]["output"] for settings in all_settings]
     twice = next((each for each in outputs if outputs.count(each) > 1), None)

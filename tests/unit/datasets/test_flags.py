@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from attrscore.core.contracts import Batch
 from attrscore.core.registry import DATASETS
-from attrscore.datasets.flags import KINDS, RedFlag, _told, red_flags
+from attrscore.datasets.flags import KINDS, RedFlag, _guessed, red_flags
 from attrscore.engine.pool import draw_pool
 from attrscore.errors import DataError
 
@@ -238,7 +238,7 @@ def test_crops_of_any_dataset_are_looked_at():
 
 
 def test_a_unit_of_one_cell_tells_nothing():
-    assert not _told(np.eye(6, dtype=np.int64)).any()
+    assert not _guessed(np.eye(6, dtype=np.int64)).any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
