@@ -1,7 +1,8 @@
 """What a file of weights says of its training: on what, how well, and which cells were held out.
 
-It stands in the metadata of the safetensors file, as text: ``classes`` (JSON), ``training`` (JSON)
-and ``trained_on`` (digests of the ids of the cells trained on). A file without it is as good.
+It stands in the metadata of the safetensors file, as one JSON text under ``attrscore``: safetensors
+writes several entries in any order, and the same training gives the same file. A file without it is
+as good.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ MOST_NAMES = 2**16
 
 MOST_CLASSES = 256
 """Classes of which a table of confusion is kept."""
+
+_ENTRY = "attrscore"
 
 _BYTES = 6
 """Of a digest: of a million cells, one in 3e8 unseen ones is taken for one of them."""
@@ -85,14 +88,11 @@ class TrainingRecord:
 
     def metadata(self) -> dict[str, str]:
         """As it is written."""
-        names = ("channels", "stains", "normalised", "split_by", "held_out", "counts")
-        training = {
-            name: getattr(self, name) for name in (*names, "accuracy", "confusion", "guide")
-        }
-        found = {"classes": json.dumps(self.classes), "training": json.dumps(training)}
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found["trained_on"] = None
         if self.trained_on is not None:
             found["trained_on"] = base64.b64encode(b"".join(sorted(self.trained_on))).decode()
-        return found
+        return {_ENTRY: json.dumps(found)}
 
     def were_held_out(self, ids: Iterable[str], /) -> NDArray[np.bool_] | None:
         """Which cells were not trained on; None where that is not known."""
@@ -116,13 +116,14 @@ def read_record(path: str | Path, /) -> TrainingRecord | None:
             known = opened.metadata() or {}
     except Exception as error:
         raise DataError(damaged(file, "safetensors file")) from error
-    if "classes" not in known and "training" not in known:
+    if _ENTRY not in known:
         return None
     try:
-        training = json.loads(known.get("training", "{}"))
-        digests = base64.b64decode(known.get("trained_on", ""), validate=True)
+        training = json.loads(known[_ENTRY])
+        trained_on = training.get("trained_on")
+        digests = base64.b64decode(trained_on or "", validate=True)
         return TrainingRecord(
-            classes=tuple(map(str, json.loads(known.get("classes", "[]")))),
+            classes=tuple(map(str, training.get("classes", ()))),
             channels=int(training.get("channels", 0)),
             stains=tuple(map(str, training.get("stains", ()))),
             normalised=str(training.get("normalised", "")),
@@ -132,9 +133,9 @@ def read_record(path: str | Path, /) -> TrainingRecord | None:
             accuracy={str(k): float(v) for k, v in training.get("accuracy", {}).items()},
             confusion=tuple(tuple(map(int, row)) for row in training.get("confusion", ())),
             guide=dict(training.get("guide", {})),
-            trained_on=frozenset(digests[at : at + _BYTES] for at in range(0, len(digests), _BYTES))
-            if "trained_on" in known
-            else None,
+            trained_on=None
+            if trained_on is None
+            else frozenset(digests[at : at + _BYTES] for at in range(0, len(digests), _BYTES)),
         )
     except (AttributeError, TypeError, ValueError) as error:
         raise DataError(

@@ -226,6 +226,8 @@ def test_every_place_where_rows_are_made_is_among_them(tmp_path):
     assert len(there) >= 10
 
 
+# Python cannot raise what comes while it throws a generator away: ``stoppable`` keeps it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("settings", [JOB], ids=["methods"], indirect=True)
 def test_a_job_stopped_at_any_moment_has_no_row_of_it(settings, reached, stop, tmp_path):
     moments = random.Random(0)

@@ -42,7 +42,7 @@ def test_what_is_written_is_read(tmp_path):
     assert found.counts == {"trained_on": 6, "held_out": 2}
     assert found.were_held_out(["c0", "c6", "new"]).tolist() == [False, True, True]
     with safetensors.safe_open(file, framework="np") as opened:  # for anybody to read
-        assert '"held_out": ["A01", "B02"]' in opened.metadata()["training"]
+        assert '"held_out": ["A01", "B02"]' in opened.metadata()["attrscore"]
 
 
 def test_without_groups_the_cells_are_named(tmp_path):
@@ -65,7 +65,7 @@ def test_files_that_say_nothing(tmp_path):
 @pytest.mark.parametrize("text", ["[]", "no JSON", '{"counts": 3}', '{"channels": "x"}'])
 def test_metadata_that_are_no_record_are_said(text, tmp_path):
     file = tmp_path / "w.safetensors"
-    safetensors.numpy.save_file({"a": np.zeros(1)}, file, {"training": text})
+    safetensors.numpy.save_file({"a": np.zeros(1)}, file, {"attrscore": text})
     with pytest.raises(DataError, match=r"w\.safetensors has metadata that are not those"):
         read_record(file)
 
