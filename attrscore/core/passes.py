@@ -276,7 +276,11 @@ class Pass:
     def activations(self) -> Mapping[str, Tensor]:
         """Layer -> its output (N, C, *s), no gradient."""
         if self._activations is None:
-            self._backward()
+            try:
+                self._backward()
+            except UnsupportedError:
+                if self._activations is None:
+                    raise  # else no gradient flows, which comes back at what asks for one
         return cast("dict[str, Tensor]", self._activations)
 
     @property

@@ -12,6 +12,7 @@ xgrad_cam             grad_cam, mean by activation     signed   P               
 layer_cam             activation x positive gradient   signed   P               blocked
 eigen_grad_cam        main component of hires_cam      signed   P and an SVD    blocked
 activation_x_gradient hires_cam by channel             signed   P               blocked
+finer_cam             grad_cam less that of like class signed   P of its own    blocked, no class
 random_cam            activation x random weights      signed   P               blocked
 saliency              gradient by pixel                absolute P               blocked
 input_x_gradient      pixel x gradient                 signed   P               blocked
@@ -19,14 +20,19 @@ guided_backprop       gradient, positive at each ReLU  signed   P + B           
 deconvolution         the same, ReLUs not gated        signed   P + B           not nn.ReLU
 guided_grad_cam       guided_backprop x grad_cam       signed   P + B           not nn.ReLU
 integrated_gradients  share in F(x) - F(baseline)      signed   steps (F + B)   blocked
+guided_ig             the same, around steep ways      signed   steps (F + B)   blocked
 gradient_shap         the same, smoothed by noise      signed   samples (F + B) blocked
 layer_conductance     its flow through each unit       signed   (steps + 1) P   blocked
 smooth_grad           another map over noisy inputs    of that  samples x that  as that
 deep_lift             share, by changes of activations signed   2 (F + B) + F   bent
+deep_lift_shap        the same, cells as baselines     signed   each as one     bent, no pool
 lrp                   relevance of each pixel          signed   2 F + B         no chain
 layer_lrp             relevance of each unit           signed   2 F + B         no chain
 occlusion             loss where a window is hidden    signed   F a position    -
 feature_ablation      loss where a part is hidden      signed   F a part        -
+rise                  score where a pixel is shown     signed   samples F       -
+score_cam             activation x score it leaves     positive C F a layer     -
+ablation_cam          activation x loss without it     signed   C F a layer     -
 kernel_shap           Shapley value of each part       signed   (samples + 1) F -
 captum                as its algorithm says            of that  of that         as above
 kept                  what an earlier job kept         of that  none            -
@@ -49,6 +55,7 @@ Tanh, and targets made of several outputs. They are refused, with the reason.
 from attrscore.methods.cams import (
     ActivationXGradient,
     EigenGradCAM,
+    FinerCAM,
     GradCAM,
     GradCAMPlusPlus,
     HiResCAM,
@@ -57,7 +64,7 @@ from attrscore.methods.cams import (
     XGradCAM,
 )
 from attrscore.methods.captum_any import FromCaptum
-from attrscore.methods.deep_lift import DeepLift
+from attrscore.methods.deep_lift import DeepLift, DeepLiftShap
 from attrscore.methods.gradients import InputXGradient, Saliency, SmoothGrad
 from attrscore.methods.guided import (
     Deconvolution,
@@ -67,22 +74,34 @@ from attrscore.methods.guided import (
 )
 from attrscore.methods.kept import KeptMaps
 from attrscore.methods.lrp import LRP, LayerLRP
-from attrscore.methods.path import GradientShap, IntegratedGradients, LayerConductance
-from attrscore.methods.perturbation import FeatureAblation, KernelShap, Occlusion
+from attrscore.methods.path import GradientShap, GuidedIG, IntegratedGradients, LayerConductance
+from attrscore.methods.perturbation import (
+    RISE,
+    AblationCAM,
+    FeatureAblation,
+    KernelShap,
+    Occlusion,
+    ScoreCAM,
+)
 
 __all__ = [
     "LRP",
+    "RISE",
+    "AblationCAM",
     "ActivationXGradient",
     "Deconvolution",
     "DeepLift",
+    "DeepLiftShap",
     "EigenGradCAM",
     "FeatureAblation",
+    "FinerCAM",
     "FromCaptum",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientShap",
     "GuidedBackprop",
     "GuidedGradCAM",
+    "GuidedIG",
     "HiResCAM",
     "InputXGradient",
     "IntegratedGradients",
@@ -94,6 +113,7 @@ __all__ = [
     "Occlusion",
     "RandomCAM",
     "Saliency",
+    "ScoreCAM",
     "SmoothGrad",
     "XGradCAM",
     "guided_backprop",

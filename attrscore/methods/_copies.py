@@ -21,6 +21,7 @@ __all__ = [
     "check_chunk",
     "explained_at",
     "gradients_at",
+    "hiding",
     "noisy",
     "values_at",
 ]
@@ -104,8 +105,7 @@ def explained_at(run: Pass, inputs: Tensor, rows: slice, /) -> Tensor:
 def values_at(
     run: Pass,
     rows: Tensor,
-    hidden: Callable[[slice], Tensor],
-    reference: Tensor,
+    altered: Callable[[slice], Tensor],
     /,
     *,
     chunk: int | None,
@@ -114,21 +114,39 @@ def values_at(
 ) -> Tensor:
     """The explained score of P altered copies: (P,) float64.
 
-    Copy p is sample ``rows[p]`` (int64) with ``reference`` (N, C, *S) in place of what ``hidden``
-    names: it gets a slice of the copies and gives (p, *S) bool. P forward passes of one input, at
-    most ``chunk`` at a time. They count as progress, with ``before`` done already, of ``total``.
+    Copy p is made from sample ``rows[p]`` (int64); ``altered`` gets a slice of the copies and gives
+    their inputs (p, C, *S). P forward passes of one input, at most ``chunk`` at a time. They count
+    as progress, with ``before`` done already, of ``total``.
     """
-    inputs, additional = run.batch.inputs.detach(), run.additional
+    inputs, additional = run.batch.inputs, run.additional
     size = at_once(chunk, inputs)
     found = []
     with run.prepared(), torch.no_grad():
         for first in range(0, len(rows), size):
             which = slice(first, min(first + size, len(rows)))
-            of = rows[which]
-            altered = torch.where(hidden(which)[:, None], reference[of], inputs[of])
-            found.append(run.explained(altered, *(each[of] for each in additional)).double())
+            others = (each[rows[which]] for each in additional)
+            found.append(run.explained(altered(which), *others).double())
             run.step(before + which.stop, total or len(rows))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=inputs.device)
+
+
+def hiding(
+    run: Pass, rows: Tensor, reference: Tensor, hidden: Callable[[slice], Tensor], /
+) -> Callable[[slice], Tensor]:
+    """Copies with ``reference`` in place of what ``hidden`` names, for :func:`values_at`.
+
+    ``reference`` is (N, C, *S); ``hidden`` gets a slice of the copies and gives (p, *S): bool, or
+    the share hidden, 0 to 1.
+    """
+    inputs = run.batch.inputs.detach()
+
+    def altered(which: slice) -> Tensor:
+        of, mask = rows[which], hidden(which)[:, None]
+        if mask.dtype is torch.bool:
+            return torch.where(mask, reference[of], inputs[of])
+        return torch.lerp(inputs[of], reference[of], mask)
+
+    return altered
 
 
 def noisy(inputs: Tensor, noise: float, draws: Sequence[torch.Generator], /) -> Tensor:

@@ -1,13 +1,31 @@
-"""Checks of options that several methods share."""
+"""Options that several methods share: their checks, and what an input is compared with."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import math
-from typing import TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-from attrscore.errors import ConfigError
+import numpy as np
+import safetensors.numpy
+import torch
+from torch import Tensor
 
-__all__ = ["PerAxis", "check_per_axis", "check_positive", "check_share", "check_whole", "per_axis"]
+from attrscore.errors import ConfigError, DataError
+
+__all__ = [
+    "PerAxis",
+    "WithBaseline",
+    "blurred",
+    "check_per_axis",
+    "check_positive",
+    "check_share",
+    "check_whole",
+    "per_axis",
+]
 
 Number = TypeVar("Number", int, float)
 
@@ -87,3 +105,111 @@ def check_share(method: object, /, *options: str) -> None:
             or not 0 <= given < math.inf
         ):
             raise ConfigError(f"{option}={given!r} must be a number, 0 or more.")
+
+
+_KINDS = ("zero", "mean", "blurred")
+_FILES = (".npy", ".safetensors")
+
+
+@dataclass(frozen=True)
+class WithBaseline:
+    """The options of a baseline: what an input is compared with, or replaced by."""
+
+    baseline: str | float = "zero"
+    """zero | mean (of each channel over the crop) | blurred (by a Gaussian) | a number | a .npy or
+    .safetensors of one array (C,) or (C, *S)."""
+    sigma: float | tuple[float, ...] = 8.0
+    """Of the blurred baseline, in pixels: a number, or [Y, X] or [Z, Y, X]."""
+
+    def __post_init__(self) -> None:
+        check_per_axis(self, "sigma", kind=float)
+        given = self.baseline
+        if isinstance(given, str) and given not in _KINDS:
+            if not given.endswith(_FILES):
+                raise ConfigError(
+                    f"baseline={given!r} is not a choice; expected {', '.join(_KINDS)}, a number, "
+                    "or a .npy or .safetensors file."
+                )
+            _read(given)
+        elif not isinstance(given, str) and (
+            isinstance(given, bool)
+            or not isinstance(given, int | float)
+            or not math.isfinite(given)
+        ):
+            raise ConfigError(f"baseline={given!r} must be a finite number.")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The numbers of a file, not where it lies; empty without one."""
+        if not isinstance(self.baseline, str) or self.baseline in _KINDS:
+            return {}
+        values = _read(self.baseline)
+        digest = hashlib.blake2b(repr(values.shape).encode(), digest_size=8)
+        digest.update(values.tobytes())
+        return {"baseline": digest.hexdigest()}
+
+    def reference(self, inputs: Tensor, /) -> Tensor:
+        """The baseline of each input, (N, C, *S).
+
+        :raises ConfigError: a file of another shape.
+        """
+        if self.baseline == "zero":
+            return torch.zeros_like(inputs)
+        if self.baseline == "mean":
+            return inputs.mean(_space(inputs), keepdim=True).expand_as(inputs)
+        if self.baseline == "blurred":
+            return blurred(inputs, per_axis(self.sigma, inputs.ndim - 2, option="sigma"))
+        if not isinstance(self.baseline, str):
+            return torch.full_like(inputs, self.baseline)
+        values = torch.from_numpy(_read(self.baseline)).to(inputs)
+        if values.ndim == 1:
+            values = values.view(-1, *[1] * (inputs.ndim - 2))
+        if len(values) != inputs.shape[1] or values.shape[1:] not in (
+            inputs.shape[2:],
+            (1,) * (inputs.ndim - 2),
+        ):
+            raise ConfigError(
+                f"The baseline {Path(self.baseline).name} has the shape {tuple(values.shape)}; "
+                f"expected {tuple(inputs.shape[1:2])} or {tuple(inputs.shape[1:])}, as the crops."
+            )
+        return values.expand_as(inputs)
+
+
+def blurred(inputs: Tensor, sigma: tuple[float, ...], /) -> Tensor:
+    """Smoothed by a Gaussian along each spatial axis, borders continued by their last value.
+
+    (N, C, *S) -> (N, C, *S). As ``scipy.ndimage.gaussian_filter(mode="nearest")``: the kernel ends
+    at 4 sigma.
+    """
+    for axis, width in enumerate(sigma, start=2):
+        size, reach = inputs.shape[axis], int(4 * width + 0.5)
+        offsets = torch.arange(-reach, reach + 1)
+        kernel = torch.exp(-0.5 * (offsets.double() / width).square())
+        kernel /= kernel.sum()
+        sources = (torch.arange(size)[:, None] + offsets).clamp(0, size - 1)
+        matrix = torch.zeros(size, size, dtype=torch.float64)
+        matrix.scatter_add_(1, sources, kernel.expand(size, -1).contiguous())
+        inputs = torch.tensordot(inputs, matrix.to(inputs), ([axis], [1])).movedim(-1, axis)
+    return inputs
+
+
+def _space(inputs: Tensor) -> tuple[int, ...]:
+    return tuple(range(2, inputs.ndim))
+
+
+@functools.lru_cache(maxsize=16)
+def _read(path: str) -> np.ndarray[Any, Any]:
+    try:
+        if path.endswith(".npy"):
+            values = np.load(path, allow_pickle=False)
+        else:
+            (values,) = safetensors.numpy.load_file(path).values()
+        values = np.ascontiguousarray(values, dtype=float)
+    except Exception as error:
+        raise DataError(f"The baseline {path} cannot be read as one array: {error}") from error
+    if values.ndim not in (1, 3, 4) or not np.isfinite(values).all():
+        raise DataError(
+            f"The baseline {path} must be finite numbers (C,), (C, Y, X) or (C, Z, Y, X); "
+            f"given: an array {values.shape}."
+        )
+    return values

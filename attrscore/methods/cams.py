@@ -12,14 +12,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import Maps
+from attrscore.core.contracts import Batch, Maps, Target
 from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
-from attrscore.errors import choose
+from attrscore.errors import UnsupportedError, choose
+from attrscore.methods._options import check_share, check_whole
+from attrscore.targets import scores_of
 
 __all__ = [
     "ActivationXGradient",
     "EigenGradCAM",
+    "FinerCAM",
     "GradCAM",
     "GradCAMPlusPlus",
     "HiResCAM",
@@ -31,6 +34,7 @@ __all__ = [
     "grad_cam_plus_plus",
     "hires_cam",
     "layer_cam",
+    "weighted",
     "xgrad_cam",
 ]
 
@@ -50,7 +54,7 @@ def grad_cam(activation: Tensor, gradient: Tensor, /, *, channels: str = "sum") 
     tensor([[[[0.5000, 2.0000]]]])
     """
     weights = gradient.mean(_space(gradient), keepdim=True)
-    return _weighted(activation, weights) if channels == "sum" else weights * activation
+    return weighted(activation, weights) if channels == "sum" else weights * activation
 
 
 def hires_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -91,9 +95,9 @@ def xgrad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
     tensor([[[[ 5., 15.]]]])
     """
     total = activation.sum(_space(activation), keepdim=True)
-    weighted = (gradient * activation).sum(_space(activation), keepdim=True)
-    weights = torch.where(total == 0, 0.0, weighted / torch.where(total == 0, 1.0, total))
-    return _weighted(activation, weights)
+    products = (gradient * activation).sum(_space(activation), keepdim=True)
+    weights = torch.where(total == 0, 0.0, products / torch.where(total == 0, 1.0, total))
+    return weighted(activation, weights)
 
 
 def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -113,7 +117,7 @@ def grad_cam_plus_plus(activation: Tensor, gradient: Tensor, /) -> Tensor:
     if not bool(weights.isfinite().all()):  # asking every voxel is slow, and it is rarely 0
         below = below.masked_fill(below == 0, torch.inf)
         weights = (gradient.relu() / below).sum(_space(gradient), keepdim=True)
-    return _weighted(activation, weights)
+    return weighted(activation, weights)
 
 
 def eigen_grad_cam(activation: Tensor, gradient: Tensor, /) -> Tensor:
@@ -141,7 +145,7 @@ def _space(values: Tensor) -> tuple[int, ...]:
     return tuple(range(2, values.ndim))
 
 
-def _weighted(activation: Tensor, weights: Tensor) -> Tensor:
+def weighted(activation: Tensor, weights: Tensor) -> Tensor:
     """The sum over channels of activations times weights, one a channel, as a product of matrices.
 
     It makes no copy of the activations.
@@ -203,6 +207,62 @@ class GradCAM:
             name: grad_cam(run.activations[name], gradient, channels=self.channels)
             for name, gradient in run.gradients.items()
         }
+
+
+@METHODS.register("finer_cam")
+@dataclass(frozen=True, kw_only=True)
+class FinerCAM:
+    """Finer-CAM: Grad-CAM of what sets the class apart from those that are most like it.
+
+    The explained scalar is the mean of y_c - alpha y_d over the ``compared`` classes d whose scores
+    are nearest to that of the explained class c, weighted by their probabilities: what these
+    classes share cancels. The class is the target's; its ``scalar`` is not used. Costs one forward
+    and one backward pass of its own for all layers. Cannot explain targets that are no class.
+    Zhang et al., CVPR 2025; numbers as pytorch-grad-cam's ``FinerCAM``.
+    """
+
+    alpha: float = 1.0
+    """Share of the other classes' scores that is taken off; 0 is Grad-CAM of the logit."""
+    compared: int = 3
+    """Classes of the nearest scores, or all others where there are fewer."""
+
+    def __post_init__(self) -> None:
+        check_share(self, "alpha")
+        check_whole(self, "compared")
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s)."""
+        classes = run.aux.dtype is torch.int64 and run.aux.ndim == 1
+        if not classes or not getattr(run.target, "of_classes", True):
+            raise UnsupportedError(
+                f"finer_cam compares a class with those like it, and target={run.target} explains "
+                "none; use target=predicted, label or index, or grad_cam."
+            )
+        (finer,) = run.towards([_Finer(run.target, run.aux, self.alpha, self.compared)])
+        return GradCAM()(finer)
+
+
+@dataclass(frozen=True)
+class _Finer:
+    """The target of Finer-CAM."""
+
+    behind: Target
+    aux: Tensor
+    alpha: float
+    compared: int
+
+    def prepare(self, _output: Tensor, _batch: Batch, /) -> Tensor:
+        return self.aux
+
+    def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:
+        scores = scores_of(self.behind, output)
+        own = scores.gather(1, aux[:, None])
+        apart = (scores.detach() - own.detach()).abs().scatter(1, aux[:, None], torch.inf)
+        most = min(self.compared, scores.shape[1] - 1)
+        others = apart.argsort(stable=True, dim=1)[:, :most]
+        weights = scores.softmax(1).gather(1, others)
+        differences = own - self.alpha * scores.gather(1, others)
+        return (weights * differences).sum(1) / weights.sum(1)
 
 
 @METHODS.register("hires_cam")
@@ -303,7 +363,7 @@ class RandomCAM:
         weights = torch.stack(
             [self._weights(cell, layer, activation.shape[1]) for cell in run.batch.ids]
         ).to(activation)
-        return _weighted(activation, weights)
+        return weighted(activation, weights)
 
     def _weights(self, cell: str, layer: str, channels: int) -> Tensor:
         generator = generator_of(self.seed, layer, cell)

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Diagnosed, Maps
 from attrscore.core.graph import Calls, Severed, beyond_linear, calls, kind_of, listed, out_of_place
-from attrscore.core.passes import Pass
+from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError
-from attrscore.methods._baselines import WithBaseline
+from attrscore.methods._options import WithBaseline, check_whole
 from attrscore.methods.path import completeness
 
-__all__ = ["DeepLift"]
+__all__ = ["DeepLift", "DeepLiftShap"]
 
 _RESCALED = (
     *(nn.ReLU, nn.ELU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.Softplus),
@@ -76,8 +76,11 @@ class DeepLift(WithBaseline):
     def __call__(self, run: Pass, /) -> Maps:
         """INPUT -> (N, C, *S)."""
         self.check(run)
+        return self._against(run, self.reference(run.batch.inputs.detach()).contiguous())
+
+    def _against(self, run: Pass, reference: Tensor) -> Diagnosed:
+        """The maps against baselines (N, C, *S), with their completeness."""
         inputs, additional = run.batch.inputs.detach(), run.additional
-        reference = self.reference(inputs).contiguous()
         pools = any(isinstance(module, POOLS) for module in run.model.modules())
         size = 1 if pools else len(inputs)
         found = []
@@ -117,6 +120,69 @@ class DeepLift(WithBaseline):
                 f"{float(change[first]):.3g} by {float(error[first]):.3g}, so Captum got something "
                 "wrong; use integrated_gradients."
             )
+
+
+@METHODS.register("deep_lift_shap")
+@dataclass(frozen=True, kw_only=True)
+class DeepLiftShap:
+    """DeepLIFT SHAP: the mean of DeepLIFT over other cells as baselines.
+
+    An estimate of each pixel's Shapley value, where hidden pixels are those of another cell. The
+    baselines are cells of the pool, never the cell itself by its id. Signed. Costs ``baselines``
+    times what ``deep_lift`` does, one batch in memory at a time, and refuses what it refuses.
+    Columns as ``integrated_gradients``, F(baseline) the mean over the baselines. Lundberg, Lee,
+    NeurIPS 2017; numbers as Captum's ``DeepLiftShap``, which draws no cells of its own.
+
+    :raises UnsupportedError: no pool, or no other cell in it.
+    """
+
+    explains: ClassVar[str] = INPUT
+    needs_pool: ClassVar[bool] = True
+    baselines: int = 8
+    """Other cells for each cell; at most one less than the pool has."""
+    seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
+
+    def __post_init__(self) -> None:
+        check_whole(self, "baselines")
+        check_whole(self, "seed", least=0)
+
+    def check(self, run: Pass, /) -> None:
+        """Whether there are other cells, and what ``deep_lift`` asks."""
+        self._chosen(run)
+        DeepLift().check(run)
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, C, *S)."""
+        chosen, pool = self._chosen(run), run.need_pool()
+        DeepLift().check(run)
+        inner = run.on(run.batch.inputs, layers={})
+        total, sums = torch.zeros_like(run.batch.inputs, dtype=torch.float64), dict[str, Tensor]()
+        for done, rows in enumerate(chosen.T, start=1):
+            maps = DeepLift()._against(inner, pool.inputs[rows].to(run.batch.inputs))
+            total += maps[INPUT]
+            sums = {k: sums.get(k, 0) + v for k, v in maps.diagnostics.items()}
+            run.step(done, chosen.shape[1])
+        count = chosen.shape[1]
+        signed = (total / count).to(run.batch.inputs.dtype)
+        return Diagnosed({INPUT: signed}, {name: each / count for name, each in sums.items()})
+
+    def _chosen(self, run: Pass) -> Tensor:
+        """Rows of the pool for each cell, (N, baselines)."""
+        pool = run.need_pool()
+        finite = pool.inputs.flatten(1).isfinite().all(1).cpu()
+        found = []
+        for cell in run.batch.ids:
+            order = torch.randperm(len(pool), generator=generator_of(self.seed, "shap", cell))
+            others = torch.tensor([pool.ids[row] != cell for row in order.tolist()])
+            found.append(order[others & finite[order]][: self.baselines])
+        count = min(self.baselines, max(1, int(finite.sum()) - 1))  # the same for every batch
+        if min(map(len, found)) < count:
+            raise UnsupportedError(
+                "deep_lift_shap needs other cells as baselines, and the pool has none beside the "
+                "cell itself; give a larger pool, or use deep_lift."
+            )
+        return torch.stack([rows[:count] for rows in found]).to(run.batch.inputs.device)
 
 
 @contextmanager

@@ -1,35 +1,45 @@
-"""What the score loses when parts of the crop are hidden. No gradient is needed."""
+"""What the score loses when parts of the crop, or channels of a layer, are hidden.
+
+No gradient is needed.
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import comb
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from scipy import ndimage
-from torch import Tensor
+from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Batch, Diagnosed, Maps
+from attrscore.core.layers import no_grid
+from attrscore.core.layouts import Layout, hidden_state, replace_hidden_state
 from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
-from attrscore.errors import ConfigError, choose
-from attrscore.methods._baselines import WithBaseline
-from attrscore.methods._copies import check_chunk, values_at
+from attrscore.errors import ConfigError, LayerError, choose
+from attrscore.methods._copies import blocks, check_chunk, explained_at, hiding, values_at
 from attrscore.methods._options import (
     PerAxis,
+    WithBaseline,
     check_per_axis,
     check_positive,
     check_whole,
     per_axis,
 )
+from attrscore.methods.cams import weighted
 
 __all__ = [
+    "RISE",
+    "AblationCAM",
     "FeatureAblation",
     "KernelShap",
     "Occlusion",
+    "ScoreCAM",
     "WithFeatures",
     "coalitions",
     "grid_blocks",
@@ -184,7 +194,7 @@ class Occlusion(WithBaseline):
             return masks
 
         reference = self.reference(batch.inputs.detach())
-        values = values_at(run, rows, hidden, reference, chunk=self.chunk)
+        values = values_at(run, rows, hiding(run, rows, reference, hidden), chunk=self.chunk)
         lost = run.value.double() - values.view(len(windows), n)
         total = torch.zeros((n, *batch.space), dtype=torch.float64, device=device)
         covered = torch.zeros(batch.space, dtype=torch.float64, device=device)
@@ -249,7 +259,7 @@ class FeatureAblation(WithFeatures, WithBaseline):
             return labels[rows[which]] == numbers[which].view(-1, *[1] * len(batch.space))
 
         reference = self.reference(batch.inputs.detach())
-        values = values_at(run, rows, hidden, reference, chunk=self.chunk)
+        values = values_at(run, rows, hiding(run, rows, reference, hidden), chunk=self.chunk)
         lost = torch.zeros(known.shape, dtype=torch.float64, device=labels.device)
         lost[rows, numbers] = run.value.double()[rows] - values
         return {INPUT: self.painted(lost, labels).to(batch.inputs.dtype)}
@@ -381,9 +391,238 @@ class KernelShap(WithFeatures, WithBaseline):
         return values_at(
             run,
             rows,
-            lambda which: hidden[which][:, labels],
-            reference,
+            hiding(run, rows, reference, lambda which: hidden[which][:, labels]),
             chunk=self.chunk,
             before=before,
             total=total,
         )
+
+
+@METHODS.register("rise")
+@dataclass(frozen=True, kw_only=True)
+class RISE(WithBaseline):
+    """RISE: what the score is where a pixel is shown, over randomly masked copies of the crop.
+
+    A mask is a coarse grid of pieces, each shown with the probability ``shown``, brought smoothly
+    to the size of the crop and shifted at random. The map is the mean of F(masked) x mask, divided
+    by ``shown``: an estimate of the mean score given that the pixel is shown. With ``offset=mean``
+    the mean score over all masks is taken off, so that the map is signed, and 0 where a pixel makes
+    no difference; ``offset=none`` is the formula of the paper, in which every pixel has that mean.
+    Costs ``samples`` forward passes (the paper's 4000 to 8000 have less noise), in memory that does
+    not grow with them. Explains any model, gradients or not. Petsiuk et al., BMVC 2018.
+    """
+
+    explains: ClassVar[str] = INPUT
+    samples: int = 1000
+    """Masks a crop: forward passes."""
+    grid: PerAxis = 8
+    """Pieces of a mask along each axis: a number, or [Y, X] or [Z, Y, X]."""
+    shown: float = 0.5
+    """Probability with which a piece is shown."""
+    offset: Literal["mean", "none"] = "mean"
+    """Taken off the score: its mean over the masks, or nothing."""
+    chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
+    seed: int = 0
+    """Of what is drawn; a cell's draws follow from it and the id alone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "samples")
+        check_whole(self, "seed", least=0)
+        check_per_axis(self, "grid")
+        check_chunk(self.chunk)
+        choose(self.offset, ("mean", "none"), option="offset")
+        check_positive(self, "shown")
+        if self.shown >= 1:
+            raise ConfigError(f"shown={self.shown} must be below 1: something must be hidden.")
+
+    def check(self, run: Pass, /) -> None:
+        """The clean input, and whether the grid fits."""
+        per_axis(self.grid, len(run.batch.space), option="grid")
+        run.value  # noqa: B018  # a property that computes
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """INPUT -> (N, 1, *S)."""
+        inputs, space = run.batch.inputs.detach(), run.batch.space
+        reference = self.reference(inputs)
+        grid = per_axis(self.grid, len(space), option="grid")
+        draws = [self._draw(cell, grid, space) for cell in run.batch.ids]
+        scored = torch.zeros((len(inputs), *space), dtype=torch.float64, device=inputs.device)
+        masked, scores = torch.zeros_like(scored), scored.new_zeros(len(inputs))
+        run.additional  # noqa: B018  # the clean input's own pass comes first
+        with run.prepared(), torch.no_grad():
+            for rows, steps in blocks(run, self.samples, self.chunk):
+                drawn = draws[rows]
+                masks = torch.stack(
+                    [_enlarged(pieces[steps], shifts[steps], space) for pieces, shifts in drawn], 1
+                ).to(inputs)
+                copies = torch.lerp(reference[rows], inputs[rows], masks[:, :, None])
+                found = explained_at(run, copies.flatten(0, 1), rows).view(masks.shape[:2]).double()
+                scored[rows] += torch.einsum("kn,kn...->n...", found, masks.double())
+                masked[rows] += masks.double().sum(0)
+                scores[rows] += found.sum(0)
+        if self.offset == "mean":
+            scored -= masked * (scores / self.samples).view(-1, *[1] * len(space))
+        signed = scored / (self.samples * self.shown)
+        return {INPUT: signed[:, None].to(inputs.dtype)}
+
+    def _draw(
+        self, cell: str, grid: tuple[int, ...], space: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Which pieces each mask shows, (samples, *grid) bool, and its shift in pixels."""
+        generator = generator_of(self.seed, "rise", cell)
+        pieces = torch.rand((self.samples, *grid), generator=generator) < self.shown
+        steps = torch.tensor([-(-size // parts) for size, parts in zip(space, grid, strict=True)])
+        shifts = torch.rand((self.samples, len(grid)), generator=generator) * steps
+        return pieces, shifts.long()
+
+
+def _enlarged(pieces: Tensor, shifts: Tensor, space: tuple[int, ...]) -> Tensor:
+    """Masks of one crop from their pieces: (k, *grid) bool, (k, axes) -> (k, *S) of 0 to 1.
+
+    Enlarged by one piece more than the crop has, from which each mask is cut at its shift.
+    """
+    grid = pieces.shape[1:]
+    large = [(parts + 1) * -(-size // parts) for size, parts in zip(space, grid, strict=True)]
+    mode = "bilinear" if len(space) == 2 else "trilinear"
+    masks = nn.functional.interpolate(pieces[:, None].double(), size=large, mode=mode)[:, 0]
+    cut = [
+        mask[tuple(slice(at, at + size) for at, size in zip(shift, space, strict=True))]
+        for mask, shift in zip(masks, shifts.tolist(), strict=True)
+    ]
+    return torch.stack(cut)
+
+
+@METHODS.register("score_cam")
+@dataclass(frozen=True, kw_only=True)
+class ScoreCAM(WithBaseline):
+    """Score-CAM: activations weighted by the score of the crop that each of them leaves visible.
+
+    Each channel of a layer, brought to the size of the crop and between its least (hidden) and its
+    greatest value (shown), is a mask; the weights of the channels are the softmax of the scores of
+    the crops so masked. No gradient is used; what is hidden becomes the baseline. All weights are
+    positive. Costs a forward pass for each channel of each layer. Explains any model, gradients or
+    not. Wang et al., CVPR workshops 2020; numbers as torchcam's ``ScoreCAM``.
+    """
+
+    chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_chunk(self.chunk)
+
+    def check(self, run: Pass, /) -> None:
+        """The clean input."""
+        run.activations  # noqa: B018  # a property that computes
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s)."""
+        reference = self.reference(run.batch.inputs.detach())
+        mode = "bilinear" if len(run.batch.space) == 2 else "trilinear"
+
+        def scores(rows: Tensor, channels: Tensor, layer: str, before: int, total: int) -> Tensor:
+            activation = run.activations[layer]
+
+            def hidden(which: slice) -> Tensor:
+                seen = activation[rows[which], channels[which]][:, None]
+                seen = nn.functional.interpolate(seen, run.batch.space, mode=mode)[:, 0]
+                flat = seen.flatten(1)
+                low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+                shown = torch.where(high > low, (flat - low) / (high - low), flat - low)
+                return (1 - shown).view(seen.shape).to(reference)
+
+            altered = hiding(run, rows, reference, hidden)
+            return values_at(run, rows, altered, chunk=self.chunk, before=before, total=total)
+
+        return {
+            layer: weighted(run.activations[layer], found.softmax(1).to(run.activations[layer]))
+            for layer, found in _by_channel(run, scores)
+        }
+
+
+@METHODS.register("ablation_cam")
+@dataclass(frozen=True, kw_only=True)
+class AblationCAM:
+    """Ablation-CAM: activations weighted by what the score loses when their channel is 0.
+
+    L = sum_k (y - y_k) A_k, y_k the score with channel k of the layer 0 at all of its positions;
+    tokens before the grid (class, registers) stay. No gradient is used. Signed; the division of all
+    weights by y, as in the paper, is left out: it changes no share of the map, and turns the map
+    over where y is below 0. Costs a forward pass for each channel of each layer. Explains any
+    model, gradients or not. Desai, Ramaswamy, WACV 2020.
+    """
+
+    chunk: int | None = None
+    """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
+
+    def __post_init__(self) -> None:
+        check_chunk(self.chunk)
+
+    def check(self, run: Pass, /) -> None:
+        """The clean input."""
+        run.activations  # noqa: B018  # a property that computes
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s)."""
+        inputs = run.batch.inputs.detach()
+
+        def scores(rows: Tensor, channels: Tensor, layer: str, before: int, total: int) -> Tensor:
+            layout = run.layers.infos[layer].layout or Layout()
+            off = channels[:0]
+
+            def altered(which: slice) -> Tensor:
+                nonlocal off
+                off = channels[which]
+                return inputs[rows[which]]
+
+            def ablate(_module: nn.Module, _args: Any, output: Any) -> Any:
+                hidden = hidden_state(output)
+                if hidden is None:
+                    raise LayerError(no_grid(layer, None, len(run.batch.space)))
+                return replace_hidden_state(output, _without(hidden, off, layout))
+
+            handle = run.layers[layer].register_forward_hook(ablate)
+            try:
+                return values_at(run, rows, altered, chunk=self.chunk, before=before, total=total)
+            finally:
+                handle.remove()
+
+        return {
+            layer: weighted(
+                run.activations[layer],
+                (run.value.double()[:, None] - found).to(run.activations[layer]),
+            )
+            for layer, found in _by_channel(run, scores)
+        }
+
+
+def _without(hidden: Tensor, channels: Tensor, layout: Layout) -> Tensor:
+    """A layer's output with one channel of each copy 0, prefix tokens as they are."""
+    off = nn.functional.one_hot(channels, layout.channels_of(hidden.shape)).bool()
+    around = [1] * (hidden.ndim - 2)
+    first = layout.axes == "channels_first"
+    off = off.view(*off.shape, *around) if first else off.view(len(off), *around, -1)
+    ablated = hidden.masked_fill(off, 0)
+    if layout.prefix:
+        ablated[:, : layout.prefix] = hidden[:, : layout.prefix]
+    return ablated
+
+
+def _by_channel(
+    run: Pass, scores: Callable[[Tensor, Tensor, str, int, int], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Each layer with a score for every cell and channel, (N, C) float64.
+
+    ``scores`` gets the row and the channel of each copy, the layer, and how many copies are done
+    and how many there are at all layers.
+    """
+    n, device = len(run.batch), run.batch.inputs.device
+    total = n * sum(each.shape[1] for each in run.activations.values())
+    done = 0
+    for layer, activation in run.activations.items():
+        each = torch.arange(n * activation.shape[1], device=device)
+        rows, channels = each // activation.shape[1], each % activation.shape[1]
+        yield layer, scores(rows, channels, layer, done, total).view(n, -1)
+        done += len(each)

@@ -11,10 +11,12 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from attrscore.core.contracts import Batch
+from attrscore.core.passes import Pass
 from attrscore.engine.run import run
 from attrscore.methods import (
     LRP,
     DeepLift,
+    DeepLiftShap,
     FeatureAblation,
     IntegratedGradients,
     KernelShap,
@@ -22,8 +24,9 @@ from attrscore.methods import (
     LayerLRP,
     Occlusion,
 )
-from attrscore.methods._baselines import blurred
+from attrscore.methods._options import blurred
 from attrscore.methods.perturbation import grid_blocks
+from attrscore.targets import Label
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Input Tensor 0 did not already require"),
@@ -107,6 +110,22 @@ def test_kernel_shap_is_exact_where_all_coalitions_are_tried(dimensions):
         data.inputs, target=data.label, feature_mask=blocks[None, None]
     )
     close(ours["input"], theirs[:, :1], 1e-7)  # Captum works in float32 here
+
+
+def test_deep_lift_shap(dimensions):
+    """All cells of the pool but one are baselines where none is the cell itself."""
+    data, others = batch(dimensions), batch(dimensions, n=3, seed=5)
+    chosen = [
+        DeepLiftShap()._chosen(Pass(net(dimensions), data.rows(i, i + 1), Label(), {}, pool=others))
+        for i in range(len(data))
+    ]
+    ours = maps(net(dimensions), data, DeepLiftShap(), pool=others)["input"]
+    for i, (rows,) in enumerate(chosen):
+        assert len(rows) == 2
+        theirs = captum.attr.DeepLiftShap(net(dimensions)).attribute(
+            data.inputs[i : i + 1], others.inputs[rows], target=int(data.label[i])
+        )
+        close(ours[i : i + 1], theirs)
 
 
 @pytest.mark.parametrize("baseline", ["zero", "blurred"])

@@ -137,3 +137,73 @@ def test_raw_maps_equal_pytorch_grad_cam(
     if method == "eigen_grad_cam":
         found, raw = np.abs(found), np.abs(raw)
     np.testing.assert_allclose(found / scale, raw / scale, rtol=0, atol=tolerance)
+
+
+@needs("torchcam")
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_score_cam_equals_torchcam(dimensions):
+    """At a layer of the crop's own grid: torchcam scales activations before it enlarges them, the
+    paper and we afterwards."""
+    from torchcam.methods import ScoreCAM as TorchcamScoreCAM
+
+    data = batch(dimensions)
+    (ours,) = run(
+        net(dimensions), data, methods="score_cam", layers="low", target="label", keep="native"
+    )
+    theirs_net = net(dimensions)
+    with TorchcamScoreCAM(theirs_net, "low", input_shape=data.inputs.shape[1:]) as extractor:
+        with torch.no_grad():
+            theirs_net(data.inputs)
+        (theirs,) = extractor(data.label.tolist(), normalized=False)
+    rectified = torch.from_numpy(ours.maps)[:, 0].clamp(min=0)
+    torch.testing.assert_close(rectified, theirs.double(), rtol=0, atol=1e-7)  # 1e-8 of theirs
+
+
+def test_score_cam_and_ablation_cam_equal_pytorch_grad_cam(grad_cam_package):
+    """In 2D, which is all they do, at a layer of the crop's own grid (they align corners) behind a
+    ReLU (they ablate by 0 only where the least activation is 0)."""
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    data, model = batch(2), net(2)
+    targets = [ClassifierOutputTarget(int(label)) for label in data.label]
+    found = run(
+        net(2),
+        data,
+        methods=["score_cam", "ablation_cam"],
+        layers="act1",
+        target="label",
+        keep="native",
+    )
+    ours = {each.method: each.maps[:, 0] for each in found}
+    with torch.no_grad():
+        activation = model.act1(model.low(data.inputs))
+        scores = model(data.inputs).gather(1, data.label[:, None]).view(-1, 1, 1)
+    for name, theirs in {"score_cam": "ScoreCAM", "ablation_cam": "AblationCAM"}.items():
+        with getattr(grad_cam_package, theirs)(model, [model.act1]) as extractor:
+            raw = torch.from_numpy(
+                extractor.get_cam_image(
+                    data.inputs, model.act1, targets, activation.numpy(), None, False
+                )
+            )
+        if name == "ablation_cam":
+            raw = raw * scores  # which they divide by
+        # in float32
+        np.testing.assert_allclose(ours[name], raw.numpy(), rtol=0, atol=2e-6 * raw.abs().max())
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_finer_cam_equals_grad_cam_of_pytorch_grad_cams_target(grad_cam_package, dimensions):
+    from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
+
+    data, model = batch(dimensions), net(dimensions)
+    (ours,) = run(net(dimensions), data, methods="finer_cam", layers="high", keep="native")
+    activation = model.high(model.act1(model.low(data.inputs))).detach().requires_grad_()
+    output = model.head(model.act2(activation).flatten(2).mean(2))
+    nearest = (output - output.amax(1, keepdim=True)).abs().argsort(1).tolist()  # as FinerCAM does
+    scalars = [FinerWeightedTarget(first, rest, 1.0) for first, *rest in nearest]
+    total = sum(scalar(row) for scalar, row in zip(scalars, output, strict=True))
+    (gradient,) = torch.autograd.grad(total, activation)
+    weights = gradient.flatten(2).mean(2)
+    expected = torch.einsum("nc,nc...->n...", weights, activation)
+    # they add 1e-9 to the sum of probabilities
+    np.testing.assert_allclose(ours.maps[:, 0], expected.detach(), rtol=1e-7, atol=1e-12)

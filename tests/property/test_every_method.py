@@ -39,6 +39,10 @@ NEED = {
     "gradient_shap": {"samples": 5, "chunk": 3},
     "integrated_gradients": {"steps": 5, "chunk": 3, "baseline": "blurred", "sigma": 1.5},
     "layer_conductance": {"steps": 5},
+    "guided_ig": {"steps": 6},
+    "rise": {"samples": 12, "grid": 3, "chunk": 5},
+    "rise:none": {"samples": 4, "grid": 2, "offset": "none", "baseline": "mean"},
+    "deep_lift_shap": {"baselines": 2},
     "lrp:gamma": {"rule": "gamma"},
 }
 ONLY_MODULES = ("lrp", "layer_lrp")

@@ -29,10 +29,12 @@ pytestmark = [
 ON_THE_INPUT = {
     "feature_ablation": {},
     "gradient_shap": {"samples": 2},
+    "guided_ig": {"steps": 3},
     "input_x_gradient": {},
     "integrated_gradients": {"steps": 4},
     "kernel_shap": {"samples": 4},
     "occlusion": {"window": [4, 4], "stride": [4, 4]},
+    "rise": {"samples": 8, "grid": 2},
     "saliency": {},
     "smooth_grad": {"samples": 2},
 }
