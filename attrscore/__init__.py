@@ -46,7 +46,7 @@ _HOMES = {
 
 _ALIASES = {
     "plots": "report.figures",
-    "pool": "engine.pool",
+    "pool": "engine.reading",
     "preflight": "engine.preflight",
     "readings": "core.readings",
     "registry": "core.registry",

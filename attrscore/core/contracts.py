@@ -7,7 +7,8 @@ N    samples (cells) of a batch
 C    channels of an input or of a layer
 *S   the 2 or 3 spatial axes of the input, (Y, X) or (Z, Y, X)
 *s   the spatial axes of a layer's own grid, as many as *S
-K    outputs of the model (classes, or dimensions of an embedding)
+K    outputs of the model (classes, or dimensions of an embedding), of a dense one at each
+     pixel: (N, K, *S)
 R    regions
 ==== ============================================================================
 
@@ -272,8 +273,9 @@ class Target(Protocol):
     """The scalar a sample that is explained.
 
     One whose outputs are no class scores says so with an attribute ``of_classes = False``; the
-    results then hold no predicted class and no confidence. One that stands for several scalars has
-    them as an attribute ``each``, a tuple of targets (:func:`single_targets`).
+    results then hold no predicted class and no confidence. The output of a dense model is
+    (N, K, *S); a target that cannot work with it says ``dense = False``. One that stands for
+    several scalars has them as an attribute ``each``, a tuple of targets (:func:`single_targets`).
     """
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
@@ -281,7 +283,7 @@ class Target(Protocol):
         ...
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:
-        """(N, K) and aux -> (N,), differentiable."""
+        """(N, K), or (N, K, *S), and aux -> (N,), differentiable."""
         ...
 
 
@@ -328,6 +330,7 @@ class Method(Protocol):
     A method whose maps live on the input says so with an attribute ``explains = "input"``; without
     it, the maps must be keyed by the layers of the pass. ``needs_input_gradient = True`` lets the
     shared backward pass go on to the input, and ``needs_graph = True`` keeps its forward graph.
+    ``needs_gradients = False`` says that it takes none, so that it works where they are blocked.
     ``needs_model = False`` says that it never runs the model itself, nor draws at random, so
     that nothing has to be put back after it. A method ``check(run)``, where there is one, says at
     little cost whether it can explain a model: it raises

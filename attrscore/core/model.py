@@ -217,6 +217,13 @@ def call(model: nn.Module, inputs: Tensor, /, *others: Tensor, autocast: bool = 
         return model(*copies)
 
 
+def seed_all(seed: int, /) -> None:
+    """Set the random generators that models draw from: torch's, Python's and NumPy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # some draw from it
+
+
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -296,7 +303,22 @@ class Explained(nn.Module):
     def forward(self, inputs: Tensor, aux: Tensor, *others: Tensor) -> Tensor:
         """(N,)."""
         found = call(self.model, inputs, *others, autocast=self.autocast)
-        return self.target(check_output(found, len(inputs), self.output), aux)
+        return scalar(self.target, check_output(found, len(inputs), self.output, inputs.ndim), aux)
+
+
+def scalar(target: Target, output: Tensor, aux: Tensor, /) -> Tensor:
+    """What is explained, (N,).
+
+    :raises UnsupportedError: the target gives something else.
+    """
+    value = target(output, aux)
+    if tuple(value.shape) != (len(output),):
+        raise UnsupportedError(
+            f"The target {target} gives {tuple(value.shape)} of an output {tuple(output.shape)}; "
+            f"expected ({len(output)},), one scalar a cell. Of a dense output, target=region "
+            "explains the mean over a region."
+        )
+    return value
 
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -318,21 +340,27 @@ def wide(values: Tensor) -> Tensor:
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
-def check_output(output: Any, n: int, /, which: str | int | None = None) -> Tensor:
+def check_output(output: Any, n: int, /, which: str | int | None = None, axes: int = 2) -> Tensor:
     """The model's output as (N, K), of a tuple or dictionary the item ``which``; no half floats.
+
+    A dense output, (N, K, *S), has as many ``axes`` as the input, where that is given.
 
     :raises UnsupportedError: a tuple or a dictionary of which nothing is chosen, or a tensor of
         another shape.
     :raises ConfigError: no such item.
     """
+    dense = ""
     if which is not None:
         output = _item(output, which)
     if isinstance(output, Tensor):
         if output.shape == (n,):
             return wide(output[:, None])
-        if output.ndim == 2 and len(output) == n:
+        if output.ndim in (2, axes) and len(output) == n:
             return wide(output)
         got = f"a tensor {tuple(output.shape)}"
+        dense = (
+            " What is put out pixel by pixel, target=region explains." if output.ndim > 3 else ""
+        )
     elif isinstance(output, Mapping):
         got = f"a dictionary with the keys {preview(output)}"
     elif isinstance(output, Sequence):
@@ -341,7 +369,7 @@ def check_output(output: Any, n: int, /, which: str | int | None = None) -> Tens
         got = f"a {type(output).__name__}"
     raise UnsupportedError(
         f"The model returns {got}; expected one tensor ({n}, K) of scores. Say which item holds "
-        "them (output=0, output=logits), or wrap the model in a module that returns them."
+        f"them (output=0, output=logits), or wrap the model in a module that returns them.{dense}"
     )
 
 

@@ -31,6 +31,7 @@ from attrscore.core.model import (
     check_output,
     dtype_of,
     is_out_of_memory,
+    scalar,
     unwrap,
     wide,
 )
@@ -44,7 +45,7 @@ class Graph(NamedTuple):
     scalar: Tensor
     """The explained score, (N,); differentiate it with ``retain_graph=True``."""
     output: Tensor
-    """What the model put out, (N, K)."""
+    """What the model put out, (N, K) or (N, K, *S)."""
     relus: frozenset[Any]
     """The node of each call of an ``nn.ReLU`` module."""
     severed: tuple[str, ...]
@@ -164,7 +165,7 @@ class Pass:
 
     @property
     def output(self) -> Tensor:
-        """The model's scores on the clean input, (N, K), no gradient."""
+        """The model's scores on the clean input, (N, K) or, dense, (N, K, *S); no gradient."""
         if self._output is None and (self.layers or self._to_input):
             try:
                 self._backward()  # its forward pass is needed anyway
@@ -192,6 +193,11 @@ class Pass:
         if self._aux is None:
             self._aux = self.target.prepare(self.output, self.batch)
         return self._aux
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the outputs are class scores: as the target says, and never of a dense output."""
+        return getattr(self.target, "of_classes", True) and self.output.ndim == 2
 
     @property
     def additional(self) -> tuple[Tensor, ...]:
@@ -270,7 +276,7 @@ class Pass:
     def value(self) -> Tensor:
         """The explained scalar on the clean input, (N,), no gradient."""
         with torch.no_grad():
-            return self.target(self.output, self.aux)
+            return scalar(self.target, self.output, self.aux)
 
     @property
     def activations(self) -> Mapping[str, Tensor]:
@@ -363,9 +369,9 @@ class Pass:
             last = number == len(targets) and not self._keep_graph
             try:
                 with torch.enable_grad():
-                    scalar = target(recorded.output, each.aux)
-                    gradients = gradients_of(scalar.sum(), recorded.sources, last=last)
-                each._keep(recorded, scalar, gradients)
+                    value = scalar(target, recorded.output, each.aux)
+                    gradients = gradients_of(value.sum(), recorded.sources, last=last)
+                each._keep(recorded, value, gradients)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
@@ -413,9 +419,9 @@ class Pass:
     def _differentiate(self) -> None:
         with as_found(self.model):
             recorded = self._record()
-            scalar = self.target(recorded.output, self.aux)
-            gradients = self._gradients_of(scalar.sum(), recorded.sources)
-        self._keep(recorded, scalar, gradients)
+            value = scalar(self.target, recorded.output, self.aux)
+            gradients = self._gradients_of(value.sum(), recorded.sources)
+        self._keep(recorded, value, gradients)
 
     def _gradients_of(self, scalar: Tensor, sources: dict[str, Tensor]) -> Sequence[Tensor | None]:
         last = not self._keep_graph
@@ -457,7 +463,8 @@ class Pass:
 
     def _scores(self, inputs: Tensor, others: Iterable[Tensor]) -> Tensor:
         found = call(self.model, inputs, *others, autocast=self.autocast)
-        return check_output(found, len(inputs), self._which)
+        axes = inputs.ndim if getattr(self.target, "dense", True) else 2
+        return check_output(found, len(inputs), self._which, axes)
 
     def _forward(self, inputs: Tensor) -> Tensor:
         """The scores; where they are float16, who overflowed on the way is known afterwards."""
@@ -479,9 +486,9 @@ class Pass:
         layout = self.layers.infos[name].layout
         return wide(values if layout is None else layout.to_grid(values))
 
-    def _keep(self, recorded: Recorded, scalar: Tensor, gradients: Sequence[Tensor | None]) -> None:
+    def _keep(self, recorded: Recorded, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
         by_name = dict(zip(recorded.sources, gradients, strict=True))
-        graph_alone = self._keep_graph and not recorded.sources and scalar.requires_grad
+        graph_alone = self._keep_graph and not recorded.sources and value.requires_grad
         if all(gradient is None for gradient in gradients) and not graph_alone:
             sources = [f"layer '{name}'" for name in self.layers] or ["the input"]
             raise UnsupportedError(
@@ -492,7 +499,7 @@ class Pass:
             )
         if self._keep_graph:
             self._graph = Graph(
-                recorded.inputs, scalar, recorded.output, recorded.relus, recorded.severed
+                recorded.inputs, value, recorded.output, recorded.relus, recorded.severed
             )
         if self._to_input:
             self._input_gradient = by_name[INPUT]

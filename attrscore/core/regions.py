@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from attrscore.core.contracts import Batch
 from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, DataError, did_you_mean
 
@@ -39,13 +40,35 @@ def every_region(run: Pass, /) -> tuple[str, ...]:
     ``cytoplasm`` follows from a nucleus, ``background`` from neighbours (without them, other cells
     would count as background), and ``boundary`` from the cell.
     """
-    own = run.batch.regions
+    return _names(run.batch)
+
+
+def _names(batch: Batch) -> tuple[str, ...]:
+    own = batch.regions
     follows = {
         "cytoplasm": "nucleus" in own,
         "boundary": True,
         "background": "neighbours" in own,
     }
     return (*own, *(name for name, known in follows.items() if known and name not in own))
+
+
+def region_of(batch: Batch, name: str, /, *, ring: float = 1.0) -> Tensor:
+    """As :func:`find_region`, of cells that no model has seen.
+
+    :raises DataError: no such region, and nothing that it could follow from.
+    """
+    if name in batch.regions:
+        return batch.regions[name]
+    if name not in _names(batch):
+        missing = {"cytoplasm": "nucleus", "background": "neighbours"}.get(name)
+        needs = f"It could follow from '{missing}', which is not there either. " if missing else ""
+        raise DataError(
+            f"This dataset has no region {name!r}. {needs}{did_you_mean(name, _names(batch))}"
+        )
+    if name == "boundary":
+        return _boundary(batch, ring)
+    return (_cytoplasm if name == "cytoplasm" else _background)(batch)
 
 
 def find_region(run: Pass, name: str, /, *, ring: float = 1.0) -> Tensor:
@@ -57,19 +80,7 @@ def find_region(run: Pass, name: str, /, *, ring: float = 1.0) -> Tensor:
 
     :raises DataError: no such region, and nothing that it could follow from.
     """
-    own = run.batch.regions
-    if name in own:
-        return own[name]
-    if name not in every_region(run):
-        missing = {"cytoplasm": "nucleus", "background": "neighbours"}.get(name)
-        needs = f"It could follow from '{missing}', which is not there either. " if missing else ""
-        raise DataError(
-            f"This dataset has no region {name!r}. {needs}{did_you_mean(name, every_region(run))}"
-        )
-    if name == "boundary":
-        return run.once((find_region, name, ring), lambda: _boundary(run, ring))
-    follow = _cytoplasm if name == "cytoplasm" else _background
-    return run.once((find_region, name), lambda: follow(run))
+    return run.once((find_region, name, ring), lambda: region_of(run.batch, name, ring=ring))
 
 
 def clear_region(run: Pass, name: str, /) -> Tensor:
@@ -182,20 +193,22 @@ def ring(distance: Any, width: float, /, *, side: Side = "both") -> Any:
     return near & (distance < 0 if side == "inside" else distance > 0)
 
 
-def _boundary(run: Pass, width: float) -> Tensor:
-    near: Tensor = ring(region_distance(run, "cell", reach=width), width)
+def _boundary(batch: Batch, width: float) -> Tensor:
+    spacing = batch.spacing or (1.0,) * len(batch.space)
+    away = distance_to(batch.regions["cell"] > 0.5, spacing=spacing, reach=width)
+    near: Tensor = ring(away, width)
     return near
 
 
-def _cytoplasm(run: Pass) -> Tensor:
-    cell, nucleus = run.batch.regions["cell"], run.batch.regions["nucleus"]
+def _cytoplasm(batch: Batch) -> Tensor:
+    cell, nucleus = batch.regions["cell"], batch.regions["nucleus"]
     if cell.dtype == nucleus.dtype == torch.bool:
         return cell & ~nucleus
     return (cell.double() - nucleus.double()).clamp(min=0)
 
 
-def _background(run: Pass) -> Tensor:
-    regions = dict(run.batch.regions)
+def _background(batch: Batch) -> Tensor:
+    regions = dict(batch.regions)
     regions.pop("boundary", None)  # lies over the others, and would leave a gap in their sum
     covered = regions.pop("cell").double() + regions.pop("neighbours").double()
     for region in regions.values():

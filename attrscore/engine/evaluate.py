@@ -19,7 +19,7 @@ from attrscore.core.readings import attach, readings_of
 from attrscore.core.registry import METHODS, SCORERS
 from attrscore.core.statuses import reason_table
 from attrscore.datasets.batches import Data, Items, batches_from, how_many
-from attrscore.engine.pool import draw_pool, needs_pool
+from attrscore.engine.reading import draw_pool, needs_pool
 from attrscore.engine.run import batches_of, run
 from attrscore.errors import AttrscoreWarning, DataError, stoppable
 

@@ -6,10 +6,13 @@ No method is believed: each is tried on a crop, and the model is asked the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import pickle
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +30,7 @@ from attrscore.core.model import (
     device_of,
     in_precision,
     is_out_of_memory,
+    seed_all,
     unwrap,
 )
 from attrscore.core.passes import Pass
@@ -42,7 +46,7 @@ from attrscore.engine.attribution import (
     layers_of,
     new_pass,
 )
-from attrscore.errors import preview
+from attrscore.errors import UnsupportedError, choose, preview
 from attrscore.targets import target_of
 
 __all__ = [
@@ -51,6 +55,8 @@ __all__ = [
     "LayerSurvey",
     "OfTheModel",
     "Survey",
+    "Unfair",
+    "accepted",
     "of_the_model",
     "preflight",
     "refusals",
@@ -62,8 +68,28 @@ SAMPLE = 64
 
 Verdict = Literal["ok", "caution", "fails", "refused"]
 
+Unfair = Literal["random", "batch", "gradients"]
+"""Why a model cannot be asked fairly: it draws at random in eval mode, scores a cell by the others
+of its batch, or its gradients miss most of the pixels on which its scores depend. A user may
+accept each by its name."""
+
 TOLERANCE = 1e-3
 """Outputs further apart than this share of their spread are different outputs."""
+
+DRAWS = 16
+"""How often a model that draws random numbers is asked the same again."""
+
+MOST = 0.5
+"""The share of the pixels that gradients have to reach, unless the others do not count."""
+
+
+def accepted(given: str | Collection[str], /) -> tuple[Unfair, ...]:
+    """The names of what a user accepts of a model, one or several.
+
+    :raises ConfigError: no such name.
+    """
+    names = (given,) if isinstance(given, str) else tuple(given)
+    return tuple(cast("Unfair", choose(name, get_args(Unfair), option="accept")) for name in names)
 
 
 @dataclass(frozen=True)
@@ -93,13 +119,15 @@ def preflight(
     output: str | int | None = None,
     precision: Precision | None = None,
     heat: HeatOptions | None = None,
+    accept: Collection[Unfair] = (),
 ) -> tuple[Finding, ...]:
     """For each method and layer, whether it can be explained, and if not, why.
 
     ``batch`` holds some cells of the dataset: the masks of all are asked whether a layer's grid can
-    resolve them, and the first two crops run through the model. A method with a ``check`` of its
-    own is asked that; every other is run on one crop. Costs some forward passes, and for each
-    method what one crop costs.
+    resolve them, and the first crop runs through the model. A method with a ``check`` of its own
+    is asked that; every other is run on one crop. A model that cannot be asked fairly
+    (:data:`Unfair`) is refused, unless ``accept`` names why; then that is a caution. Costs some
+    forward passes, and for each method what one crop costs.
 
     :raises AttrscoreError: what no method could work with: a layer or a class that does not exist,
         crops on which the model cannot run, an output that is not a score for each class.
@@ -115,15 +143,16 @@ def preflight(
     single = single_targets(chosen_target)[0]
     shared = new_pass(model, first, single, chosen.layers, chosen_methods, **options)
     shared.value  # noqa: B018  # an output or a target that fits no cell is an error here
-    everywhere = of_the_model(shared, batch.rows(0, 2), options)
+    everywhere = of_the_model(shared, options, accepted(accept))
     findings = []
     for name, method in chosen_methods.items():
-        for layer in chosen.layers_for(method):
-            if everywhere.refusal:
-                findings.append(Finding(name, layer, "refused", everywhere.refusal))
-            elif layer in chosen.refused:
-                findings.append(Finding(name, layer, "refused", chosen.refused[layer]))
-        if everywhere.refusal:
+        refusal = everywhere.refusal(method)
+        findings += [
+            Finding(name, layer, "refused", why)
+            for layer in chosen.layers_for(method)
+            if (why := refusal or chosen.refused.get(layer))
+        ]
+        if refusal:
             continue
         live = list(chosen.layers) if explains_layers(method) else [INPUT]
         maps, failures = _tried(method, shared, live, options)
@@ -147,37 +176,57 @@ def refusals(findings: Sequence[Finding], /) -> dict[Pair, str]:
 
 @dataclass(frozen=True)
 class OfTheModel:
-    """What concerns every method alike."""
+    """What concerns every method alike, and what only those that take gradients."""
 
-    refusal: str = ""
+    refused: Mapping[Unfair, str]
     caution: str = ""
 
+    def refusal(self, method: Method, /) -> str:
+        """Why this method cannot explain the model; empty if nothing speaks against it."""
+        needed = declared(method, "needs_gradients", default=True)
+        found = (why for name, why in self.refused.items() if needed or name != "gradients")
+        return next(found, "")
 
-def of_the_model(first: Pass, pair: Batch, options: Mapping[str, Any]) -> OfTheModel:
-    """Whether a cell's scores are its own: the same again, and the same beside another cell."""
-    model = first.model
 
-    def scores(of: Batch) -> Tensor:
-        found = call(model, of.inputs, *of.others, autocast=options["autocast"])
-        return check_output(found, len(of), options["output"]).double()
+def of_the_model(
+    first: Pass, options: Mapping[str, Any], accept: Collection[Unfair] = ()
+) -> OfTheModel:
+    """Whether a cell's scores are its own, and its pixels within reach of gradients.
 
-    with as_found(model), torch.no_grad():
-        together = scores(pair)
-        if _apart(together, scores(pair)):
-            return OfTheModel(
-                caution=f"{type(model).__name__} gives other scores when the same crop is run "
-                "again (a dropout that stays on?), so each map is one draw of many."
+    The model is asked the same again with other random numbers, and about the first cell alone and
+    beside a stranger; and it is looked at what it leaves of its input.
+    """
+    model, batch = first.model, first.batch.rows(0, 1)
+    cell = batch.inputs.nan_to_num(0.0, 0.0, 0.0)
+    inputs = torch.cat([cell, _stranger(cell)])
+    others = [torch.cat([each, each]) for each in batch.others]
+
+    def scores(start: int = 0, stop: int = 2, x: Tensor = inputs) -> Tensor:
+        given = [each[start:stop] for each in (x, *others)]
+        output = call(model, *given, autocast=options["autocast"])
+        return check_output(output, stop - start, options["output"], axes=x.ndim).double()
+
+    found: dict[Unfair, str] = {}
+    with as_found(model):
+        with torch.no_grad():
+            together, draws = _seeded(scores)
+            seeds = range(1, DRAWS if draws else 2)
+            if any(_apart(together, _seeded(scores, seed)[0]) for seed in seeds):
+                found["random"] = (
+                    f"{type(model).__name__} gives other scores when the same crop is run again "
+                    "(a dropout or a masking that stays on in eval mode?), so each map is one draw "
+                    "of many."
+                )
+            elif why := _company(scores, together):
+                found["batch"] = _depends_on_batch(model, why)
+        if not found and (share := _blocked(scores, inputs, together)):
+            found["gradients"] = (
+                f"Gradients of {type(model).__name__} reach {share:.0%} of the pixels of a crop, "
+                "and its scores depend on others (a detach() or a rounding inside of it?), which "
+                "maps made of gradients cannot show; a perturbation method can: occlusion."
             )
-        try:
-            alone = torch.cat([scores(pair.rows(i, i + 1)) for i in range(len(pair))])
-        except ValueError as error:  # BatchNorm cannot normalise one value by itself
-            return OfTheModel(refusal=_depends_on_batch(model, str(error)))
-    if _apart(together, alone):
-        return OfTheModel(
-            refusal=_depends_on_batch(model, "the same crop alone scores differently")
-        )
-    cautions = []
-    if _changes_its_input(model, pair, options):
+    cautions = [why for name, why in found.items() if name in accept]
+    if _changes_its_input(model, batch, options):
         cautions.append(
             f"{type(model).__name__} changes its input in place; it is given copies, so that "
             "scores and your tensors are right."
@@ -188,14 +237,84 @@ def of_the_model(first: Pass, pair: Batch, options: Mapping[str, Any]) -> OfTheM
             f"Gradients pass through the custom autograd function {preview(custom)}: they "
             "are what its backward says, which need not be a derivative."
         )
-    return OfTheModel(caution=" ".join(cautions))
+    refused = {
+        name: f"{why} To go on all the same: accept=[{name}]."
+        for name, why in found.items()
+        if name not in accept
+    }
+    return OfTheModel(refused, " ".join(cautions))
+
+
+def _stranger(cell: Tensor) -> Tensor:
+    """A crop like no other, (1, C, *S): bright noise within the range of each channel of the cell.
+
+    Another cell may be the same once more, or have the same mean.
+    """
+    space = tuple(range(2, cell.ndim))
+    low, high = cell.amin(space, keepdim=True), cell.amax(space, keepdim=True)
+    span = torch.where(high > low, high - low, 1.0)
+    return low + span * torch.rand(cell.shape, generator=_generator()).sqrt().to(cell)
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _seeded(scores: Callable[[], Tensor], seed: int = 0) -> tuple[Tensor, bool]:
+    """The scores with the random generators in a known state, and whether they draw from them."""
+    seed_all(seed)
+    before = _random_states()
+    found = scores()
+    return found, before != _random_states()
+
+
+def _random_states() -> bytes:
+    states = [torch.get_rng_state()]
+    if torch.cuda.is_available():
+        states += torch.cuda.get_rng_state_all()
+    drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # some draw from it
+    return pickle.dumps((*map(Tensor.tolist, states), drawn))
+
+
+def _company(scores: Callable[..., Tensor], together: Tensor) -> str:
+    """What shows that the scores of a cell depend on the other of its batch; empty if nothing."""
+    try:
+        alone = torch.cat([scores(row, row + 1) for row in range(2)])
+    except ValueError as error:  # BatchNorm cannot normalise one value by itself
+        return str(error)
+    return "the same crop alone scores differently" if _apart(together, alone) else ""
+
+
+def _blocked(scores: Callable[..., Tensor], inputs: Tensor, together: Tensor) -> float:
+    """The share of the pixels that gradients of the output reach, where it depends on others too.
+
+    0 where they reach most, or none at all, which each layer says for itself.
+    """
+    reached = torch.zeros(inputs.shape[2:], dtype=torch.bool, device=inputs.device)
+    for row in range(2):
+        x = inputs.clone().requires_grad_()
+        try:
+            output = scores(row, row + 1, x)
+            weights = torch.randn(output.shape, generator=_generator()).to(output)
+            (gradient,) = torch.autograd.grad((output * weights).sum(), x)
+        except Exception as error:  # comes back at what asks for gradients
+            if is_out_of_memory(error):
+                raise
+            return 0
+        reached |= (gradient != 0).flatten(0, 1).any(0)
+    share = float(reached.double().mean())
+    if not 0 < share < MOST:
+        return 0
+    others = torch.where(reached, inputs, inputs.flip(0))
+    with torch.no_grad():
+        return share if _apart(together, scores(x=others)) else 0
 
 
 def _changes_its_input(model: nn.Module, batch: Batch, options: Mapping[str, Any]) -> bool:
-    given: list[tuple[Tensor, int]] = []
+    given: list[tuple[Tensor, Tensor]] = []
 
     def see(_model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        given.extend((each, each._version) for each in inputs if isinstance(each, Tensor))
+        given.extend((each, each.clone()) for each in inputs if isinstance(each, Tensor))
 
     handle = model.register_forward_pre_hook(see, prepend=True)
     try:
@@ -203,7 +322,7 @@ def _changes_its_input(model: nn.Module, batch: Batch, options: Mapping[str, Any
             call(model, batch.inputs, *batch.others, autocast=options["autocast"])
     finally:
         handle.remove()
-    return any(each._version != version for each, version in given)
+    return any(not torch.allclose(*each, 0, 0, equal_nan=True) for each in given)
 
 
 def _custom_functions(first: Pass) -> list[str]:
@@ -222,8 +341,9 @@ def _of_torch(node: Any) -> bool:
 
 
 def _apart(one: Tensor, other: Tensor) -> bool:
-    scale = float(one.abs().amax()) if one.numel() else 0.0
-    return bool((one - other).abs().gt(TOLERANCE * scale).any())
+    scale = float(one[one.isfinite()].abs().amax()) if one.isfinite().any() else 0.0
+    lost = one.isfinite() != other.isfinite()
+    return bool(((one - other).abs().gt(TOLERANCE * scale) | lost).any())
 
 
 def _depends_on_batch(model: nn.Module, seen: str) -> str:
@@ -319,9 +439,11 @@ class Survey:
     chance: float
     """Area fraction of the typical mask: that of the cell of median area."""
     cells: int
+    output: str
+    """What the model puts out, and of what kind that is."""
 
 
-def survey(model: nn.Module, batch: Batch, /) -> Survey:
+def survey(model: nn.Module, batch: Batch, /, *, output: str | int | None = None) -> Survey:
     """Run one crop through the model and see what each layer puts out.
 
     The typical mask is that of the cell of median area in the batch.
@@ -334,6 +456,8 @@ def survey(model: nn.Module, batch: Batch, /) -> Survey:
     with as_found(model):
         first = batch.rows(0, 1).to(device_of(model))
         ran = trace(model, first.inputs, *first.others)
+        with torch.no_grad():
+            put_out = _kind_of_output(call(model, first.inputs, *first.others), output, first)
     rules = {name: {info.name for info in rule(ran)} for name, rule in LAYER_RULES.items()}
     layers = []
     for info in ran:
@@ -362,4 +486,16 @@ def survey(model: nn.Module, batch: Batch, /) -> Survey:
                 note=", ".join(notes),
             )
         )
-    return Survey(tuple(layers), float(areas[middle]), len(areas))
+    return Survey(tuple(layers), float(areas[middle]), len(areas), put_out)
+
+
+def _kind_of_output(found: Any, which: str | int | None, first: Batch) -> str:
+    """As people read it."""
+    try:
+        output = check_output(found, 1, which, first.inputs.ndim)
+    except UnsupportedError as error:
+        return str(error)
+    shape = " x ".join(map(str, ("N", *output.shape[1:])))
+    if output.ndim == 2:
+        return f"{shape}: scores or an embedding of a cell"
+    return f"{shape}: dense, {output.shape[1]} values at each position; target=region explains it"

@@ -1,4 +1,9 @@
-"""Batches of a dataset in order: what cannot be read is recorded, and processes may read ahead."""
+"""Batches of a dataset in order, and a pool of other cells.
+
+What cannot be read is recorded, and processes may read ahead. The pool is what donors, nulls and
+infills are taken from: a fixed draw from the dataset, the same for every batch, worker and resume,
+so that no score depends on which cells happen to share a batch.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -19,10 +25,22 @@ from attrscore.engine.attribution import frames_of, sentence
 from attrscore.engine.preflight import SAMPLE
 from attrscore.errors import ConfigError, DataError
 
-__all__ = ["Lost", "Reader", "readable"]
+__all__ = [
+    "Lost",
+    "Reader",
+    "check_pool",
+    "draw_pool",
+    "needs_pool",
+    "one_readable",
+    "readable",
+    "those_readable",
+]
 
 Lost = dict[int, tuple[str, str]]
 """Row of the dataset that could not be read -> why, and where that was raised."""
+
+_TRIED = 100
+"""Cells that are tried before it is said that none can be read."""
 
 _AHEAD = 2
 """Batches that each process reads before they are asked for."""
@@ -186,3 +204,66 @@ def _can_read(dataset: Dataset, row: int, lost: Lost) -> bool:
         lost[row] = sentence(error), frames_of(error)
         return False
     return True
+
+
+def needs_pool(plugin: Any, /) -> bool:
+    """Whether a method or scorer says, with ``needs_pool = True``, that it takes other cells."""
+    behind = getattr(plugin, "function", plugin)
+    return bool(getattr(plugin, "needs_pool", getattr(behind, "needs_pool", False)))
+
+
+def draw_pool(dataset: Dataset, size: int = 64, *, seed: int = 0) -> Batch:
+    """``size`` cells of a dataset, or all where it has fewer, on the CPU.
+
+    Classes take turns, so that each is there as often as its cells allow; cells without a label
+    count as one class. The draw follows from the seed and the order of the table. Cells that cannot
+    be read are left out.
+
+    :raises ConfigError: a size below 1.
+    """
+    if size < 1:
+        raise ConfigError(f"pool={size} must be at least 1 cell; 64 is usual.")
+    generator = np.random.default_rng(seed)
+    labels = dataset.table["label"].to_numpy()
+    order = generator.permutation(len(labels))
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = order[labels[order] == label]
+        turn[members] = np.arange(len(members))
+    chosen = order[np.argsort(turn[order], kind="stable")][:size]
+    return those_readable(dataset, chosen.tolist())
+
+
+def one_readable(dataset: Dataset, /) -> Batch:
+    """The first cell that can be read, of the first hundred.
+
+    :raises Exception: what the first raises, if none can.
+    """
+    rows = range(min(len(dataset.table), _TRIED))
+    return dataset.read([next((row for row in rows if _can_read(dataset, row, {})), 0)])
+
+
+def those_readable(dataset: Dataset, rows: Sequence[int], /) -> Batch:
+    """The cells of these rows, without those that cannot be read.
+
+    :raises Exception: what the first raises, if none can.
+    """
+    try:
+        return dataset.read(rows)
+    except Exception:  # raised again where no cell can be read
+        good = [row for row in rows if _can_read(dataset, row, {})]
+        if not good:
+            raise
+        return dataset.read(good)
+
+
+def check_pool(pool: Batch, batch: Batch, /) -> None:
+    """Whether the cells of a pool can stand in for those of a batch.
+
+    :raises DataError: other channels or another crop.
+    """
+    if pool.inputs.shape[1:] != batch.inputs.shape[1:]:
+        raise DataError(
+            f"The crops of the pool are {tuple(pool.inputs.shape[1:])} (C, *S) and those of the "
+            f"batch {tuple(batch.inputs.shape[1:])}; expected the same."
+        )

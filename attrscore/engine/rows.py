@@ -144,6 +144,12 @@ def score(
                 failures.append(Reason("failure", name, sentence(error)))
         columns |= own
     states = heat.status(run.batch.regions["cell"])
+    if bool((lost := run.value.isnan()).any()):  # of a finite output: the target's region is empty
+        lost &= run.output.flatten(1).isfinite().all(1)
+        states = [
+            "empty_region" if none and state == "nonfinite" else state
+            for state, none in zip(states, lost.tolist(), strict=True)
+        ]
     if failures and all(np.isnan(values).all() for values in columns.values()):
         states = ["error" if state == "ok" else state for state in states]
     return columns, status_columns(states, failures, notes, gaps), "\n".join(traces)
@@ -158,15 +164,12 @@ def _one_a_cell(key: str, values: Any, n: int) -> np.ndarray:
 
 def known(run: Pass) -> Columns:
     """What the model says of each cell, whatever the method."""
-    output = run.output.double()
-    classes = getattr(run.target, "of_classes", True)
-    scores = scores_of(run.target, output)
-    unsure = torch.full((len(output),), torch.nan, dtype=torch.float64)
-    return unknown(run.batch) | {
-        "predicted": numpy(scores.argmax(1) if classes else torch.full_like(run.batch.label, -1)),
-        "explained": numpy(run.value.double()),
-        "confidence": numpy(scores.softmax(1).amax(1) if classes else unsure),
-    }
+    found = unknown(run.batch) | {"explained": numpy(run.value.double())}
+    if run.of_classes:
+        scores = scores_of(run.target, run.output.double())
+        found["predicted"] = numpy(scores.argmax(1))
+        found["confidence"] = numpy(scores.softmax(1).amax(1))
+    return found
 
 
 def unknown(batch: Batch) -> Columns:

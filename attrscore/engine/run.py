@@ -47,8 +47,8 @@ from attrscore.engine.attribution import (
     new_pass,
 )
 from attrscore.engine.memory import Gauge, Room, higher
-from attrscore.engine.pool import check_pool
-from attrscore.engine.preflight import of_the_model
+from attrscore.engine.preflight import Unfair, accepted, of_the_model
+from attrscore.engine.reading import check_pool
 from attrscore.errors import AttrscoreWarning, UnsupportedError, choose, stoppable
 from attrscore.targets import target_of
 
@@ -87,8 +87,10 @@ class RunOptions:
 
     ``skip`` names triples (method, layer, scorer) that are known already. ``refused`` are methods
     at layers that are not tried, with the reason (:func:`attrscore.engine.preflight.preflight`
-    finds them); their rows have the status ``unsupported``. ``pool`` holds other cells, for the
-    plugins that take some (:func:`attrscore.engine.pool.draw_pool`). ``on_error="raise"`` stops
+    finds them); their rows have the status ``unsupported``. So have all rows of a model that cannot
+    be asked fairly, unless ``accept`` names why (:data:`attrscore.engine.preflight.Unfair`):
+    ``random``, ``batch``, ``gradients``. ``pool`` holds other cells, for the
+    plugins that take some (:func:`attrscore.engine.reading.draw_pool`). ``on_error="raise"`` stops
     where a method or scorer fails; else that becomes rows, and the rest goes on.
     """
 
@@ -104,11 +106,13 @@ class RunOptions:
     on_error: OnError = "record"
     skip: Collection[Triple] = ()
     refused: Mapping[Pair, str] = field(default_factory=dict)
+    accept: str | Collection[Unfair] = ()
     pool: Batch | None = None
 
     def __post_init__(self) -> None:
         choose(self.keep, ("none", "native"), option="keep")
         choose(self.on_error, ("record", "raise"), option="on_error")
+        object.__setattr__(self, "accept", accepted(self.accept))
         if not isinstance(self.heat, HeatOptions):
             object.__setattr__(self, "heat", HeatOptions(**(self.heat or {})))
 
@@ -183,25 +187,24 @@ def _asked(
     methods: Mapping[str, Method],
     of_a_pass: Mapping[str, Any],
 ) -> RunOptions:
-    """The options, with every method refused where the model cannot be asked fairly.
+    """The options, with the methods refused for which the model cannot be asked fairly.
 
-    Costs some forward passes of the first two samples. What is worth knowing is a warning.
+    Costs some passes of the first sample. What is worth knowing is a warning.
     """
     first = new_pass(model, batch.rows(0, 1), target, chosen.layers, methods, **of_a_pass)
     try:
-        found = of_the_model(first, batch.rows(0, 2), of_a_pass)
+        found = of_the_model(first, of_a_pass, accepted(options.accept))
     except Exception:  # noqa: BLE001  # comes back where the rows are computed
         return options
     if found.caution:
         warnings.warn(found.caution, AttrscoreWarning, stacklevel=3)
-    if not found.refusal:
-        return options
-    everywhere = {
-        (name, layer): found.refusal
+    unfair = {
+        (name, layer): why
         for name, method in methods.items()
+        if (why := found.refusal(method))
         for layer in chosen.layers_for(method)
     }
-    return replace(options, refused={**everywhere, **options.refused})
+    return replace(options, refused={**unfair, **options.refused})
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,7 @@ class _Work:
         failures: dict[str, Failure] = {
             layer: Failure("unsupported", why)
             for layer in asked
-            if (why := self.chosen.refused.get(layer) or self.options.refused.get((name, layer)))
+            if (why := self.options.refused.get((name, layer)) or self.chosen.refused.get(layer))
         }
         if failures and self.options.on_error == "raise":
             raise UnsupportedError(next(iter(failures.values()))[1])

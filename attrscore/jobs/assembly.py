@@ -44,8 +44,7 @@ from attrscore.core.registry import (
 from attrscore.core.secrets import Hidden
 from attrscore.datasets.shards import shard_of
 from attrscore.engine.attribution import Chosen, layers_of
-from attrscore.engine.pool import draw_pool, needs_pool, one_readable
-from attrscore.engine.reading import Reader
+from attrscore.engine.reading import Reader, draw_pool, needs_pool, one_readable
 from attrscore.engine.run import RunOptions, run
 from attrscore.errors import (
     AttrscoreError,
@@ -418,6 +417,7 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
         "output": settings["output"],
         "layout": settings["layout"],
         "precision": settings["precision"],
+        **({"accept": sorted(settings["accept"])} if settings["accept"] else {}),
         "heat": heat.as_dict(),
         "seed": settings["seed"],
         "keep": settings["keep"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +11,7 @@ import torch
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result, single_targets
-from attrscore.core.model import device_of, in_precision, unwrap
+from attrscore.core.model import device_of, in_precision, seed_all, unwrap
 from attrscore.core.passes import generator_of
 from attrscore.core.statuses import row_failed, stored
 from attrscore.engine.attribution import Pair, new_pass
@@ -100,10 +99,7 @@ def compute(
 
 def _seed(seed: int, batch: Batch) -> None:
     """What plugins draw without a generator of their own: the same in any part, after a resume."""
-    seed = generator_of(seed, "batch", batch.ids[0]).initial_seed()
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  # some draw from it
+    seed_all(generator_of(seed, "batch", batch.ids[0]).initial_seed())
 
 
 def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:
@@ -157,7 +153,7 @@ def _exchanged(
         return None
     shares = torch.full(output.shape[:2], torch.nan)
     predicted = torch.full(output.shape[:2], -1)
-    if getattr(run.target, "of_classes", True):
+    if run.of_classes:
         scores = scores_of(run.target, output.double().flatten(0, 1)).softmax(1)
         shares, predicted = (each.view(output.shape[:2]).cpu() for each in scores.max(1))
     low, high = crops.low[kept], crops.high[kept]

@@ -9,7 +9,7 @@ from typing import Any
 from attrscore.core.contracts import Dataset
 from attrscore.core.registry import GUIDES
 from attrscore.datasets.flags import red_flags
-from attrscore.engine.pool import draw_pool
+from attrscore.engine.reading import draw_pool
 from attrscore.errors import ConfigError, choose
 from attrscore.jobs.assembly import dataset_of, given_channels, model_of
 from attrscore.jobs.contents import notify_of_data

@@ -19,8 +19,7 @@ from attrscore import store
 from attrscore.core.contracts import Result
 from attrscore.core.model import call, device_of, unwrap
 from attrscore.engine.evaluate import rows_of
-from attrscore.engine.pool import one_readable
-from attrscore.engine.reading import readable
+from attrscore.engine.reading import one_readable, readable
 from attrscore.engine.run import run
 from attrscore.errors import StoreError, stoppable
 from attrscore.jobs.assembly import Parts, build, draws_of

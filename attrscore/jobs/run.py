@@ -19,8 +19,8 @@ from attrscore.core.readings import readings_of
 from attrscore.datasets.flags import RedFlag, red_flags
 from attrscore.engine.attribution import Pair
 from attrscore.engine.memory import Gauge
-from attrscore.engine.pool import those_readable
 from attrscore.engine.preflight import Finding, preflight, refusals
+from attrscore.engine.reading import those_readable
 from attrscore.engine.run import run
 from attrscore.errors import EmptyShardError, choose, preview, stoppable
 from attrscore.jobs.assembly import Parts, answering, build, draws_of
@@ -307,6 +307,7 @@ def refused_by_preflight(
             output=parts.settings["output"],
             precision=parts.settings["precision"],
             heat=parts.heat,
+            accept=parts.settings["accept"],
         )
     on_findings(findings)
     return refusals(findings)

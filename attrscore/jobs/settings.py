@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.options import as_written, fits, words
+from attrscore.engine.preflight import Unfair
 from attrscore.errors import ConfigError, did_you_mean
 
 Count = Annotated[int, 1, 2**31]
@@ -74,6 +75,7 @@ class Settings:
     threads: Annotated[int, 1, 4096] | None = None
     seed: Seed = 0
     pool: Count = 64
+    accept: Sequence[Unfair] = ()
     trust: Sequence[str] = ()
 
 

@@ -350,6 +350,7 @@ class RandomCAM:
     whatever the batch.
     """
 
+    needs_gradients: ClassVar[bool] = False
     needs_model: ClassVar[bool] = False
     seed: int = 0
     """Of what is drawn; a cell's draws follow from it and the id alone."""

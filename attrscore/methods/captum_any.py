@@ -92,6 +92,11 @@ class FromCaptum:
         parameters = inspect.signature(_candidates()[self.algorithm]).parameters
         return "layers" if "layer" in parameters else INPUT
 
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it is no perturbation."""
+        return not issubclass(_candidates()[self.algorithm], captum.attr.PerturbationAttribution)
+
     def __call__(self, run: Pass, /) -> Maps:
         """Layer, or INPUT -> (N, C, *s)."""
         algorithm = _candidates()[self.algorithm]

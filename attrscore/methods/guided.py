@@ -71,7 +71,7 @@ def check_guidable(run: Pass, /) -> None:
     others = (each[:1] for each in run.batch.others)
     with out_of_place(run.model), relu_nodes(run.model) as relus, Severed() as severed:
         found = call(run.model, inputs, *others, autocast=run.autocast)
-        output = check_output(found, 1, run.explained.output)
+        output = check_output(found, 1, run.explained.output, inputs.ndim)
     _refuse_others(run, output, relus, severed.found)
 
 

@@ -140,7 +140,7 @@ def _problem(run: Pass) -> str:
     leaves = [module for module in run.model.modules() if not list(module.children())]
     with run.prepared(), out_of_place(run.model):
         with calls(leaves) as seen:
-            output = check_output(run.model(inputs, *others), 1, run.explained.output)
+            output = check_output(run.model(inputs, *others), 1, run.explained.output, inputs.ndim)
         if output.grad_fn is None:
             return "no gradient flows from the input to the output"
         scalar = run.target(output, aux)

@@ -161,6 +161,7 @@ class Occlusion(WithBaseline):
     """
 
     explains: ClassVar[str] = INPUT
+    needs_gradients: ClassVar[bool] = False
     window: PerAxis = 16
     """Size in pixels: a number, or [Y, X] or [Z, Y, X]."""
     stride: PerAxis = 8
@@ -234,6 +235,7 @@ class FeatureAblation(WithFeatures, WithBaseline):
     """
 
     explains: ClassVar[str] = INPUT
+    needs_gradients: ClassVar[bool] = False
     chunk: int | None = None
     """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 
@@ -331,6 +333,7 @@ class KernelShap(WithFeatures, WithBaseline):
     """
 
     explains: ClassVar[str] = INPUT
+    needs_gradients: ClassVar[bool] = False
     samples: int = 256
     """Coalitions a crop: forward passes; exact where there are no more."""
     chunk: int | None = None

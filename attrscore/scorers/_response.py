@@ -78,7 +78,7 @@ def choose_donors(run: Pass, /, *, donors: Donors, count: int, seed: int) -> Ten
 
 def _classes(label: Tensor, run: Pass, *, of_pool: bool = False) -> Tensor:
     """Labels, and predicted classes where there is none; -1 where neither is known."""
-    if bool((label >= 0).all()) or not getattr(run.target, "of_classes", True):
+    if bool((label >= 0).all()) or not run.of_classes:
         return label
     output = run.pool_output if of_pool else run.output
     return torch.where(label >= 0, label, scores_of(run.target, output).argmax(1))
@@ -98,7 +98,7 @@ def response(run: Pass, output: Tensor, rows: Tensor, /) -> Tensor:
     over its absolute value on the clean cell; NaN where this is 0.
     """
     output, aux = output.double(), run.aux[rows]
-    if not getattr(run.target, "of_classes", True):
+    if not run.of_classes:
         scalar = run.target(output, aux.double() if aux.is_floating_point() else aux)
         return scalar / run.value.double()[rows].abs()
     return scores_of(run.target, output).softmax(1).gather(1, aux[:, None])[:, 0]
@@ -113,7 +113,8 @@ def clean_response(run: Pass, /) -> Tensor:
 def respond(run: Pass, count: int, alter: Alter, /, *, chunk: int) -> tuple[Tensor, Tensor]:
     """Responses to ``count`` alterations of each cell, and the outputs: (N, count), (N, count, K).
 
-    At most ``chunk`` altered inputs are in memory at once. Costs N x count forwards.
+    The outputs are those of classes; without classes, K is 0. At most ``chunk`` altered inputs are
+    in memory at once. Costs N x count forwards.
     """
     if chunk < 1:
         raise ConfigError(f"chunk={chunk} must be at least 1: altered inputs in memory at once.")
@@ -121,12 +122,15 @@ def respond(run: Pass, count: int, alter: Alter, /, *, chunk: int) -> tuple[Tens
     index = torch.arange(n * count, device=where)
     rows, numbers = index // count, index % count
 
-    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+    def answers() -> Iterator[tuple[Tensor, Tensor]]:
         for row, number in zip(torch.split(rows, chunk), torch.split(numbers, chunk), strict=True):
-            yield alter(row, number), row
+            output = run.outputs([(alter(row, number), row)])
+            kept = output if run.of_classes else output.new_empty((len(row), 0))
+            yield response(run, output, row), kept  # dense outputs would fill the memory
 
-    output = run.outputs(chunks())
-    return response(run, output, rows).view(n, count), output.view(n, count, -1)
+    found = list(answers())
+    responses, outputs = (torch.cat(each) for each in zip(*found, strict=True))
+    return responses.view(n, count), outputs.view(n, count, -1)
 
 
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ def _others(run: Pass, seed: int) -> Tensor:
 def why_undefined(run: Pass, /, *, fill: Fill = "zero", seed: int = 0) -> dict[str, Tensor]:
     """Why a response or a filling is NaN, as ``Reasoned`` takes it."""
     found = {"the response to the cell as it is is 0.": clean_response(run) == 0}
-    if not getattr(run.target, "of_classes", True):
+    if not run.of_classes:
         found = {"the explained scalar is 0.": run.value == 0}
     if fill == "other_cell":
         found[NO_DONOR["any"]] = _others(run, seed) < 0

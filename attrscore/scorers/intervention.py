@@ -241,7 +241,7 @@ class Swap:
 
     def _of_classes(self, run: Pass, output: Tensor) -> dict[str, Tensor]:
         """Drops of the margin and flips, (N, alterations) each, of outputs (N, alterations, K)."""
-        if not getattr(run.target, "of_classes", True):
+        if not run.of_classes:
             none = output.new_full(output.shape[:2], torch.nan, dtype=torch.float64)
             return {"_margin": none, "_flips": none}
         clean = scores_of(run.target, run.output.double())
@@ -255,7 +255,7 @@ class Swap:
     @staticmethod
     def _scale(run: Pass) -> Tensor:
         """From the units of a response to those of the columns, (N,)."""
-        if getattr(run.target, "of_classes", True):
+        if run.of_classes:
             return torch.ones_like(run.value, dtype=torch.float64)
         pool = run.need_pool()
         values = run.target(run.pool_output, run.target.prepare(run.pool_output, pool)).double()

@@ -20,6 +20,7 @@ from attrscore.targets.embeddings import (
     Norm,
     Probe,
 )
+from attrscore.targets.regions import Region
 
 __all__ = [
     "Contrast",
@@ -32,6 +33,7 @@ __all__ = [
     "Norm",
     "Predicted",
     "Probe",
+    "Region",
     "class_scores",
     "logit",
     "logprob",

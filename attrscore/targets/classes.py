@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attrscore.core.contracts import Batch
 from attrscore.core.registry import TARGETS
@@ -45,7 +45,7 @@ def margin(output: Tensor, index: Tensor, /) -> Tensor:
 
 
 def class_scores(output: Tensor, one_output: OneOutput = "logit", /) -> Tensor:
-    """The logits of every class, (N, K) -> (N, K), or (N, 1) -> (N, 2).
+    """The logits of every class, (N, K, ...) -> (N, K, ...), or (N, 1, ...) -> (N, 2, ...).
 
     A model with one output z stands for two classes with the logits 0 and z: z > 0 says class 1,
     and the softmax of the two is the sigmoid of z. A ``probability`` p is put back as its logit.
@@ -53,9 +53,10 @@ def class_scores(output: Tensor, one_output: OneOutput = "logit", /) -> Tensor:
     >>> class_scores(torch.tensor([[2.0], [-1.0]])).argmax(1)
     tensor([1, 0])
     """
-    if output.shape[-1] != 1:
+    if output.shape[1] != 1:
         return output
-    return nn.functional.pad(output.logit() if one_output == "probability" else output, (1, 0))
+    one = output.logit() if one_output == "probability" else output
+    return torch.cat([torch.zeros_like(one), one], 1)
 
 
 def scores_of(target: Any, output: Tensor, /) -> Tensor:
@@ -75,6 +76,7 @@ class _ClassScore:
     """A class score; which class is the subclasses' affair."""
 
     name: ClassVar[str]
+    dense: ClassVar[bool] = False
     scalar: Scalar = "logit"
     """margin is recommended where models are compared."""
     one_output: OneOutput = "logit"
@@ -134,8 +136,11 @@ class Label(_ClassScore):
         return batch.label
 
 
-def _numbered(numbers: Sequence[int], output: Tensor) -> Tensor:
-    """Class indices of outputs that are named by number, (N,)."""
+def numbered(numbers: Sequence[int], output: Tensor, /) -> Tensor:
+    """Class indices of outputs that are named by number, (N,).
+
+    :raises ConfigError: no such output.
+    """
     if not all(0 <= number < output.shape[1] for number in numbers):
         raise ConfigError(
             f"The target asks for the outputs {preview(sorted(set(numbers)))}; this model has "
@@ -162,7 +167,7 @@ class Index(_ClassScore):
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:
         """Class indices (N,)."""
-        return _numbered([self.index] * len(batch), output)
+        return numbered([self.index] * len(batch), output)
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ class Given(_ClassScore):
     """
 
     name: ClassVar[str] = "given"
+    dense: ClassVar[bool] = False
     classes: tuple[int, ...] = ()
     """The number of the class of each sample, from 0."""
 
@@ -187,7 +193,7 @@ class Given(_ClassScore):
                 "one class for all, one for each sample of a single batch, or labels and "
                 "target='label'."
             )
-        return _numbered(self.classes, output)
+        return numbered(self.classes, output)
 
 
 def target_of(given: Any, /) -> Any:

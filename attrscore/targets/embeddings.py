@@ -36,6 +36,7 @@ class _OfEmbedding:
     """A scalar of the output as a vector; nothing but the model is fixed on the clean input."""
 
     of_classes: ClassVar[bool] = False
+    dense: ClassVar[bool] = False
 
     def prepare(self, output: Tensor, batch: Batch, /) -> Tensor:  # noqa: ARG002  # contract
         """Nothing: (N, 0)."""

@@ -23,7 +23,8 @@ def conv(dimensions: int, *args: int, **options: int) -> nn.Module:
 class Net(nn.Module):
     """conv-relu-conv-relu-GAP-linear with a strided second convolution, in float64.
 
-    ``pooled`` pools by modules, for methods that see nothing else.
+    ``pooled`` pools by modules, for methods that see nothing else; ``dense`` does not pool, and
+    scores each position of the second convolution.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Net(nn.Module):
         inplace: bool = False,  # as torch calls it
         classes: int = 3,
         pooled: bool = False,
+        dense: bool = False,
     ) -> None:
         super().__init__()
         pool = getattr(nn, f"AdaptiveAvgPool{dimensions}d")
+        self.dense = dense
         self.pooling = nn.Sequential(pool(1), nn.Flatten()) if pooled else None
         options: dict[str, Any] = {"inplace": True} if inplace else {}
         self.low = conv(dimensions, 2, 5, 3, padding=1)
@@ -48,8 +51,11 @@ class Net(nn.Module):
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2, *S) -> (N, K)."""
+        """(N, 2, *S) -> (N, K), or (N, K, *s)."""
         x = self.act2(self.high(self.act1(self.low(x))))
+        if self.dense:
+            scores: Tensor = self.head(x.movedim(1, -1)).movedim(-1, 1)
+            return scores
         made: Tensor = self.head(x.flatten(2).mean(2) if self.pooling is None else self.pooling(x))
         return made
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import attrscore
 from attrscore.core.contracts import Batch, Dataset, InputSpec
 from attrscore.datasets import Phantom
-from attrscore.engine.pool import draw_pool
+from attrscore.engine.reading import draw_pool
 from attrscore.engine.run import batches_of
 from attrscore.models import randomized
 from attrscore.stats import bootstrap

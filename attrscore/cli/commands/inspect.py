@@ -51,7 +51,7 @@ def inspect(arguments: Sequence[str]) -> int:
     flags = red_flags(dataset, batch)
     notify_of_data(dataset, flags, output.say)
     with answering(model):
-        found = survey(model, batch)
+        found = survey(model, batch, output=settings["output"])
     spec = dataset.spec
     out = output.stderr() if as_json else output.stdout()
     out.print(
@@ -60,6 +60,7 @@ def inspect(arguments: Sequence[str]) -> int:
         f"{len(dataset.classes)} classes",
         soft_wrap=True,
     )
+    out.print(f"output: {found.output}", soft_wrap=True, highlight=False)
     if not as_json:
         out.print(output.layer_table(found))
     methods = {key: method for key, (method, _) in plugins_of(METHODS, settings).items()}
@@ -72,6 +73,7 @@ def inspect(arguments: Sequence[str]) -> int:
             target=plugin_of(TARGETS, settings),
             output=settings["output"],
             heat=HeatOptions(**settings["heat"]),
+            accept=settings["accept"],
         )
     if as_json:
         shown = {
@@ -96,7 +98,7 @@ def _inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) -
     """Print what a dataset holds, and draw some of its crops with their masks."""
     from attrscore.cli import output
     from attrscore.datasets.flags import red_flags
-    from attrscore.engine.pool import draw_pool
+    from attrscore.engine.reading import draw_pool
     from attrscore.jobs.assembly import dataset_of
     from attrscore.jobs.contents import contents, notify_of_data
     from attrscore.report import figures as plots

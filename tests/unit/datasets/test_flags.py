@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from attrscore.core.contracts import Batch
 from attrscore.core.registry import DATASETS
 from attrscore.datasets.flags import KINDS, RedFlag, _guessed, red_flags
-from attrscore.engine.pool import draw_pool
+from attrscore.engine.reading import draw_pool
 from attrscore.errors import DataError
 
 PLACES = [(y, x) for y in (20, 60, 100) for x in (20, 60, 100)]

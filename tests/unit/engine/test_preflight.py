@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from nets import Net, batch, net
 from torch import nn
 
+from attrscore import METHODS, evaluate
+from attrscore.core.contracts import Batch
 from attrscore.engine.preflight import preflight, refusals
 from attrscore.engine.run import run
-from attrscore.errors import ConfigError, LayerError, UnsupportedError
+from attrscore.errors import AttrscoreWarning, ConfigError, LayerError, UnsupportedError
 from attrscore.methods import GradCAM
 
 
@@ -156,10 +160,153 @@ def test_a_network_in_training_mode_is_looked_at_in_eval_mode_and_left_as_it_was
     assert model.low.training
 
 
-def test_a_dropout_that_stays_on_is_told():
-    finding = only(Dropping(2), layers="high")
-    assert finding.verdict == "caution"
+class DroppingPath(Net):
+    """Leaves out a branch, as stochastic depth does, one time in ten."""
+
+    def forward(self, x):
+        kept = 0.0 if torch.rand(()) < 0.1 else 1.0
+        x = self.act2(self.high(kept * self.act1(self.low(x))))
+        return self.head(x.flatten(2).mean(2))
+
+
+class Masked(Net):
+    """Sees a quarter of the pixels, drawn by NumPy."""
+
+    def forward(self, x):
+        seen = torch.from_numpy(np.random.random(x.shape[2:]) < 0.25)
+        return super().forward(x * seen)
+
+
+def vit_mae():
+    """Masks three quarters of the patches, whatever its mode."""
+    hub = pytest.importorskip("transformers")
+    small = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = hub.ViTMAEConfig(
+        **small, intermediate_size=32, image_size=32, patch_size=8, num_channels=2
+    )
+    return hub.ViTMAEModel(config).eval()
+
+
+@pytest.mark.parametrize("model", [Dropping(2), DroppingPath(2), Masked(2)])
+def test_a_model_that_draws_at_random_is_refused_unless_that_is_accepted(model):
+    finding = only(model, layers="high")
+    assert finding.verdict == "refused"
     assert "other scores" in finding.reason
+    assert "accept=[random]" in finding.reason
+    finding = only(model, layers="high", accept=["random"])
+    assert finding.verdict == "caution"
+    assert "accept" not in finding.reason
+
+
+def test_what_is_random_is_found_whatever_was_drawn_before_and_the_state_is_left():
+    model = DroppingPath(2)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+        assert only(model, layers="high").verdict == "refused"
+        assert torch.equal(torch.get_rng_state(), state[0])
+        assert (random.getstate(), np.random.get_state()[1].tolist()) == state[1:]
+
+
+def test_a_masked_autoencoder_is_never_ok():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn((4, 2, 32, 32), generator=generator)
+    mask = torch.zeros((4, 32, 32), dtype=torch.bool)
+    mask[:, 8:24, 8:24] = True
+
+    class Features(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = vit_mae()
+
+        def forward(self, x):
+            return self.inner(x).last_hidden_state[:, 0]
+
+    asked = {"methods": ["grad_cam", "saliency"], "target": "embedding"}
+    with pytest.warns(AttrscoreWarning, match="other scores"):
+        table = evaluate(Features(), Batch(inputs, {"cell": mask}), **asked, progress="none")
+    assert set(table["status"]) == {"unsupported"}
+    assert table["reason"].str.contains("other scores").all()
+    with pytest.warns(AttrscoreWarning, match="one draw of many"):
+        table = evaluate(
+            Features(), Batch(inputs, {"cell": mask}), **asked, accept="random", progress="none"
+        )
+    assert set(table["status"]) == {"ok"}
+
+
+class OverTheBatch(Net):
+    """Attention from each cell to all of its batch."""
+
+    def forward(self, x):
+        features = self.act2(self.high(self.act1(self.low(x)))).flatten(2).mean(2)
+        return self.head(F.softmax(features @ features.T, 1) @ features)
+
+
+@pytest.mark.parametrize("model", [OverTheBatch(2), BatchNormed(2)])
+@pytest.mark.parametrize("cells", [batch(), batch(n=1), torch.zeros(())], ids=["4", "1", "alike"])
+def test_company_is_found_out_with_one_cell_and_with_cells_that_are_alike(model, cells):
+    if not isinstance(cells, Batch):
+        one = batch(n=1).inputs
+        cells = replace(batch(n=2), inputs=torch.cat([one, one]))
+    with pytest.warns(AttrscoreWarning, match="by the other cells of its batch"):
+        table = evaluate(model, cells, layers="high", progress="none")
+    assert set(table["status"]) == {"unsupported"}
+    with pytest.warns(AttrscoreWarning, match="by the other cells of its batch"):
+        table = evaluate(model, cells, layers="high", accept="batch", progress="none")
+    assert not set(table["status"]) & {"unsupported"}
+
+
+class ReadsABox(Net):
+    """Gradients reach few pixels, and no others count."""
+
+    def forward(self, x):
+        seen = torch.zeros_like(x)
+        seen[..., 3:7, 3:7] = 1
+        return super().forward(x * seen)
+
+
+class Third(Net):
+    """Gradients of three columns alone, though all count."""
+
+    def forward(self, x):
+        return super().forward(torch.cat([x[..., :3], x[..., 3:].detach()], -1))
+
+
+def test_gradients_that_miss_most_pixels_are_refused_and_perturbation_is_not():
+    model = Third(2)
+    methods = {"saliency": METHODS.build("saliency"), "grad_cam": GradCAM()}
+    methods["occlusion"] = METHODS.build("occlusion", window=4, stride=4)
+    findings = found(model, methods=methods, layers="high")
+    for method, layer in (("saliency", "input"), ("grad_cam", "high")):
+        assert findings[method, layer].verdict == "refused"
+        assert "30% of the pixels" in findings[method, layer].reason
+        assert "accept=[gradients]" in findings[method, layer].reason
+    assert findings["occlusion", "input"].verdict == "ok"
+    accepting = found(model, methods=methods, layers="high", accept=["gradients"])
+    assert accepting["saliency", "input"].verdict == "caution"
+    with pytest.warns(AttrscoreWarning, match="30% of the pixels"):
+        table = evaluate(model, batch(), methods=methods, layers="high", progress="none")
+    assert table.groupby("method")["status"].agg(set).to_dict() == {
+        "saliency": {"unsupported"},
+        "grad_cam": {"unsupported"},
+        "occlusion": {"ok"},
+    }
+
+
+def test_a_model_may_look_at_few_pixels():
+    """An honest one does: where the others do not count, blank maps are right."""
+    findings = found(ReadsABox(2), methods=["saliency", "grad_cam"], layers="high")
+    assert {each.verdict for each in findings.values()} == {"ok"}
+    pooled = nn.Sequential(
+        *(nn.Conv2d(2, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()),
+        *(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+    ).double()
+    assert found(pooled, layers="3")["grad_cam", "3"].verdict in ("ok", "caution")
+
+
+def test_what_is_accepted_has_a_name():
+    with pytest.raises(ConfigError, match="accept='randm' is not a choice. Did you mean 'random'"):
+        evaluate(net(), batch(), accept=["randm"])
 
 
 def test_a_grid_too_coarse_for_the_masks_is_told():
