@@ -50,6 +50,14 @@ class Diagnosed(dict[str, "Tensor"]):
         self.diagnostics = dict(diagnostics)
 
 
+class Partial(dict[str, "Tensor"]):
+    """Maps of some layers, and why each of the others has none: layer -> sentence."""
+
+    def __init__(self, maps: Maps, /, refused: Mapping[str, str]) -> None:
+        super().__init__(maps)
+        self.refused = dict(refused)
+
+
 class Reasoned(dict[str, "Tensor"]):
     """Columns of a scorer with why a value in them is NaN: sentence -> (N,) bool, which cells.
 
@@ -329,7 +337,8 @@ class Method(Protocol):
 
     A method whose maps live on the input says so with an attribute ``explains = "input"``; without
     it, the maps must be keyed by the layers of the pass. ``needs_input_gradient = True`` lets the
-    shared backward pass go on to the input, and ``needs_graph = True`` keeps its forward graph.
+    shared backward pass go on to the input, ``needs_graph = True`` keeps its forward graph, and
+    ``needs_attention = True`` what its attention layers attend to.
     ``needs_gradients = False`` says that it takes none, so that it works where they are blocked.
     ``needs_model = False`` says that it never runs the model itself, nor draws at random, so
     that nothing has to be put back after it. A method ``check(run)``, where there is one, says at

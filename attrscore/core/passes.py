@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Batch, Target
+from attrscore.core.functions import LightGradients, SeenAttention, seeing_attention
 from attrscore.core.graph import Severed, kind_of, out_of_place
 from attrscore.core.layers import Layers, OverwrittenError, capture, with_layouts
 from attrscore.core.layouts import watching
-from attrscore.core.light import LightGradients
 from attrscore.core.model import (
     Explained,
     as_found,
@@ -61,6 +61,7 @@ class Recorded(NamedTuple):
     inputs: Tensor
     relus: frozenset[Any]
     severed: tuple[str, ...]
+    attention: SeenAttention
 
 
 def gradients_of(
@@ -119,7 +120,8 @@ class Pass:
     ``activations`` and ``gradients`` of all layers come from one forward and one backward pass,
     which goes no deeper than the lowest of them. ``input_gradient`` is separate since it goes to
     the bottom of the model; a pass made with ``to_input=True`` gets it from the same backward,
-    and one made with ``keep_graph=True`` keeps the :attr:`graph` of the forward in memory.
+    one made with ``keep_graph=True`` keeps the :attr:`graph` of the forward in memory, and one made
+    with ``keep_attention=True`` the :attr:`attention` of every block.
     ``pool`` holds other cells, the same for every batch, or nothing (see :mod:`pool`).
     A model in half precision gets its inputs in its own type, and with ``autocast`` torch
     chooses bfloat16 where that is safe; what comes out is float32.
@@ -134,6 +136,7 @@ class Pass:
         *,
         to_input: bool = False,
         keep_graph: bool = False,
+        keep_attention: bool = False,
         output: str | int | None = None,
         pool: Batch | None = None,
         autocast: bool = False,
@@ -151,6 +154,7 @@ class Pass:
         self.on_step = on_step
         self._to_input = to_input
         self._keep_graph = keep_graph
+        self._keep_attention = keep_attention
         self._as_torch = False
         self._which = output
         self.autocast = autocast
@@ -161,6 +165,7 @@ class Pass:
         self._gradients: dict[str, Tensor] | None = None
         self._input_gradient: Tensor | None = None
         self._graph: Graph | None = None
+        self._attention: SeenAttention | None = None
         self._once: dict[Any, Any] = {}
 
     @property
@@ -322,6 +327,17 @@ class Pass:
                 self._graph = self.on(self.batch.inputs, layers={}).graph
         return cast("Graph", self._graph)
 
+    @property
+    def attention(self) -> SeenAttention:
+        """Every softmax attention of the forward pass, with its gradient."""
+        if self._attention is None:
+            if self._gradients is None:
+                self._keep_attention = True
+                self._backward()
+            else:  # the shared pass is over, and nothing was kept of it
+                self._attention = self.on(self.batch.inputs).attention
+        return cast("SeenAttention", self._attention)
+
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """For methods with passes of their own: inside, the model is ready for Captum."""
@@ -381,7 +397,8 @@ class Pass:
         """The same pass towards another target; what no target changes is known."""
         twin = copy.copy(self)
         twin.target = target
-        twin._aux = twin._gradients = twin._input_gradient = twin._graph = None
+        twin._aux = twin._gradients = twin._input_gradient = None
+        twin._graph = twin._attention = None
         twin._once = {}
         for name in ("explained", "value"):
             vars(twin).pop(name, None)
@@ -439,15 +456,17 @@ class Pass:
 
     def _recorded(self) -> Recorded:
         inputs = self.batch.inputs.detach()
-        whole = self._to_input or self._keep_graph
+        whole = self._to_input or self._keep_graph or self._keep_attention
         if whole:
             inputs = inputs.clone().requires_grad_()
-        severed, relus = Severed(), set[Any]()
+        severed, relus, seen = Severed(), set[Any](), SeenAttention()
         with contextlib.ExitStack() as stack:
             if self._keep_graph:  # alone: all this takes time
                 stack.enter_context(out_of_place(self.model))
                 relus = stack.enter_context(relu_nodes(self.model))
             sources = stack.enter_context(capture(self.layers, inputs.ndim - 2, gradients=True))
+            if self._keep_attention:
+                seen = stack.enter_context(seeing_attention(self.layers, len(inputs)))
             if self._keep_graph:
                 stack.enter_context(severed)
             elif not self._as_torch:
@@ -459,7 +478,10 @@ class Pass:
         }
         if self._to_input:
             sources[INPUT] = inputs
-        return Recorded(sources, output, inputs, frozenset(relus), tuple(severed.found))
+        for number, each in enumerate(seen.calls):
+            if each.source.requires_grad:
+                sources[f"attention {number}"] = each.source
+        return Recorded(sources, output, inputs, frozenset(relus), tuple(severed.found), seen)
 
     def _scores(self, inputs: Tensor, others: Iterable[Tensor]) -> Tensor:
         found = call(self.model, inputs, *others, autocast=self.autocast)
@@ -501,6 +523,12 @@ class Pass:
             self._graph = Graph(
                 recorded.inputs, value, recorded.output, recorded.relus, recorded.severed
             )
+        if self._keep_attention:
+            calls = [
+                replace(each, of_source=by_name.get(f"attention {number}"))
+                for number, each in enumerate(recorded.attention.calls)
+            ]
+            self._attention = SeenAttention(calls, recorded.attention.within)
         if self._to_input:
             self._input_gradient = by_name[INPUT]
         found = {

@@ -93,17 +93,18 @@ def new_pass(
     autocast: bool = False,
 ) -> Pass:
     """A pass that goes as deep as the methods need."""
-    to_input = any(
-        declared(method, "needs_input_gradient", default=False) for method in methods.values()
-    )
-    keep_graph = any(declared(method, "needs_graph", default=False) for method in methods.values())
+
+    def needed(what: str) -> bool:
+        return any(declared(method, what, default=False) for method in methods.values())
+
     return Pass(
         model,
         batch,
         target,
         layers,
-        to_input=to_input,
-        keep_graph=keep_graph,
+        to_input=needed("needs_input_gradient"),
+        keep_graph=needed("needs_graph"),
+        keep_attention=needed("needs_attention"),
         output=output,
         pool=pool,
         autocast=autocast,
@@ -190,8 +191,12 @@ def attribute(
         if on_error == "raise" or is_out_of_memory(error):
             raise
         return {}, dict.fromkeys(layers, failure_of(error))
-    nothing = Failure("unsupported", _NOTHING)
-    return maps, dict.fromkeys((layer for layer in layers if layer not in maps), nothing)
+    refused = getattr(maps, "refused", {})
+    return maps, {
+        layer: Failure("unsupported", refused.get(layer, _NOTHING))
+        for layer in layers
+        if layer not in maps
+    }
 
 
 def failure_of(error: Exception, /) -> Failure:

@@ -14,6 +14,10 @@ eigen_grad_cam        main component of hires_cam      signed   P and an SVD    
 activation_x_gradient hires_cam by channel             signed   P               blocked
 finer_cam             grad_cam less that of like class signed   P of its own    blocked, no class
 random_cam            activation x random weights      signed   P               blocked
+attention             attention of what is read        positive P               no attention
+attention_rollout     attention through all blocks     positive P               no attention
+grad_attention        the same where it raises score   positive P               no attention
+legrad                gradient by attention            positive P               no attention
 saliency              gradient by pixel                absolute P               blocked
 input_x_gradient      pixel x gradient                 signed   P               blocked
 guided_backprop       gradient, positive at each ReLU  signed   P + B           not nn.ReLU
@@ -52,6 +56,7 @@ those, and all but plain chains of convolutions, linear layers, normalisation, p
 Tanh, and targets made of several outputs. They are refused, with the reason.
 """
 
+from attrscore.methods.attention import Attention, AttentionRollout, GradAttention, LeGrad
 from attrscore.methods.cams import (
     ActivationXGradient,
     EigenGradCAM,
@@ -89,6 +94,8 @@ __all__ = [
     "RISE",
     "AblationCAM",
     "ActivationXGradient",
+    "Attention",
+    "AttentionRollout",
     "Deconvolution",
     "DeepLift",
     "DeepLiftShap",
@@ -96,6 +103,7 @@ __all__ = [
     "FeatureAblation",
     "FinerCAM",
     "FromCaptum",
+    "GradAttention",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradientShap",
@@ -110,6 +118,7 @@ __all__ = [
     "LayerCAM",
     "LayerConductance",
     "LayerLRP",
+    "LeGrad",
     "Occlusion",
     "RandomCAM",
     "Saliency",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attrscore.core.contracts import INPUT
-from attrscore.core.light import LightGradients
+from attrscore.core.functions import LightGradients
 from attrscore.core.model import is_out_of_memory
 from attrscore.core.passes import Pass, accumulated, gradients_of
 from attrscore.errors import ConfigError, UnsupportedError

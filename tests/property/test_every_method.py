@@ -9,7 +9,7 @@ import copy
 from functools import partial
 
 import pytest
-from nets import net
+from nets import attending, net
 
 from attrscore.core.registry import METHODS
 from attrscore.testing import checks
@@ -68,6 +68,8 @@ def build(name: str, dimensions: int):
 
 
 def network(name: str, dimensions: int, **options):
+    if METHODS.load(name.partition(":")[0]).__module__ == "attrscore.methods.attention":
+        return attending(dimensions, **options)
     return net(dimensions, pooled=name.partition(":")[0] in ONLY_MODULES, **options)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attrscore.core.light import LightGradients
+from attrscore.core.functions import LightGradients
 
 
 def net(dimensions: int, *, affine: bool = True) -> nn.Module:

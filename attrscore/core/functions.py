@@ -1,0 +1,293 @@
+"""torch's functions inside a pass: their gradients made cheaper, and attention that is seen."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class LightGradients(TorchFunctionMode):
+    """Inside, layers with fixed weights have cheaper gradients, equal to torch's up to rounding.
+
+    Their outputs are equal to the last bit. Batch normalisation with fixed statistics is a product
+    and a sum a channel, and its gradient needs the factor alone, where torch keeps its whole input.
+    In 3D a convolution of stride 1 that is depthwise, or has a kernel of one voxel, is
+    differentiated by the convolution with its kernel turned around: on a CPU torch's own gradient
+    was measured to take ten times as long where it is depthwise, and in 2D no longer.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        _types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return _LIGHTER.get(func, func)(*args, **(kwargs or {}))
+
+
+def _batch_norm(
+    values: Tensor,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,  # noqa: FBT001, FBT002  # torch's own signature
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    fixed = mean is not None and variance is not None and not training
+    if fixed and _differentiated(values, weight, bias):
+        return _FixedNorm.apply(  # type: ignore[no-any-return, no-untyped-call]  # torch's own
+            values, mean, variance, weight, bias, eps
+        )
+    return F.batch_norm(values, mean, variance, weight, bias, training, momentum, eps)
+
+
+class _FixedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        values: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+    ) -> Tensor:
+        factor = (variance + eps).rsqrt()
+        factor = factor if weight is None else factor * weight
+        ctx.save_for_backward(factor.view(-1, *(1,) * (values.ndim - 2)))
+        return F.batch_norm(values, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (factor,) = ctx.saved_tensors
+        return (gradient * factor).to(gradient.dtype), None, None, None, None, None
+
+
+def _convolution(
+    values: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    kernel, pads = tuple(weight.shape[2:]), (padding,) * 3 if isinstance(padding, int) else padding
+    depthwise = weight.shape[1] == 1 and groups == len(weight)
+    pointwise = groups == 1 and kernel == (1, 1, 1)
+    turns = (
+        (depthwise or pointwise)
+        and all(each in (1, (1, 1, 1)) for each in (stride, dilation))
+        and not isinstance(pads, str)
+        and all(pad < size for pad, size in zip(pads, kernel, strict=True))
+    )
+    on_cpu = values.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if turns and on_cpu and values.ndim == weight.ndim and _differentiated(values, weight, bias):
+        return _Turned.apply(  # type: ignore[no-any-return, no-untyped-call]  # torch's own
+            values, weight, bias, pads, groups
+        )
+    return F.conv3d(values, weight, bias, stride, padding, dilation, groups)
+
+
+class _Turned(torch.autograd.Function):
+    """A convolution of stride 1 that is depthwise or pointwise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, ...],
+        groups: int,
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.padding, ctx.groups = padding, groups
+        return F.conv3d(values, weight, bias, padding=padding, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        turned = weight.flip(2, 3, 4)
+        turned = turned.transpose(0, 1) if ctx.groups == 1 else turned
+        rest = [size - 1 - pad for size, pad in zip(weight.shape[2:], ctx.padding, strict=True)]
+        found = F.conv3d(gradient, turned, padding=rest, groups=ctx.groups)
+        return found, None, None, None, None
+
+
+def _differentiated(values: Tensor, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """Whether a gradient is taken with respect to the values, and to nothing else."""
+    fixed = not any(each is not None and each.requires_grad for each in (weight, bias))
+    return fixed and values.requires_grad and torch.is_grad_enabled()
+
+
+_LIGHTER: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.batch_norm: _batch_norm,
+    F.conv3d: _convolution,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """One softmax attention of a forward pass, of B rows, H heads, Q queries and T tokens.
+
+    B is N, or more where a model attends within windows or folds channels into the batch. Weights
+    that a model never had in memory are computed when they are asked for.
+    """
+
+    source: Tensor
+    """In the graph: the weights themselves, or what a fused attention put out."""
+    fused: tuple[Tensor, Tensor, Tensor, Tensor | None, float] | None = None
+    """Of a fused one: queries, keys, values, what is added before the softmax, and the scale."""
+    of_source: Tensor | None = None
+    """The gradient of the explained score with respect to the source; None where none flows."""
+    heads: int | None = None
+    """Where the source has rows and heads on one axis."""
+    axis: int = -1
+    """Of the source, along which the weights sum to 1."""
+
+    @property
+    def weights(self) -> Tensor:
+        """(B, H, Q, T), the tokens of each query sum to 1; no gradient."""
+        if self.fused is None:
+            return self._by_head(self.source.detach())
+        queries, keys, _, bias, scale = self.fused
+        scores = queries.detach() @ keys.detach().mT * scale
+        return (scores if bias is None else scores + bias.detach()).softmax(-1)
+
+    @property
+    def gradient(self) -> Tensor | None:
+        """Of the explained score with respect to each weight, (B, H, Q, T)."""
+        if self.of_source is None or self.fused is None:
+            return None if self.of_source is None else self._by_head(self.of_source)
+        return self.of_source @ self.fused[2].detach().mT
+
+    def _by_head(self, values: Tensor) -> Tensor:
+        values = values.movedim(self.axis, -1)
+        return values if values.ndim == 4 else values.unflatten(0, (-1, self.heads or 1))  # type: ignore[no-untyped-call]  # torch
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, H, Q, T)."""
+        if self.fused is not None:
+            return (*self.source.shape[:3], self.fused[1].shape[2])
+        return tuple(self._by_head(self.source.detach()).shape)  # type: ignore[return-value]
+
+
+@dataclass
+class SeenAttention:
+    """The attention of a forward pass."""
+
+    calls: list[Attention] = field(default_factory=list)
+    """In the order in which they ran."""
+    within: dict[str, int] = field(default_factory=dict)
+    """Layer -> the last of them that ran inside it."""
+
+
+@contextmanager
+def seeing_attention(layers: Mapping[str, nn.Module], rows: int, /) -> Iterator[SeenAttention]:
+    """Inside, what goes through a fused attention or a softmax over tokens is kept.
+
+    The model does as it would. A softmax is no attention where its result has fewer than three
+    axes, or no multiple of ``rows`` on the first.
+    """
+    seen = SeenAttention()
+    begun: dict[str, int] = {}
+    handles = []
+    for name, module in layers.items():
+
+        def before(_module: nn.Module, _args: Any, name: str = name) -> None:
+            begun[name] = len(seen.calls)
+
+        def after(_module: nn.Module, _args: Any, _output: Any, name: str = name) -> None:
+            if len(seen.calls) > begun[name]:
+                seen.within[name] = len(seen.calls) - 1
+
+        handles.append(module.register_forward_pre_hook(before))
+        handles.append(module.register_forward_hook(after))
+    try:
+        with _SeeAttention(seen.calls, rows):
+            yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _SeeAttention(TorchFunctionMode):
+    def __init__(self, calls: list[Attention], rows: int) -> None:
+        super().__init__()
+        self._calls, self._rows = calls, rows
+        self._heads: int | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        _types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.multi_head_attention_forward:
+            self._heads = args[4]
+            try:
+                with self:
+                    return _FROM_INSIDE(*args, **kwargs)
+            finally:
+                self._heads = None
+        made = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention and made.ndim == 4:
+            self._calls.append(_fused(made, *args, **kwargs))
+        elif func in (F.softmax, torch.softmax, Tensor.softmax) and made.ndim in (3, 4):
+            axis = kwargs["dim"] if "dim" in kwargs else args[1]
+            if axis is not None and len(made) % self._rows == 0 and made.shape[axis] > 1:
+                heads = self._heads or len(made) // self._rows
+                self._calls.append(Attention(made, heads=heads, axis=axis))
+        return made
+
+
+def _fused(
+    made: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,  # noqa: ARG001  # torch's own signature
+    is_causal: bool = False,  # noqa: FBT001, FBT002
+    scale: float | None = None,
+    enable_gqa: bool = False,  # noqa: FBT001, FBT002
+) -> Attention:
+    """The call of ``scaled_dot_product_attention`` that made this."""
+    bias = attn_mask
+    if is_causal:
+        bias = torch.ones(
+            query.shape[2], key.shape[2], dtype=torch.bool, device=query.device
+        ).tril()
+    if bias is not None and bias.dtype is torch.bool:
+        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
+    if enable_gqa:
+        key, value = (
+            each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value)
+        )
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return Attention(made, (query, key, value, bias, scale))
+
+
+_FROM_INSIDE: Callable[..., Any] = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**vars(F), "has_torch_function": lambda _tensors: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
+"""torch hands this function to a mode whole; here it runs as it is written, and the mode sees the
+functions that it calls."""
