@@ -61,7 +61,7 @@ def _last_conv(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
 def _stages(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
     last: dict[tuple[int, ...], LayerInfo] = {}
     for info in ran:
-        if info.grid is None or not info.wide or info.calls > 1 or info.pads:
+        if info.grid is None or not info.wide or info.repeats or info.pads:
             continue
         last[info.grid] = info
     return list(last.values())
@@ -73,7 +73,7 @@ def _blocks(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
         info
         for info in ran
         if info.wide
-        and info.calls == 1
+        and not info.repeats
         and list(info.module.children())
         and not isinstance(info.module, nn.Sequential)
     ]
@@ -133,7 +133,7 @@ def select_layers(
             found = [
                 info.name
                 for info in ran
-                if fnmatch.fnmatchcase(info.name, entry) and info.grid and info.calls == 1
+                if fnmatch.fnmatchcase(info.name, entry) and info.grid and not info.repeats
             ]
             if not found:
                 raise LayerError(_no_match(model, entry))
@@ -147,21 +147,15 @@ def select_layers(
 def with_layouts(
     model: nn.Module, layers: Mapping[str, nn.Module], inputs: Tensor, /, *others: Tensor
 ) -> Layers:
-    """Modules given by hand, with their layouts.
-
-    Models without a plain LayerNorm have channels first; another is traced on one crop.
-    """
+    """Modules given by hand, with their layouts, by a dry run of one crop."""
     if isinstance(layers, Layers):
         return layers
-    if not any(type(module) is nn.LayerNorm for module in model.modules()):
-        plain = Layout()
-        return Layers(LayerInfo(n, module, 1, None, plain) for n, module in layers.items())
-    ran = trace(model, inputs[:1], *(other[:1] for other in others))
+    ran = trace(model, inputs[:1], *(other[:1] for other in others)) if layers else []
     known = {id(info.module): info for info in ran}
     return Layers(
         replace(known[id(module)], name=name)
         if id(module) in known
-        else LayerInfo(name, module, 0, None)
+        else LayerInfo(name, module, 1, None, Layout())
         for name, module in layers.items()
     )
 
@@ -216,7 +210,7 @@ def _check_named(model: nn.Module, name: str, infos: Mapping[str, LayerInfo], ax
             "See: attrscore inspect model=..."
         )
     info = infos[name]
-    if info.calls > 1:
+    if info.repeats:
         raise LayerError(runs_twice(name, info.calls))
     if info.grid is None:
         raise LayerError(no_grid(name, info.shape, axes, info.reason))
@@ -257,6 +251,12 @@ class OverwrittenError(Exception):
     """A recorded output was changed in place. It is known now: capture again."""
 
 
+def calls_of(info: LayerInfo, /) -> list[str]:
+    """What :func:`capture` calls the outputs of a layer: its name, and further calls numbered."""
+    again = range(1, info.calls if info.layout and info.layout.stains else 1)
+    return [info.name, *(f"{info.name}, call {number + 1}" for number in again)]
+
+
 @contextmanager
 def capture(
     layers: Mapping[str, nn.Module], axes: int, /, *, gradients: bool
@@ -266,28 +266,32 @@ def capture(
     With ``gradients``, the autograd graph starts at the lowest of the layers: a model with frozen
     parameters is then differentiated no deeper than asked. Outputs are recorded without a copy,
     except of layers known to be followed by an in-place ReLU or ``+=``. A plain mapping is of
-    layers that have their channels first.
+    layers that have their channels first. Of a layer that runs once for each of the image's
+    channels, the calls are recorded by the keys of :func:`calls_of`.
 
     :raises OverwrittenError: such an operation was found now; the second time a copy is made.
     """
     recorded: dict[str, Tensor] = {}
     versions: dict[str, int] = {}
+    behind: dict[str, nn.Module] = {}
     infos = layers.infos if isinstance(layers, Layers) else {}
+    wanted = {name: calls_of(infos[name]) if name in infos else [name] for name in layers}
 
     def record(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         layout = infos[name].layout if name in infos else Layout()
         reason = infos[name].reason if name in infos else ""
 
         def hook(module: nn.Module, _args: Any, output: Any) -> Any:
-            if name in recorded:
-                raise LayerError(runs_twice(name, 2))
+            key = next((each for each in wanted[name] if each not in recorded), None)
+            if key is None:
+                raise LayerError(runs_twice(name, len(wanted[name]) + 1))
             hidden = hidden_state(output)
             if hidden is None or layout is None or not layout.fits(hidden.shape, axes):
                 shape = None if hidden is None else tuple(hidden.shape)
                 raise LayerError(no_grid(name, shape, axes, reason))
             if gradients and not hidden.requires_grad:
                 hidden = hidden.detach().requires_grad_()
-            recorded[name], versions[name] = hidden, hidden._version
+            recorded[key], versions[key], behind[key] = hidden, hidden._version, module
             # A view, on which hooks of the user's come to lie: autograd.grad is blind to the rest.
             given = hidden.clone() if module in _OVERWRITTEN else hidden.view_as(hidden)
             return replace_hidden_state(output, given)
@@ -298,7 +302,7 @@ def capture(
     try:
         yield recorded
     except RuntimeError as error:
-        leaves = {layers[name] for name, kept in recorded.items() if kept.is_leaf}
+        leaves = {behind[key] for key, kept in recorded.items() if kept.is_leaf}
         if "in-place operation" not in str(error) or leaves <= set(_OVERWRITTEN):
             raise
         _OVERWRITTEN.update(leaves)  # autograd refuses to change its leaves
@@ -306,11 +310,11 @@ def capture(
     finally:
         for handle in handles:
             handle.remove()
-    changed = [name for name, kept in recorded.items() if kept._version != versions[name]]
+    changed = [key for key, kept in recorded.items() if kept._version != versions[key]]
     if changed:
-        _OVERWRITTEN.update(layers[name] for name in changed)
+        _OVERWRITTEN.update(behind[key] for key in changed)
         raise OverwrittenError
-    never = [name for name in layers if name not in recorded]
+    never = [name for name, keys in wanted.items() if not recorded.keys() >= set(keys)]
     if never:
         raise LayerError(
             f"Layer {preview(map(repr, never))} never runs when the model is called, "

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,18 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from attrscore.core.graph import nodes
-from attrscore.core.model import SealedModel, call
+from attrscore.core.model import SealedModel, call, is_out_of_memory
 from attrscore.errors import ConfigError, choose
 
 Axes = Literal["auto", "channels_first", "channels_last", "tokens"]
 _AXES = ("auto", "channels_first", "channels_last", "tokens")
+Stated = Literal["auto", "none", "first", "last"]
+_APART = {
+    "first": "stain by stain",
+    "last": "the stains of a position together",
+    "folded": "the stains of a cell in the batch",
+    "stacked": "stain by stain in the batch",
+}
 
 
 @dataclass(frozen=True)
@@ -30,61 +36,100 @@ class Layout:
     ``channels_first`` is (N, C, *s), ``channels_last`` (N, *s, C), and ``tokens`` (N, T, C) with
     ``prefix`` tokens (class, registers) and then one for each position of ``grid``, the last axis
     fastest.
+
+    A layer that keeps the channels of the image apart lies so for each of them, and ``channels``
+    says where their axis is. Of tokens: ``first``, all positions of one channel after those of
+    another, or ``last``, all channels of a position together. In the batch: ``folded``, the
+    channels of a cell together, (N * channels, ...), or ``stacked``, one channel after the other
+    (channels * N, ...), as where the layer runs once a channel. Or on an axis of its own: its
+    number. Then C counts the layer's own channels of each of them, one after the other.
     """
 
     axes: Literal["channels_first", "channels_last", "tokens"] = "channels_first"
     grid: tuple[int, ...] = ()
     """*s of tokens; empty for the others, whose shape says it."""
     prefix: int = 0
+    channels: Literal["none", "first", "last", "folded", "stacked"] | int = "none"
+    stains: tuple[int, ...] = ()
+    """Numbers of the image's channels, as they lie; empty where they are joined."""
+
+    @property
+    def merged(self) -> bool:
+        """Whether the image's channels lie on the axis of the tokens."""
+        return self.channels in ("first", "last")
 
     def fits(self, shape: Sequence[int], axes: int, /) -> bool:
         """Whether an output of this shape can be so laid out, for inputs with ``axes`` axes."""
+        row = self.row(shape)
         if self.axes == "tokens":
-            positions = 1
-            for size in self.grid:
-                positions *= size
-            return len(shape) == 3 and shape[1] == self.prefix + positions
-        return len(shape) == axes + 2
+            positions = math.prod(self.grid) * (len(self.stains) if self.merged else 1)
+            return len(row) == 3 and row[1] == self.prefix + positions
+        return len(row) == axes + 2
 
     def to_grid(self, values: Tensor, /) -> Tensor:
         """(N, C, *s) of what lies as the layer's output does, prefix tokens left out."""
+        if self.merged:
+            values = values[:, self.prefix :]
+        count = len(self.stains)
+        if self.channels == "first":
+            values = _split(values, 1, (count, -1)).flatten(0, 1)
+        elif self.channels == "last":
+            values = _split(values, 1, (-1, count)).movedim(2, 1).flatten(0, 1)
+        elif self.channels == "stacked":
+            values = _split(values, 0, (count, -1)).movedim(1, 0).flatten(0, 1)
+        elif isinstance(self.channels, int):
+            values = values.movedim(self.channels, 1).flatten(0, 1)
         if self.axes == "channels_last":
-            return values.movedim(-1, 1)
-        if self.axes == "tokens":
-            patches = values[:, self.prefix :].mT
-            return patches.reshape(*patches.shape[:2], *self.grid)
-        return values
+            values = values.movedim(-1, 1)
+        elif self.axes == "tokens":
+            positions = values if self.merged else values[:, self.prefix :]
+            values = _split(positions.mT, 2, self.grid)
+        return _split(values, 0, (-1, count)).flatten(1, 2) if count else values
+
+    def row(self, shape: Sequence[int], /) -> tuple[int, ...]:
+        """The shape without the axis of the image's channels, where that is one of its own."""
+        return tuple(size for axis, size in enumerate(shape) if axis != self.channels)
 
     def grid_of(self, shape: Sequence[int], /) -> tuple[int, ...]:
         """*s of an output of this shape."""
         if self.axes == "tokens":
             return self.grid
-        return tuple(shape[1:-1] if self.axes == "channels_last" else shape[2:])
+        row = self.row(shape)
+        return row[1:-1] if self.axes == "channels_last" else row[2:]
 
     def channels_of(self, shape: Sequence[int], /) -> int:
         """C of an output of this shape."""
-        return shape[1] if self.axes == "channels_first" else shape[-1]
+        row = self.row(shape)
+        each = row[1] if self.axes == "channels_first" else row[-1]
+        return each * max(1, len(self.stains))
 
     def __str__(self) -> str:
-        if self.axes != "tokens":
-            return self.axes.replace("_", " ")
-        return f"tokens, {self.prefix} before the grid" if self.prefix else "tokens"
+        texts = [self.axes.replace("_", " ")]
+        texts += [f"{self.prefix} before the grid"] if self.prefix else []
+        if isinstance(self.channels, int):
+            texts.append(f"stains on axis {self.channels}")
+        elif self.channels != "none":
+            texts.append(_APART[self.channels])
+        return ", ".join(texts)
 
 
 @dataclass(frozen=True)
 class LayoutOptions:
-    """What the user says of the layouts, where a dry run cannot find it.
+    """What the user says of the layouts, where a dry run cannot find it; it is checked by one.
 
-    ``axes`` concerns the layers whose layout no dry run shows; ``prefix`` and ``grid`` are those of
-    token layers: how many tokens come before the positions, and how many positions each axis has.
+    ``axes`` concerns the layers whose layout no dry run shows; the others are those of token
+    layers: how many tokens come before the positions, how many positions each axis has, and whether
+    all positions of one channel of the image come first, or all channels of one position (last).
     """
 
     axes: Axes = "auto"
     prefix: int | None = None
     grid: tuple[int, ...] | None = None
+    channels: Stated = "auto"
 
     def __post_init__(self) -> None:
         choose(self.axes, _AXES, option="layout.axes")
+        choose(self.channels, get_args(Stated), option="layout.channels")
         if self.prefix is not None and self.prefix < 0:
             raise ConfigError(f"layout.prefix={self.prefix} must be 0 or more.")
         if self.grid is not None:
@@ -100,6 +145,22 @@ class LayoutOptions:
         if isinstance(given, str):
             return cls(axes=given)  # type: ignore[arg-type]  # checked when it is made
         return cls(**(given or {}))
+
+    @property
+    def of_tokens(self) -> str:
+        """What is said of tokens, as it was given."""
+        given = {"grid": list(self.grid or ()), "prefix": self.prefix, "channels": self.channels}
+        empty: tuple[Any, ...] = ([], None, "auto")
+        said = [f"layout.{name}={value}" for name, value in given.items() if value not in empty]
+        return ", ".join(said)
+
+    def allow(self, layout: Layout, /) -> bool:
+        """Whether a layout of tokens is as is said here."""
+        return (
+            self.grid in (None, layout.grid)
+            and self.prefix in (None, layout.prefix)
+            and self.channels in ("auto", layout.channels)
+        )
 
 
 def anchor_of(
@@ -137,6 +198,11 @@ def replace_hidden_state(output: Any, hidden: Tensor, /) -> Any:
     return hidden if isinstance(output, Tensor) else type(output)((hidden, *output[1:]))
 
 
+def _split(values: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
+    split: Tensor = values.unflatten(axis, sizes)  # type: ignore[no-untyped-call]  # torch
+    return split
+
+
 SLIGHT = 1e-6
 """Changes below this share of the largest are rounding."""
 
@@ -147,21 +213,34 @@ class _EnoughSeen(Exception):  # noqa: N818  # no error: it ends a forward pass 
 
 @contextmanager
 def watching(
-    modules: Mapping[str, nn.Module], see: Callable[[str, Any], None], /
+    modules: Mapping[str, nn.Module],
+    see: Callable[[str, Any], None],
+    /,
+    given: Callable[[str, Any], None] | None = None,
 ) -> Iterator[None]:
     """Show ``see`` the name and output of each module whenever it finishes inside ``with``.
 
-    Of TorchScript nothing is seen: it takes no hooks.
+    And ``given`` what it gets, the first tensor of it, before it begins. Of TorchScript nothing is
+    seen: it takes no hooks.
     """
 
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def after(name: str) -> Callable[[nn.Module, Any, Any], None]:
         return lambda _module, _args, output: see(name, output)
 
-    handles = [
-        module.register_forward_hook(hook(name))
-        for name, module in modules.items()
-        if not isinstance(module, torch.jit.ScriptModule)
-    ]
+    def before(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            tensors = [each for each in (*args, *kwargs.values()) if isinstance(each, Tensor)]
+            if given is not None and tensors:
+                given(name, tensors[0])
+
+        return hook
+
+    handles = []
+    for name, module in modules.items():
+        if not isinstance(module, torch.jit.ScriptModule):
+            handles.append(module.register_forward_hook(after(name)))
+            if given is not None:
+                handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
     try:
         yield
     finally:
@@ -206,63 +285,147 @@ def measure_axes(
     return found
 
 
-def measure_tokens(
-    model: nn.Module,
-    witness: nn.Module,
-    inputs: Tensor,
-    others: Sequence[Tensor],
-    options: LayoutOptions,
-) -> Layout | str:
-    """How the tokens (N, T, C) that a layer puts out lie on the image, or why that stays unknown.
+class Sight(NamedTuple):
+    """Where a tensor is seen: what a module gets, or what it puts out."""
 
-    ``witness`` is the first layer with that many tokens, before attention mixes them. Tokens that
-    no change of the image reaches are the prefix. Then one slice of the image at a time is changed,
-    at the lower end of each axis: the tokens that it reaches show how the rest is laid out. The
-    grid must be the only one that explains them. Costs 2 + the number of axes forward passes of one
-    crop, each only up to the witness.
+    name: str
+    side: Literal["in", "out"]
+
+
+class Changes(NamedTuple):
+    """Which values of a tensor change with the first of two crops, bool; its calls joined."""
+
+    anywhere: Tensor
+    """With all of that crop."""
+    slices: tuple[Tensor, ...]
+    """With its lower end along each axis."""
+    channels: tuple[Tensor, ...]
+    """With each of its channels."""
+
+    @property
+    def alive(self) -> tuple[int, ...]:
+        """The channels that change anything."""
+        return tuple(number for number, change in enumerate(self.channels) if change.any())
+
+
+def measure_changes(
+    model: nn.Module, sights: Mapping[Sight, int], inputs: Tensor, others: Sequence[Tensor]
+) -> dict[Sight, Changes]:
+    """What changes where, with noise for crops; ``sights`` say how often each is seen in a pass.
+
+    Costs 2 + the number of axes and of channels forward passes of two crops, each only up to the
+    last of the sights.
     """
     generator = torch.Generator().manual_seed(0)
+    modules = dict(model.named_modules())
+    watched = {name: modules[name] for name, _ in sights}
+    pairs = [torch.cat([each, each]) for each in others]
 
     def noise() -> Tensor:
         drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
         return drawn.to(inputs)
 
-    def tokens(image: Tensor) -> Tensor:
-        kept: list[Tensor] = []
+    plain, other, beside = noise(), noise(), noise()
 
-        def see(_name: str, output: Any) -> None:
-            hidden = hidden_state(output)
-            if hidden is not None:
-                kept.append(hidden.detach().double()[0])
-            raise _EnoughSeen
+    def seen(image: Tensor) -> dict[Sight, Tensor]:
+        kept: dict[Sight, list[Tensor]] = {sight: [] for sight in sights}
 
-        with suppress(_EnoughSeen), watching({"": witness}, see):
-            call(model, image, *others)
-        return kept[0]
+        def see(sight: Sight, value: Any) -> None:
+            hidden = hidden_state(value)
+            if sight not in kept or hidden is None:
+                return
+            kept[sight].append(hidden.detach().to(torch.float64, copy=True))
+            if all(len(kept[each]) == calls for each, calls in sights.items()):
+                raise _EnoughSeen
 
-    def reached(image: Tensor) -> Tensor:
-        change = (tokens(image) - base).abs().amax(1)
-        return change > SLIGHT * change.amax()
+        with (
+            suppress(_EnoughSeen),
+            torch.random.fork_rng(devices=[]),
+            watching(
+                watched,
+                lambda name, value: see(Sight(name, "out"), value),
+                lambda name, value: see(Sight(name, "in"), value),
+            ),
+        ):
+            torch.manual_seed(0)  # a model that is random is the same in every pass
+            call(model, torch.cat([image, beside]), *pairs)
+        return {sight: torch.cat(each) for sight, each in kept.items()}
 
-    plain, other = noise(), noise()
-    base = tokens(plain)
-    anywhere = reached(other)
-    prefix = int((~anywhere).long().cumprod(0).sum()) if options.prefix is None else options.prefix
-    if not anywhere[prefix:].all():
-        return "some tokens behind the first position do not depend on the image"
-    slices = []
-    for axis in range(2, inputs.ndim):
-        changed = plain.clone()
-        changed.narrow(axis, 0, 1).copy_(other.narrow(axis, 0, 1))
-        slices.append(reached(changed)[prefix:])
-    fitting = [
-        grid
-        for grid in _grids(len(base) - prefix, tuple(inputs.shape[2:]))
-        if all(_explains(grid, axis, touched) for axis, touched in enumerate(slices))
-    ]
-    if len(fitting) == 1:
-        return Layout("tokens", fitting[0], prefix)
-    return "tokens are mixed before they can be seen" if fitting else "they lie on no regular grid"
+    base = seen(plain)
+
+    def changed(at: tuple[slice, ...]) -> dict[Sight, Tensor]:
+        image = plain.clone()
+        image[at] = other[at]
+        found = {}
+        for sight, after in seen(image).items():
+            change = (after - base[sight]).abs()
+            found[sight] = change > SLIGHT * change.amax()
+        return found
+
+    every = slice(None)
+    anywhere = changed((every,))
+    ends = [changed((*[every] * axis, slice(0, 1))) for axis in range(2, inputs.ndim)]
+    count = inputs.shape[1]
+    single = [changed((every, slice(c, c + 1))) for c in range(count)] if count > 1 else [anywhere]
+    return {
+        sight: Changes(
+            anywhere[sight], tuple(e[sight] for e in ends), tuple(c[sight] for c in single)
+        )
+        for sight in sights
+    }
+
+
+def _candidates(
+    changes: Changes, calls: int, space: Sequence[int], axes: Sequence[Any], options: LayoutOptions
+) -> Iterator[Layout]:
+    """Every layout that a tensor of this shape can have, by what is said in the options."""
+    shape, alive = tuple(changes.anywhere.shape), changes.alive
+    rows = shape[0] // 2
+    ways: list[Layout] = []
+    if rows == 1:
+        own = [axis for axis in range(1, len(shape)) if shape[axis] == len(alive) > 1]
+        ways = [Layout(), *(Layout(channels=axis, stains=alive) for axis in own)]
+    elif rows == len(alive):
+        ways = [Layout(channels="stacked", stains=alive)]
+        ways += [Layout(channels="folded", stains=alive)] if calls == 1 else []
+    for way in ways:
+        row = way.row(shape)
+        if len(row) == len(space) + 2:
+            yield from (replace(way, axes=each) for each in axes)
+        elif len(row) == 3:
+            yield from _token_candidates(way, row[1], changes, space, options)
+
+
+def _token_candidates(
+    way: Layout, count: int, changes: Changes, space: Sequence[int], options: LayoutOptions
+) -> Iterator[Layout]:
+    flat = replace(way, axes="tokens", grid=(count,))
+    reached = flat.to_grid(changes.anywhere)[0].any(0)
+    unreached = int((~reached).long().cumprod(0).sum())
+    alive = changes.alive
+    yield from _on_grids(flat, count, unreached, space, options)
+    if way.channels == "none" and len(alive) > 1:
+        for order in ("first", "last"):
+            apart = replace(flat, channels=order, stains=alive)
+            yield from _on_grids(apart, count, unreached, space, options)
+
+
+def _on_grids(
+    layout: Layout, count: int, prefix: int, space: Sequence[int], options: LayoutOptions
+) -> Iterator[Layout]:
+    each = len(layout.stains) if layout.merged else 1
+    if options.prefix is not None:
+        prefix = options.prefix
+    elif options.grid is not None:
+        prefix = count - each * math.prod(options.grid)
+    positions, rest = divmod(count - prefix, each)
+    if prefix < 0 or positions < 1 or rest:
+        return
+    grids = _grids(positions, space) if options.grid is None else [options.grid]
+    for grid in grids:
+        fits = len(grid) == len(space) and math.prod(grid) == positions
+        if fits and not (layout.channels == "last" and positions == 1):  # the same as first
+            yield replace(layout, grid=grid, prefix=prefix)
 
 
 def _grids(positions: int, space: Sequence[int]) -> Iterator[tuple[int, ...]]:
@@ -277,12 +440,80 @@ def _grids(positions: int, space: Sequence[int]) -> Iterator[tuple[int, ...]]:
                 yield (size, *rest)
 
 
-def _explains(grid: tuple[int, ...], axis: int, touched: Tensor) -> bool:
-    """Whether the touched tokens are the lower end of one axis of the grid, and all of the rest."""
+def _explained(layout: Layout, changes: Changes) -> Layout | None:
+    """The layout with the order of its channels, if it explains what changed.
+
+    A cell changes nothing of another. A slice at the lower end of an axis reaches the lower end of
+    that axis of the grid, and all of the rest. A channel reaches its own positions, all of them and
+    no others, where channels are apart, else every position or none. Of convolutions on single
+    channels it need not be all, for behind them many a position is 0.
+    """
+    count = max(1, len(layout.stains))
+
+    def where(change: Tensor) -> Tensor:
+        grid = layout.to_grid(change)
+        return _split(grid, 1, (count, -1)).any(2).flatten(2)  # (2, channels, positions)
+
+    if where(changes.anywhere)[1].any():
+        return None
+    hits = torch.stack([where(change)[0] for change in changes.channels])
+    touched = hits.any(2)
+    if layout.axes == "tokens" or layout.channels not in ("folded", "stacked"):
+        if not where(changes.anywhere)[0].all() or not torch.equal(touched, hits.all(2)):
+            return None
+        grid = layout.grid_of(changes.anywhere.shape)
+        for axis, change in enumerate(changes.slices):
+            if not all(_at_lower_end(each, grid, axis) for each in where(change)[0]):
+                return None
+    if not layout.stains:
+        return layout
+    if layout.merged and hits[list(changes.alive)].all():  # they are mixed already
+        return layout
+    if not (touched.sum(0) == 1).all() or touched.sum(1).max() > 1:
+        return None
+    return replace(layout, stains=tuple(touched.int().argmax(0).tolist()))
+
+
+def _at_lower_end(touched: Tensor, grid: tuple[int, ...], axis: int) -> bool:
+    """Whether what is touched is the lower end of one axis of the grid, and all of the rest."""
     lines = touched.view(grid).movedim(axis, 0).flatten(1)
     along = lines[:, 0]
     whole = bool((lines == along[:, None]).all())
     return whole and bool(along[0]) and not bool((along[1:] & ~along[:-1]).any())
+
+
+def _is_sharp(layout: Layout, changes: Changes) -> bool:
+    """Whether slices and channels show where the positions lie: they do not reach all of them."""
+    if layout.axes != "tokens" and layout.channels in ("folded", "stacked"):
+        return True
+    if layout.merged:
+        apart = layout.to_grid(changes.channels[layout.stains[0]])[0]
+        if _split(apart, 0, (len(layout.stains), -1)).any(1).all():
+            return False
+    grid = layout.grid_of(changes.anywhere.shape)
+    return all(
+        size == 1 or not layout.to_grid(change)[0].any(0).all()
+        for size, change in zip(grid, changes.slices, strict=True)
+    )
+
+
+@contextmanager
+def _random_weights(model: nn.Module) -> Iterator[None]:
+    """Other weights inside: where the positions lie is a matter of the code, not of the weights.
+
+    A trained model may be blind to parts of the image.
+    """
+    generator = torch.Generator().manual_seed(0)
+    own = [(each, each.data) for each in model.parameters() if each.is_floating_point()]
+    try:
+        for each, data in own:
+            drawn = torch.randn(data.shape, generator=generator)
+            drawn = 1 + 0.1 * drawn if data.ndim < 2 else drawn / data[0].numel() ** 0.5
+            each.data = drawn.to(data)
+        yield
+    finally:
+        for each, data in own:
+            each.data = data
 
 
 @dataclass(frozen=True)
@@ -316,6 +547,11 @@ class LayerInfo:
         if self.shape is None or self.layout is None:
             return None
         return self.layout.channels_of(self.shape)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it runs several times, and not once for each of the image's channels."""
+        return self.calls > 1 and not (self.layout and self.layout.stains)
 
     @property
     def wide(self) -> bool:
@@ -352,23 +588,29 @@ def trace(
     outputs are tokens, or have channels first here and last there, some more on one crop, to
     measure which. The caller keeps the model in eval mode.
     """
-    calls: dict[str, int] = {}
-    shapes: dict[str, tuple[int, ...] | None] = {}
+    seen: dict[Sight, list[tuple[int, ...] | None]] = {}
 
-    def see(name: str, output: Any) -> None:
-        calls[name] = calls.get(name, 0) + 1
-        hidden = hidden_state(output)
-        shapes[name] = None if hidden is None else tuple(hidden.shape)
+    def see(name: str, side: Literal["in", "out"], value: Any) -> None:
+        hidden = hidden_state(value)
+        shape = None if hidden is None else tuple(hidden.shape)
+        seen.setdefault(Sight(name, side), []).append(shape)
 
     sealed = isinstance(model, SealedModel)
     modules = {name: module for name, module in model.named_modules() if name and not sealed}
-    with watching(modules, see):
+    with watching(
+        modules,
+        lambda name, output: see(name, "out", output),
+        lambda name, value: see(name, "in", value),
+    ):
         call(model, inputs, *others)
-    ran = [LayerInfo(name, modules[name], calls[name], shapes[name]) for name in shapes]
+    ran = [
+        LayerInfo(name, modules[name], len(shapes), shapes[-1])
+        for (name, side), shapes in seen.items()
+        if side == "out"
+    ]
     first = inputs[:1], [other[:1] for other in others]
-    ran = _with_axes(ran, model, len(inputs), *first, layout or LayoutOptions())
-    ran = _with_tokens(ran, model, len(inputs), *first, layout or LayoutOptions())
-    return _with_shortcuts(_with_depth(ran), model, inputs[:1], [other[:1] for other in others])
+    ran = _with_layouts(ran, seen, model, len(inputs), *first, layout or LayoutOptions())
+    return _with_shortcuts(_with_depth(ran), model, *first)
 
 
 def _with_shortcuts(
@@ -400,19 +642,27 @@ def _with_shortcuts(
     return [replace(info, shortcut=True) if info.name in shortcuts else info for info in ran]
 
 
-def _with_axes(
-    ran: list[LayerInfo],
+class _Axes(NamedTuple):
+    """Where a layer with as many axes as the input has its channels, as far as is known."""
+
+    axes: Literal["channels_first", "channels_last"] | None
+    sure: bool
+    """Whether that needs no measuring."""
+    stated: bool = False
+
+
+def _axes_of(
+    ran: Sequence[LayerInfo],
     model: nn.Module,
-    n: int,
     inputs: Tensor,
     others: Sequence[Tensor],
     options: LayoutOptions,
-) -> list[LayerInfo]:
-    """Layouts of outputs with as many axes as the input."""
+) -> dict[str, _Axes]:
+    """Of outputs with as many axes as the input, by what the modules are, or by a larger crop."""
     fitting = {
         info.name: (info.module, info.shape)
         for info in ran
-        if info.shape is not None and len(info.shape) == inputs.ndim and info.shape[0] == n
+        if info.shape is not None and len(info.shape) == inputs.ndim
     }
     anchors = {name: anchor_of(module, shape) for name, (module, shape) in fitting.items()}
     # Where linear layers work on positions, an output can also be channels last, or an attention.
@@ -420,80 +670,224 @@ def _with_axes(
         len(info.shape or ()) > 2 and anchor_of(info.module, info.shape or ()) == "channels_last"
         for info in ran
     )
-    fallback: Any = options.axes
-    if not mixed and options.axes in ("auto", "tokens"):
-        fallback = "channels_first"
-    unclear = {name: each for name, each in fitting.items() if anchors[name] is None}
-    known = {name: Layout(anchor) for name, anchor in anchors.items() if anchor is not None}
-    if fallback in ("channels_first", "channels_last"):
-        known |= {name: Layout(fallback) for name in unclear}
-    if mixed:
-        known |= measure_axes(model, unclear, inputs, others)
-    why = (
-        "which of its axes are channels cannot be measured, since the model takes no larger crop; "
-        "unless it is a matrix of attention, say layout.axes=channels_first or "
-        "layout.axes=channels_last"
-    )
-    return [
-        replace(info, layout=known.get(info.name), reason="" if info.name in known else why)
-        if info.name in fitting
-        else info
-        for info in ran
-    ]
+    unclear = {name: each for name, each in fitting.items() if anchors[name] != "channels_first"}
+    grown = measure_axes(model, unclear, inputs, others) if mixed else {}
+    stated = options.axes if options.axes in ("channels_first", "channels_last") else None
+    found = {}
+    for name, anchor in anchors.items():
+        if anchor == "channels_first":
+            found[name] = _Axes(anchor, sure=True)
+        elif name in grown and anchor in (None, grown[name].axes):
+            found[name] = _Axes(grown[name].axes, sure=True)  # type: ignore[arg-type]  # no tokens
+        elif anchor is not None:
+            found[name] = _Axes(anchor, sure=False)
+        elif stated is not None:
+            found[name] = _Axes(stated, sure=False, stated=True)
+        else:
+            found[name] = _Axes(None if mixed else "channels_first", sure=not mixed)
+    return found
 
 
-def _with_tokens(
+def _with_layouts(
     ran: list[LayerInfo],
+    seen: Mapping[Sight, Sequence[tuple[int, ...] | None]],
     model: nn.Module,
     n: int,
     inputs: Tensor,
     others: Sequence[Tensor],
     options: LayoutOptions,
 ) -> list[LayerInfo]:
-    """Layouts of outputs (N, T, C), by their number of tokens."""
-    known: dict[int, Layout | str] = {}
-    found = []
+    """Layouts of all layers: by what they are, else measured, once for each kind of output."""
+    axes = _axes_of(ran, model, inputs, others, options)
+    count = inputs.shape[1]
+    plain = {
+        info.name: Layout(known.axes)
+        for info in ran
+        if (known := axes.get(info.name))
+        and known.axes
+        and known.sure
+        and _rows(info, n, seen) == 1
+    }
+    asked: dict[str, _Question] = {}
     for info in ran:
-        shape = info.shape
-        if shape is None or len(shape) != 3 or shape[0] != n or shape[1] < 2:
-            found.append(info)
+        shape, known = info.shape or (), axes.get(info.name, _Axes(None, sure=False))
+        learned = info.calls == 1 or any(True for _ in info.module.parameters())
+        if info.name in plain or not learned or not 1 <= _rows(info, n, seen) <= count:
             continue
-        count = shape[1]
-        if count not in known:
-            known[count] = _tokens(count, info.module, model, inputs, others, options)
-        layout = known[count]
-        if isinstance(layout, Layout):
-            found.append(replace(info, layout=layout))
-        else:
-            found.append(replace(info, reason=layout))
-    return found
+        if len(shape) == 3 or known.axes or shape[1:].count(count):
+            asked[info.name] = _Question(_sight(info, ran, axes, seen), info.calls, shape, known)
+    answers: dict[str, Layout | str] = dict(plain)
+    if asked:
+        answers |= _answers(asked, model, inputs, others, options)
+    return [_answered(info, axes.get(info.name), answers.get(info.name), n) for info in ran]
 
 
-def _tokens(
-    count: int,
-    witness: nn.Module,
+class _Question(NamedTuple):
+    """What is to be measured of a layer, and where."""
+
+    sight: Sight
+    calls: int
+    shape: tuple[int, ...]
+    known: _Axes
+
+
+def _rows(info: LayerInfo, n: int, seen: Mapping[Sight, Sequence[tuple[int, ...] | None]]) -> int:
+    """How many rows a layer puts out for each of ``n`` cells, in all calls; 0 if unclear."""
+    shapes = set(seen[Sight(info.name, "out")])
+    if len(shapes) > 1 or info.shape is None or len(info.shape) < 3 or 0 in info.shape:
+        return 0
+    rows, rest = divmod(info.calls * info.shape[0], n)
+    return 0 if rest or (info.calls > 1 and info.shape[0] != n) else rows
+
+
+def _sight(
+    info: LayerInfo,
+    ran: Sequence[LayerInfo],
+    axes: Mapping[str, _Axes],
+    seen: Mapping[Sight, Sequence[tuple[int, ...] | None]],
+) -> Sight:
+    """Where such an output is seen first, before attention mixes its positions."""
+    shape = info.shape or ()
+    if len(shape) == 3:
+        return next(
+            sight
+            for sight, shapes in seen.items()
+            if len(shapes) == info.calls
+            and all(each is not None and len(each) == 3 for each in shapes)
+            and {(each or ())[:2] for each in shapes} == {shape[:2]}
+        )
+    kind = info.calls, shape[:-1], axes.get(info.name)
+    return next(
+        Sight(each.name, "out")
+        for each in ran
+        if (each.calls, (each.shape or ())[:-1], axes.get(each.name)) == kind
+    )
+
+
+def _answers(
+    asked: Mapping[str, _Question],
     model: nn.Module,
     inputs: Tensor,
     others: Sequence[Tensor],
     options: LayoutOptions,
+) -> dict[str, Layout | str]:
+    """The layout of each layer, or why it stays unknown."""
+    space = tuple(inputs.shape[2:])
+    known: dict[Sight, list[Changes]] = {each.sight: [] for each in asked.values()}
+    answers: dict[str, Layout | str] = {}
+    left = dict(asked)
+    for weights in (nullcontext(), _random_weights(model)):
+        sights = {each.sight: each.calls for each in left.values()}
+        if not sights:
+            break
+        try:
+            with weights:
+                measured = measure_changes(model, sights, inputs, others)
+        except Exception as error:  # a model may raise anything
+            if is_out_of_memory(error):
+                raise
+            continue
+        for sight, changes in measured.items():
+            known[sight].append(changes)
+        for name, question in asked.items():
+            if name in left and (found := _measured(question, known[question.sight][-1], space)):
+                answers[name] = found
+                del left[name]
+    for name, question in asked.items():
+        answers[name] = _checked(answers.get(name), question, known[question.sight], space, options)
+    return answers
+
+
+def _fitting(
+    question: _Question, changes: Changes, space: Sequence[int], options: LayoutOptions
+) -> list[Layout]:
+    """Every layout that explains what changed."""
+    rows = len(changes.anywhere) // 2
+    axes = ("channels_first", "channels_last") if rows == 1 else (question.known.axes,)
+    return [
+        found
+        for layout in _candidates(changes, question.calls, space, axes, options)
+        if layout.axes is not None and (found := _explained(layout, changes))
+    ]
+
+
+def _measured(question: _Question, changes: Changes, space: Sequence[int]) -> Layout | None:
+    """The layout that the dry run shows, if it shows one."""
+    fitting = _fitting(question, changes, space, LayoutOptions())
+    return fitting[0] if len(fitting) == 1 and _is_sharp(fitting[0], changes) else None
+
+
+def _checked(
+    measured: Layout | str | None,
+    question: _Question,
+    known: Sequence[Changes],
+    space: Sequence[int],
+    options: LayoutOptions,
 ) -> Layout | str:
-    ask = (
-        "say layout.grid=[...], the number of positions along each axis, and layout.prefix=..., "
-        "the number of tokens before them (class token, registers)"
-    )
+    """What was measured, if it is as was said; what was said, if nothing was measured."""
+    shape, axes = question.shape, question.known.axes
+    count, said = math.prod(shape[1:-1]), options.of_tokens
+    if isinstance(measured, Layout) and measured.axes == "tokens":
+        if options.axes not in ("auto", "tokens"):
+            return f"layout.axes={options.axes} is asked for, and the dry run shows tokens"
+        if options.allow(measured):
+            return measured
+        return f"its {count} tokens do not fit {said}: the dry run shows {_said_of(measured)}"
+    if isinstance(measured, Layout) and (measured.stains or not axes or measured.axes == axes):
+        return measured if axes or measured.stains else _WHICH
+    if len(shape) != 3:
+        plain = Layout(axes or "channels_first")
+        every = [each for changes in known for each in _fitting(question, changes, space, options)]
+        if axes and (plain in every or (question.known.stated and not every)):
+            return plain
+        if question.known.stated:
+            return f"layout.axes={axes} is not what the dry run shows"
+        return _WHICH if axes is None else "its axes are not those of the image"
     if options.axes not in ("auto", "tokens"):
         return f"layout.axes={options.axes} is asked for, and it has three axes"
-    if options.grid is None:
-        found = measure_tokens(model, witness, inputs, others, options)
-        if isinstance(found, Layout):
-            return found
-        return f"where its {count} tokens lie could not be measured ({found}); {ask}"
-    prefix = count - math.prod(options.grid)
-    fits = len(options.grid) == inputs.ndim - 2 and options.prefix in (None, prefix)
-    if not fits or prefix < 0:
-        given = f"layout.grid={list(options.grid)}, layout.prefix={options.prefix}"
-        return f"its {count} tokens do not fit {given}"
-    return Layout("tokens", options.grid, prefix)
+    stated = {
+        each
+        for changes in known[-1:]
+        for each in _fitting(question, changes, space, options)
+        if options.allow(each)
+    }
+    if said and len(stated) == 1:
+        return stated.pop()
+    if said and not stated:
+        return f"its {count} tokens do not fit {said}"
+    why = "tokens are mixed before they can be seen" if stated else "they lie on no regular grid"
+    return f"where its {count} tokens lie could not be measured ({why}); {_ASK}"
+
+
+def _said_of(layout: Layout) -> str:
+    shown = f"layout.grid={list(layout.grid)}, layout.prefix={layout.prefix}"
+    if layout.channels in ("none", *get_args(Stated)):
+        return f"{shown}, layout.channels={layout.channels}"
+    return f"{shown}, and {layout}"
+
+
+_WHICH = (
+    "which of its axes are channels cannot be measured, since the model takes no larger crop; "
+    "unless it is a matrix of attention, say layout.axes=channels_first or "
+    "layout.axes=channels_last"
+)
+_ASK = (
+    "say layout.grid=[...], the number of positions along each axis, layout.prefix=..., the number "
+    "of tokens before them (class token, registers), and layout.channels=none, or first or last "
+    "where every channel of the image has its own"
+)
+
+
+def _answered(
+    info: LayerInfo, known: _Axes | None, answer: Layout | str | None, n: int
+) -> LayerInfo:
+    if isinstance(answer, Layout):
+        return replace(info, layout=answer)
+    if known is not None and info.shape is not None and info.shape[0] == n:
+        if info.calls > 1 and known.axes:  # it has no map, and yet a grid
+            return replace(info, layout=Layout(known.axes))
+        answer = answer or ("" if known.axes else _WHICH)
+    return replace(info, reason=answer or "")
 
 
 def _with_depth(ran: Sequence[LayerInfo]) -> list[LayerInfo]:
@@ -520,13 +914,14 @@ def main_path(
     backward pass of noise. Empty where no gradient reaches the image, or
     where the backward pass fails.
     """
-    grids = {info.name: info for info in ran if info.wide and info.calls == 1}
-    kept: dict[str, tuple[Tensor, Any]] = {}
+    grids = {info.name: info for info in ran if info.wide and not info.repeats}
+    kept: dict[str, list[tuple[Tensor, Any]]] = {}
 
     def see(name: str, found: Any) -> None:
         hidden = hidden_state(found)
         if hidden is not None and hidden.requires_grad:
-            kept[name] = hidden, hidden.grad_fn  # the node as it is before any in-place change
+            # the node as it is before any in-place change
+            kept.setdefault(name, []).append((hidden, hidden.grad_fn))
 
     generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
@@ -540,23 +935,36 @@ def main_path(
             return set()
         # A sum would be blind to the output of a normalisation, which always sums to the same.
         root = (scores[0] * torch.randn(scores[0].shape, generator=generator).to(scores[0])).sum()
-        layers = [hidden for hidden, _ in kept.values()]
+        layers = [hidden for calls in kept.values() for hidden, _ in calls]
         try:
             gradients = torch.autograd.grad(root, layers, allow_unused=True, retain_graph=True)
         except Exception:  # noqa: BLE001  # of a backward or a hook of the user's
             return set()
-    through = _cuts(root.grad_fn, image)
+    if not _leads(root, image, ()):
+        return set()
+    flowing = dict(zip(map(id, layers), gradients, strict=True))
     return {
         name
-        for (name, (_, node)), gradient in zip(kept.items(), gradients, strict=True)
-        if node in through and gradient is not None and _reaches(grids[name], gradient)
+        for name, calls in kept.items()
+        if _reaches(grids[name], [(hidden, flowing[id(hidden)]) for hidden, _ in calls])
+        and not _leads(root, image, [node for _, node in calls])
     }
 
 
-def _reaches(info: LayerInfo, gradient: Tensor) -> bool:
+def _leads(root: Tensor, image: Tensor, without: Collection[Any]) -> bool:
+    """Whether a way leads from ``root`` to the image, and through none of these nodes."""
+    behind = nodes(root.grad_fn, stop=without)
+    return any(getattr(node, "variable", None) is image for node in behind)
+
+
+def _reaches(info: LayerInfo, calls: Sequence[tuple[Tensor, Tensor | None]]) -> bool:
     """Whether the output depends on more of the layer than its prefix tokens."""
-    layout = info.layout
-    return layout is None or not layout.prefix or bool(layout.to_grid(gradient).any())
+    if all(gradient is None for _, gradient in calls):
+        return False
+    if info.layout is None or not info.layout.prefix:
+        return True
+    flowing = [torch.zeros_like(hidden) if each is None else each for hidden, each in calls]
+    return bool(info.layout.to_grid(torch.cat(flowing)).any())
 
 
 def _tensors(found: Any, output: str | int | None) -> list[Tensor]:
@@ -567,36 +975,3 @@ def _tensors(found: Any, output: str | int | None) -> list[Tensor]:
         found = list(found.values())
     items = found if isinstance(found, list | tuple) else [found]
     return [item for item in items if isinstance(item, Tensor) and item.ndim][:1]
-
-
-def _cuts(root: Any, image: Tensor) -> set[Any]:
-    """The nodes of an autograd graph that lie on every way from ``root`` to the image."""
-    order = []  # every node after those that it leads to
-    leads: dict[Any, bool] = {}
-    stack = [(root, False)]
-    while stack:
-        node, left = stack.pop()
-        below = [parent for parent, _ in node.next_functions if parent is not None]
-        if left:
-            ours = getattr(node, "variable", None) is image
-            leads[node] = ours or any(leads[parent] for parent in below)
-            order.append(node)
-        elif node not in leads:
-            leads[node] = False
-            stack.append((node, True))
-            stack += [(parent, False) for parent in below]
-    ways = {
-        node: [parent for parent, _ in node.next_functions if leads.get(parent)]
-        for node in order
-        if leads[node]
-    }
-    arriving = Counter(parent for below in ways.values() for parent in below)
-    cuts = set()
-    pending = 0  # edges from the nodes passed to those still to come
-    for node in reversed(order):
-        if not leads[node]:
-            continue
-        if pending == arriving[node]:
-            cuts.add(node)
-        pending += len(ways[node]) - arriving[node]
-    return cuts

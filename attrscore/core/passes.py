@@ -10,7 +10,6 @@ import contextlib
 import copy
 import functools
 import hashlib
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from attrscore.core.contracts import INPUT, Batch, Target
 from attrscore.core.functions import LightGradients, SeenAttention, seeing_attention
 from attrscore.core.graph import Severed, kind_of, out_of_place
-from attrscore.core.layers import Layers, OverwrittenError, capture, with_layouts
-from attrscore.core.layouts import watching
+from attrscore.core.layers import Layers, OverwrittenError, calls_of, capture, with_layouts
+from attrscore.core.layouts import Layout, watching
 from attrscore.core.model import (
     Explained,
     as_found,
@@ -162,6 +161,7 @@ class Pass:
         self._overflowed: Tensor | None = None
         self._aux: Tensor | None = None
         self._activations: dict[str, Tensor] | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._gradients: dict[str, Tensor] | None = None
         self._input_gradient: Tensor | None = None
         self._graph: Graph | None = None
@@ -351,14 +351,11 @@ class Pass:
             taken for channels.
         """
         layout = self.layers.infos[layer].layout
-        if layout is None or layout.axes == "channels_first":
+        if layout is None or layout == Layout():
             return wide(values)
-        n, channels, *grid = self.activations[layer].shape
-        if layout.axes == "channels_last":
-            expected: tuple[int, ...] = (n, *grid, channels)
-        else:
-            expected = (n, layout.prefix + math.prod(grid), channels)
-        if tuple(values.shape) != expected:
+        self.activations  # noqa: B018  # runs the model
+        expected = self._shapes[layer]
+        if tuple(values.shape) != expected or len(self._calls(layer)) > 1:
             raise UnsupportedError(
                 f"Layer '{layer}' puts out {expected} ({layout}), and the method made "
                 f"{tuple(values.shape)} of it: it takes the second axis for the channels. "
@@ -474,8 +471,10 @@ class Pass:
             output = self._forward(inputs)
         self._output = output.detach()
         self._activations = {
-            name: self._on_grid(name, sources[name].detach()) for name in self.layers
+            name: self._on_grid(name, [sources[key].detach() for key in self._calls(name)])
+            for name in self.layers
         }
+        self._shapes = {name: tuple(sources[name].shape) for name in self.layers}
         if self._to_input:
             sources[INPUT] = inputs
         for number, each in enumerate(seen.calls):
@@ -504,9 +503,19 @@ class Pass:
         self._overflowed = overflowed
         return scores
 
-    def _on_grid(self, name: str, values: Tensor) -> Tensor:
+    def _calls(self, name: str) -> list[str]:
+        return calls_of(self.layers.infos[name])
+
+    def _on_grid(self, name: str, calls: Sequence[Tensor]) -> Tensor:
         layout = self.layers.infos[name].layout
-        return wide(values if layout is None else layout.to_grid(values))
+        values = torch.cat(list(calls)) if len(calls) > 1 else calls[0]
+        found = wide(values if layout is None else layout.to_grid(values))
+        if len(found) != len(self.batch):
+            raise UnsupportedError(
+                f"Layer '{name}' puts out {len(found)} rows for {len(self.batch)} cells, and a dry "
+                "run did not show which are whose; choose it by name: layers='...'."
+            )
+        return found
 
     def _keep(self, recorded: Recorded, value: Tensor, gradients: Sequence[Tensor | None]) -> None:
         by_name = dict(zip(recorded.sources, gradients, strict=True))
@@ -531,11 +540,12 @@ class Pass:
             self._attention = SeenAttention(calls, recorded.attention.within)
         if self._to_input:
             self._input_gradient = by_name[INPUT]
-        found = {
-            name: self._on_grid(name, each)
-            for name in self.layers
-            if (each := by_name[name]) is not None
-        }
+        found = {}
+        for name in self.layers:
+            calls = [(by_name[key], recorded.sources[key]) for key in self._calls(name)]
+            if any(gradient is not None for gradient, _ in calls):
+                flowing = [torch.zeros_like(of) if each is None else each for each, of in calls]
+                found[name] = self._on_grid(name, flowing)
         self._gradients = {
             name: each for name, each in found.items() if not self._beside_tokens(name, each)
         }
