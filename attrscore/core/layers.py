@@ -44,6 +44,11 @@ class Layers(dict[str, nn.Module]):
         """Layer -> its relative depth, in (0, 1]; NaN in a model without convolutions."""
         return {name: info.depth for name, info in self.infos.items()}
 
+    def stains(self, name: str, /) -> tuple[int, ...]:
+        """Numbers of the image's channels that a layer keeps apart; empty where it joins them."""
+        layout = self.infos[name].layout
+        return layout.stains if layout is not None else ()
+
     def only(self, names: Iterable[str], /) -> Layers:
         """Some of them."""
         wanted = set(names)

@@ -359,7 +359,8 @@ def measure_changes(
         found = {}
         for sight, after in seen(image).items():
             change = (after - base[sight]).abs()
-            found[sight] = change > SLIGHT * change.amax()
+            change = change > SLIGHT * change.amax()
+            found[sight] = change.any(2, keepdim=True) if change.ndim == 3 else change
         return found
 
     every = slice(None)
@@ -715,19 +716,21 @@ def _with_layouts(
         if info.name in plain or not learned or not 1 <= _rows(info, n, seen) <= count:
             continue
         if len(shape) == 3 or known.axes or shape[1:].count(count):
-            asked[info.name] = _Question(_sight(info, ran, axes, seen), info.calls, shape, known)
+            sight = _sight(info, ran, axes, seen)
+            asked[info.name] = _Question(sight, info.calls, shape[:-1], known)
     answers: dict[str, Layout | str] = dict(plain)
-    if asked:
-        answers |= _answers(asked, model, inputs, others, options)
+    found = _answers(set(asked.values()), model, inputs, others, options)
+    answers |= {name: found[question] for name, question in asked.items()}
     return [_answered(info, axes.get(info.name), answers.get(info.name), n) for info in ran]
 
 
 class _Question(NamedTuple):
-    """What is to be measured of a layer, and where."""
+    """What is to be measured of layers alike, and where."""
 
     sight: Sight
     calls: int
     shape: tuple[int, ...]
+    """But for the last axis."""
     known: _Axes
 
 
@@ -765,37 +768,32 @@ def _sight(
 
 
 def _answers(
-    asked: Mapping[str, _Question],
+    asked: Collection[_Question],
     model: nn.Module,
     inputs: Tensor,
     others: Sequence[Tensor],
     options: LayoutOptions,
-) -> dict[str, Layout | str]:
-    """The layout of each layer, or why it stays unknown."""
+) -> dict[_Question, Layout | str]:
+    """The layout that answers each question, or why it stays unknown."""
     space = tuple(inputs.shape[2:])
-    known: dict[Sight, list[Changes]] = {each.sight: [] for each in asked.values()}
-    answers: dict[str, Layout | str] = {}
-    left = dict(asked)
+    known: dict[_Question, list[Changes]] = {question: [] for question in asked}
+    measured: dict[_Question, Layout | None] = dict.fromkeys(asked)
     for weights in (nullcontext(), _random_weights(model)):
-        sights = {each.sight: each.calls for each in left.values()}
-        if not sights:
+        left = [question for question, answer in measured.items() if answer is None]
+        if not left:
             break
         try:
             with weights:
-                measured = measure_changes(model, sights, inputs, others)
+                sights = {each.sight: each.calls for each in left}
+                found = measure_changes(model, sights, inputs, others)
         except Exception as error:  # a model may raise anything
             if is_out_of_memory(error):
                 raise
             continue
-        for sight, changes in measured.items():
-            known[sight].append(changes)
-        for name, question in asked.items():
-            if name in left and (found := _measured(question, known[question.sight][-1], space)):
-                answers[name] = found
-                del left[name]
-    for name, question in asked.items():
-        answers[name] = _checked(answers.get(name), question, known[question.sight], space, options)
-    return answers
+        for each in left:
+            known[each].append(found[each.sight])
+            measured[each] = _measured(each, found[each.sight], space)
+    return {each: _checked(measured[each], each, known[each], space, options) for each in asked}
 
 
 def _fitting(
@@ -818,7 +816,7 @@ def _measured(question: _Question, changes: Changes, space: Sequence[int]) -> La
 
 
 def _checked(
-    measured: Layout | str | None,
+    measured: Layout | None,
     question: _Question,
     known: Sequence[Changes],
     space: Sequence[int],
@@ -826,16 +824,16 @@ def _checked(
 ) -> Layout | str:
     """What was measured, if it is as was said; what was said, if nothing was measured."""
     shape, axes = question.shape, question.known.axes
-    count, said = math.prod(shape[1:-1]), options.of_tokens
-    if isinstance(measured, Layout) and measured.axes == "tokens":
+    count, said = math.prod(shape[1:]), options.of_tokens
+    if measured and measured.axes == "tokens":
         if options.axes not in ("auto", "tokens"):
             return f"layout.axes={options.axes} is asked for, and the dry run shows tokens"
         if options.allow(measured):
             return measured
         return f"its {count} tokens do not fit {said}: the dry run shows {_said_of(measured)}"
-    if isinstance(measured, Layout) and (measured.stains or not axes or measured.axes == axes):
+    if measured and (measured.stains or not axes or measured.axes == axes):
         return measured if axes or measured.stains else _WHICH
-    if len(shape) != 3:
+    if len(shape) != 2:
         plain = Layout(axes or "channels_first")
         every = [each for changes in known for each in _fitting(question, changes, space, options)]
         if axes and (plain in every or (question.known.stated and not every)):

@@ -1,12 +1,15 @@
 """Class activation maps: small functions of a layer's activation and gradient.
 
 All of them, at all layers, cost one forward and one backward pass together. Every map is signed and
-raw; the ReLU of the papers is the heat's ``sign="positive"``.
+raw; the ReLU of the papers is the heat's ``sign="positive"``. Of a layer that keeps the channels of
+the image apart, each has a map of its own, (N, stains, *s), which the heat's ``channels`` joins.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -154,6 +157,21 @@ def weighted(activation: Tensor, weights: Tensor) -> Tensor:
     return found.reshape(len(activation), 1, *activation.shape[2:])
 
 
+def _by_stain(
+    run: Pass, layer: str, formula: Callable[[Tensor, Tensor], Tensor], other: Tensor
+) -> Tensor:
+    """What a formula makes of the activation and another tensor of a layer, stain by stain."""
+    activation, count = run.activations[layer], len(run.layers.stains(layer))
+    if not count:
+        return formula(activation, other)
+    each = [
+        values.reshape(-1, values.shape[1] // count, *values.shape[2:])
+        for values in (activation, other)
+    ]
+    found = formula(*each)
+    return found.reshape(len(activation), -1, *found.shape[2:])
+
+
 class _LayerByLayer:
     """A map of each layer from its activation and gradient alone."""
 
@@ -163,7 +181,7 @@ class _LayerByLayer:
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
         return {
-            name: self._in_pieces(run.activations[name], gradient)
+            name: _by_stain(run, name, self._in_pieces, gradient)
             for name, gradient in run.gradients.items()
         }
 
@@ -203,8 +221,9 @@ class GradCAM:
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s), or (N, C, *s)."""
+        formula = partial(grad_cam, channels=self.channels)
         return {
-            name: grad_cam(run.activations[name], gradient, channels=self.channels)
+            name: _by_stain(run, name, formula, gradient)
             for name, gradient in run.gradients.items()
         }
 
@@ -364,7 +383,7 @@ class RandomCAM:
         weights = torch.stack(
             [self._weights(cell, layer, activation.shape[1]) for cell in run.batch.ids]
         ).to(activation)
-        return weighted(activation, weights)
+        return _by_stain(run, layer, weighted, weights)
 
     def _weights(self, cell: str, layer: str, channels: int) -> Tensor:
         generator = generator_of(self.seed, layer, cell)

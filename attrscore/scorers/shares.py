@@ -134,20 +134,22 @@ def channel_shares(masses: Tensor, /) -> Tensor:
 @SCORERS.register("channel_shares")
 @dataclass(frozen=True, kw_only=True)
 class ChannelShares:
-    """How attribution is spread over the stains, for maps on the input.
+    """How attribution is spread over the stains: of maps on the input, and at layers that tell.
+
+    Such a layer keeps the channels of the image apart: tokens of single channels (ChannelViT,
+    OpenPhenom), channels folded into the batch (MorphEm), a patch embedding called once a channel.
 
     With h_c the map of channel c after the sign rule of the heat (``channels=absolute`` takes
-    absolutes; a sum over channels is not made), the columns are
+    absolutes; a sum over the stains is not made), the columns are
 
     - ``<stain>``: sum(h_c) / sum over all channels; these sum to 1, 1 / C by chance
     - ``<stain>.<region>``: sum(M h_c) / sum over all channels, for each of ``regions`` (``null``:
       all, with what follows from them; see ``region_shares``); f / C by chance
 
-    NaN where no channel has mass or a value is not finite. One pass over the map a channel,
-    whatever its size.
+    A channel that a layer does not see has 0. NaN where no channel has mass or a value is not
+    finite. One pass over the map a channel, whatever its size.
 
-    :raises UnsupportedError: a map of a layer, whose channels are no stains, or one map for all
-        channels.
+    :raises UnsupportedError: a map of a layer that joins the stains, or one map for all of them.
     :raises DataError: names that are not as many as the channels, or a region that is not there.
     """
 
@@ -169,10 +171,13 @@ class ChannelShares:
     def __call__(self, heat: Heat, run: Pass, /) -> Mapping[str, Tensor]:
         """Column -> (N,) float64."""
         count = run.batch.inputs.shape[1]
-        if heat.layer not in (None, INPUT) or heat.signed.shape[1:] != run.batch.inputs.shape[1:]:
+        at_input = heat.layer in (None, INPUT)
+        stains = tuple(range(count)) if at_input else _stains_at(run, heat)
+        if not stains or (at_input and heat.signed.shape[1:] != run.batch.inputs.shape[1:]):
             raise UnsupportedError(
                 "a map of every input channel is needed; use a method that explains the input: "
-                "saliency, input_x_gradient, integrated_gradients."
+                "saliency, input_x_gradient, integrated_gradients; or a layer that keeps the "
+                "channels apart, as those of ChannelViT do."
             )
         names = self.stains or run.batch.stains or tuple(f"c{channel}" for channel in range(count))
         if len(names) != count:
@@ -182,8 +187,10 @@ class ChannelShares:
         regions = self.regions or every_region(run)
         options = replace(heat.options, minmax="never")
         masses: dict[str, list[Tensor]] = {"": [], **{name: [] for name in regions}}
+        planes = dict(zip(stains, heat.signed.chunk(len(stains), 1), strict=True))
+        unseen = torch.zeros_like(planes[stains[0]])
         for channel in range(count):
-            signed = heat.signed[:, channel : channel + 1]
+            signed = planes.get(channel, unseen)
             alone = Heat(signed, heat.space, options, grids=heat.grids)
             masses[""].append(alone.mass())
             for name in regions:
@@ -198,3 +205,11 @@ class ChannelShares:
                     shares[:, channel].isnan(), torch.nan, masses[region][channel] / total
                 )
         return columns
+
+
+def _stains_at(run: Pass, heat: Heat) -> tuple[int, ...]:
+    """The channels of the image that the map of a layer keeps apart, on the layer's own grid."""
+    info = run.layers.infos.get(str(heat.layer))
+    stains = info.layout.stains if info is not None and info.layout is not None else ()
+    own = info is not None and info.grid in (None, tuple(heat.signed.shape[2:]))
+    return stains if own and stains and heat.signed.shape[1] % len(stains) == 0 else ()
