@@ -95,6 +95,7 @@ class Folded(nn.Module):
         self.vit = SingleChannel()
         self.how, self.pool = how, pool
         self.score = nn.Linear(WIDTH, 1)
+        self.channel = nn.Parameter(torch.randn(1, channels, WIDTH))
         self.head = nn.Linear(WIDTH if pool == "attention" else channels * WIDTH, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,6 +107,7 @@ class Folded(nn.Module):
             found = found.movedim(1, 0)
         else:
             found = torch.stack([self.vit(channel) for channel in x.split(1, 1)], 1)
+        found = found + self.channel
         if self.pool == "attention":
             return self.head((self.score(found).softmax(1) * found).sum(1))
         return self.head(found.flatten(1))
@@ -155,6 +157,7 @@ def planted(model: nn.Module, channel: int, place: tuple[int, int]) -> nn.Module
     if isinstance(model, Folded):
         inner.read = lambda tokens: tokens[:, 1 + wanted]
         model.head.weight.data[0, channel * WIDTH if model.pool == "beside" else 0] = 1
+        model.channel.data[0, channel, 3] = model.score.weight.data[0, 3] = 100  # exp(-10000) = 0
         return model
     places = GRID[0] * GRID[1]
     number = wanted * 3 + channel if model.order == "last" else channel * places + wanted

@@ -11,15 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from attrscore.core.layouts import (
-    LayerInfo,
-    Layout,
-    LayoutOptions,
-    hidden_state,
-    main_path,
-    replace_hidden_state,
-    trace,
-)
+from attrscore.core.dry_run import LayerInfo, main_path, trace
+from attrscore.core.layouts import Layout, LayoutOptions, hidden_state, replace_hidden_state
 from attrscore.core.model import unwrap
 from attrscore.errors import ConfigError, LayerError, did_you_mean, preview
 
@@ -169,9 +162,10 @@ def _by_rule(model: nn.Module, rule: str, ran: Sequence[LayerInfo], axes: int) -
     found = LAYER_RULES[rule](ran)
     kind = type(model).__name__
     if not found:
+        unclear = [no_grid(info.name, info.shape, axes, info.reason) for info in ran if info.reason]
         raise LayerError(
             f"layers={rule} finds no layer with a {axes}D grid in {kind}. "
-            "See: attrscore inspect model=..."
+            f"{unclear[-1] if unclear else 'See: attrscore inspect model=...'}"
         )
     if rule == "last_conv" and found[0].depth < 0.5:
         raise LayerError(

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from attrscore.core.contracts import INPUT, Batch, Maps, Method, Target, single_targets
+from attrscore.core.dry_run import trace
 from attrscore.core.graph import kind_of, nodes
 from attrscore.core.grids import Grid, area_fraction, unresolvable
 from attrscore.core.heat import HeatOptions
 from attrscore.core.layers import LAYER_RULES
-from attrscore.core.layouts import LayoutOptions, trace
+from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import (
     Precision,
     as_found,

@@ -415,7 +415,7 @@ def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
             **({"options": target.identity} if hasattr(target, "identity") else {}),
         },
         "output": settings["output"],
-        "layout": settings["layout"],
+        "layout": {k: v for k, v in settings["layout"].items() if (k, v) != ("channels", "auto")},
         "precision": settings["precision"],
         **({"accept": sorted(settings["accept"])} if settings["accept"] else {}),
         "heat": heat.as_dict(),

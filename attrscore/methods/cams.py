@@ -32,6 +32,7 @@ __all__ = [
     "LayerCAM",
     "RandomCAM",
     "XGradCAM",
+    "by_stain",
     "eigen_grad_cam",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -157,10 +158,13 @@ def weighted(activation: Tensor, weights: Tensor) -> Tensor:
     return found.reshape(len(activation), 1, *activation.shape[2:])
 
 
-def _by_stain(
+def by_stain(
     run: Pass, layer: str, formula: Callable[[Tensor, Tensor], Tensor], other: Tensor
 ) -> Tensor:
-    """What a formula makes of the activation and another tensor of a layer, stain by stain."""
+    """What a formula makes of a layer's activation and another tensor: (N, 1, *s).
+
+    Of a layer that keeps the image's channels apart: (N, stains, *s), of each stain alone.
+    """
     activation, count = run.activations[layer], len(run.layers.stains(layer))
     if not count:
         return formula(activation, other)
@@ -181,7 +185,7 @@ class _LayerByLayer:
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
         return {
-            name: _by_stain(run, name, self._in_pieces, gradient)
+            name: by_stain(run, name, self._in_pieces, gradient)
             for name, gradient in run.gradients.items()
         }
 
@@ -223,8 +227,7 @@ class GradCAM:
         """Layer -> (N, 1, *s), or (N, C, *s)."""
         formula = partial(grad_cam, channels=self.channels)
         return {
-            name: _by_stain(run, name, formula, gradient)
-            for name, gradient in run.gradients.items()
+            name: by_stain(run, name, formula, gradient) for name, gradient in run.gradients.items()
         }
 
 
@@ -383,7 +386,7 @@ class RandomCAM:
         weights = torch.stack(
             [self._weights(cell, layer, activation.shape[1]) for cell in run.batch.ids]
         ).to(activation)
-        return _by_stain(run, layer, weighted, weights)
+        return by_stain(run, layer, weighted, weights)
 
     def _weights(self, cell: str, layer: str, channels: int) -> Tensor:
         generator = generator_of(self.seed, layer, cell)

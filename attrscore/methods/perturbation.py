@@ -21,7 +21,7 @@ from attrscore.core.layers import no_grid
 from attrscore.core.layouts import Layout, hidden_state, replace_hidden_state
 from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
-from attrscore.errors import ConfigError, LayerError, choose
+from attrscore.errors import ConfigError, LayerError, UnsupportedError, choose
 from attrscore.methods._copies import blocks, check_chunk, explained_at, hiding, values_at
 from attrscore.methods._options import (
     PerAxis,
@@ -31,7 +31,7 @@ from attrscore.methods._options import (
     check_whole,
     per_axis,
 )
-from attrscore.methods.cams import weighted
+from attrscore.methods.cams import by_stain, weighted
 
 __all__ = [
     "RISE",
@@ -540,7 +540,7 @@ class ScoreCAM(WithBaseline):
             return values_at(run, rows, altered, chunk=self.chunk, before=before, total=total)
 
         return {
-            layer: weighted(run.activations[layer], found.softmax(1).to(run.activations[layer]))
+            layer: by_stain(run, layer, weighted, found.softmax(1).to(run.activations[layer]))
             for layer, found in _by_channel(run, scores)
         }
 
@@ -574,6 +574,11 @@ class AblationCAM:
         def scores(rows: Tensor, channels: Tensor, layer: str, before: int, total: int) -> Tensor:
             layout = run.layers.infos[layer].layout or Layout()
             off = channels[:0]
+            if run.layers.infos[layer].calls > 1:
+                raise UnsupportedError(
+                    f"Layer '{layer}' runs once for each channel of the image, and ablation_cam "
+                    "ablates the output of one call; use a layer behind it, or hires_cam."
+                )
 
             def altered(which: slice) -> Tensor:
                 nonlocal off
@@ -593,8 +598,10 @@ class AblationCAM:
                 handle.remove()
 
         return {
-            layer: weighted(
-                run.activations[layer],
+            layer: by_stain(
+                run,
+                layer,
+                weighted,
                 (run.value.double()[:, None] - found).to(run.activations[layer]),
             )
             for layer, found in _by_channel(run, scores)
@@ -603,14 +610,11 @@ class AblationCAM:
 
 def _without(hidden: Tensor, channels: Tensor, layout: Layout) -> Tensor:
     """A layer's output with one channel of each copy 0, prefix tokens as they are."""
-    off = nn.functional.one_hot(channels, layout.channels_of(hidden.shape)).bool()
-    around = [1] * (hidden.ndim - 2)
-    first = layout.axes == "channels_first"
-    off = off.view(*off.shape, *around) if first else off.view(len(off), *around, -1)
-    ablated = hidden.masked_fill(off, 0)
-    if layout.prefix:
-        ablated[:, : layout.prefix] = hidden[:, : layout.prefix]
-    return ablated
+    numbers = torch.arange(hidden.numel(), device=hidden.device).view(hidden.shape)
+    copies = torch.arange(len(channels), device=hidden.device)
+    ablated = hidden.flatten().clone()
+    ablated[layout.to_grid(numbers)[copies, channels].flatten()] = 0
+    return ablated.view_as(hidden)
 
 
 def _by_channel(

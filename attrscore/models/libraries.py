@@ -8,7 +8,7 @@ one of its models is built.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import MODELS
-from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, did_you_mean
+from attrscore.errors import ConfigError, DataError, UnsupportedError, choose, did_you_mean, preview
 from attrscore.models.weights import ModelOfClasses, initialise
 
 Head = Literal["classes", "features"]
@@ -30,18 +30,22 @@ class Transformers(ModelOfClasses):
     """An image model of the library transformers, 2D: ``architecture`` is vit, swin, resnet, ...
 
     ``config`` sets fields of its configuration, over those that the dataset fills (channels, image
-    size, classes). ``weights`` is a folder of ``save_pretrained`` with its own configuration, read
-    as safetensors, and then no architecture is needed; or a state dict of the model, as training
-    here writes it: the names in the file of such a folder are others. The model returns
-    logits (N, K); with ``head=features`` the pooled features, or where it pools none the mean of
-    its tokens.
+    size, classes). The model returns logits (N, K); with ``head=features`` the pooled features, or
+    where it pools none the mean of its tokens, and then every encoder of images can be built:
+    dinov3_vit, clip_vision_model, siglip_vision_model, vit_mae and all others.
+
+    ``weights`` is a folder of ``save_pretrained`` with its own configuration, read as safetensors,
+    and then no architecture is needed (of a CLIP or SigLIP, its vision encoder); or a state dict of
+    the model, as training here writes it: the names in the file of such a folder are others.
+    Weights that a folder lacks are refused, but for a pooling layer, which is then not used.
 
     :raises ConfigError: an unknown architecture, or none.
+    :raises DataError: a folder that is none of save_pretrained, or lacks weights.
     :raises UnsupportedError: transformers is not installed, or 3D.
     """
 
     architecture: str | None = None
-    """vit, swin, convnext, resnet, dinov2 ...; null: as a folder of save_pretrained says."""
+    """vit, swin, resnet, dinov2, dinov3_vit ...; null: as a folder of save_pretrained says."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Fields of its configuration: +model.config.hidden_size=96; channels, image size, classes come
     from the dataset."""
@@ -57,6 +61,12 @@ class Transformers(ModelOfClasses):
         """The model for a dataset, in eval mode."""
         weights = None if self._folder else self.weights
         made = initialise(self._maker(spec), seed=self.seed, weights=weights)
+        given = getattr(made, "main_input_name", "pixel_values")
+        if given != "pixel_values":
+            raise ConfigError(
+                f"{type(made).__name__} of transformers is called with {given}, not with an image; "
+                "use the vision encoder: model.architecture=clip_vision_model, of clip, say."
+            )
         made.register_forward_hook(_logits if self.head == "classes" else _features)
         return made
 
@@ -87,19 +97,38 @@ class Transformers(ModelOfClasses):
                 f"The folder {folder} says its own architecture and configuration; leave "
                 "model.architecture and model.config out."
             )
+        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
-            model: nn.Module = self._kind(library).from_pretrained(
-                str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False
+            config = library.AutoConfig.from_pretrained(str(folder), **options)
+            if self.head == "features":  # of image and text, what sees the image
+                config = getattr(config, "vision_config", config)
+            model, loaded = self._kind(library).from_pretrained(
+                str(folder),
+                config=config,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
         except (OSError, ValueError) as error:
             raise DataError(
                 f"{folder} is no folder of save_pretrained with safetensors: "
                 f"{str(error).strip().splitlines()[0]}"
             ) from error
-        return model
+        missing = sorted(loaded["missing_keys"])
+        pooling = [name for name in missing if name.split(".")[0] == "pooler"]
+        if self.head == "features" and pooling and pooling == missing:
+            model.pooler = None
+        elif missing:
+            raise DataError(
+                f"{folder} has no weights for {preview(missing)} of {type(model).__name__}, which "
+                "would stay random; say model.head=features for a folder of an encoder without "
+                "classes."
+            )
+        made: nn.Module = model
+        return made
 
     def _configuration(self, library: Any, spec: InputSpec) -> Any:
-        known = _architectures()
+        known, images = _architectures(self.head)
         if self.architecture is None:
             raise ConfigError(
                 "Say model.architecture=vit (or another), or give a folder of save_pretrained as "
@@ -108,7 +137,7 @@ class Transformers(ModelOfClasses):
         if self.architecture not in known:
             raise ConfigError(
                 f"transformers has no image model {self.architecture!r}. "
-                f"{did_you_mean(self.architecture, known)}"
+                f"{did_you_mean(self.architecture, images)}"
             )
         plain = library.AutoConfig.for_model(self.architecture)
         height, width = spec.size
@@ -116,6 +145,8 @@ class Transformers(ModelOfClasses):
             "num_channels": spec.channels,
             "image_size": height if height == width else [height, width],
         }
+        if isinstance(getattr(plain, "image_size", None), list | tuple):
+            filled["image_size"] = [height, width]
         filled = {name: value for name, value in filled.items() if hasattr(plain, name)}
         if self.head == "classes":
             filled["num_labels"] = self._outputs(spec)
@@ -126,7 +157,13 @@ class Transformers(ModelOfClasses):
                     f"The configuration of {self.architecture} has no {name!r}. "
                     f"{did_you_mean(name, fields)}"
                 )
-        return library.AutoConfig.for_model(self.architecture, **{**filled, **self.config})
+        try:
+            return library.AutoConfig.for_model(self.architecture, **{**filled, **self.config})
+        except Exception as error:  # its own validation
+            raise ConfigError(
+                f"The configuration of {self.architecture} does not take these fields: "
+                f"{' '.join(str(error).split())}"
+            ) from error
 
 
 @MODELS.register("timm")
@@ -166,12 +203,16 @@ class Timm(ModelOfClasses):
         )
 
 
-def _architectures() -> list[str]:
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as NAMES,
-    )
+def _architectures(head: Head) -> tuple[Collection[str], list[str]]:
+    """Names that can be built, and those of them that are listed as models of images."""
+    from transformers.models.auto import modeling_auto
 
-    return sorted(NAMES)
+    classifiers = set(modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
+    if head == "classes":
+        return classifiers, sorted(classifiers)
+    every = modeling_auto.MODEL_MAPPING_NAMES
+    encoders = {name for name in every if name.endswith("_vision_model")}
+    return every, sorted(encoders | set(modeling_auto.MODEL_FOR_IMAGE_MAPPING_NAMES))
 
 
 def _logits(_model: nn.Module, _inputs: Any, output: Any) -> Tensor:

@@ -15,8 +15,8 @@ from transformers_nets import (
 )
 
 from attrscore.core.contracts import INPUT, InputSpec
+from attrscore.core.dry_run import main_path, trace
 from attrscore.core.layers import select_layers
-from attrscore.core.layouts import main_path, trace
 from attrscore.core.registry import MODELS
 from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, LayerError

@@ -7,8 +7,8 @@ import torch
 from nets import SPACES, Net, batch, net
 from torch import nn
 
+from attrscore.core.dry_run import trace
 from attrscore.core.layers import OverwrittenError, capture, select_layers
-from attrscore.core.layouts import trace
 from attrscore.core.model import unwrap
 from attrscore.core.passes import Pass
 from attrscore.errors import LayerError

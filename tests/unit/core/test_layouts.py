@@ -16,8 +16,9 @@ from transformers_nets import (
 )
 
 from attrscore.core.contracts import Batch
+from attrscore.core.dry_run import trace
 from attrscore.core.layers import select_layers
-from attrscore.core.layouts import Layout, LayoutOptions, trace
+from attrscore.core.layouts import Layout, LayoutOptions
 from attrscore.core.passes import Pass
 from attrscore.engine.evaluate import evaluate
 from attrscore.errors import ConfigError, LayerError
