@@ -542,9 +542,9 @@ class Pass:
             self._input_gradient = by_name[INPUT]
         found = {}
         for name in self.layers:
-            calls = [(by_name[key], recorded.sources[key]) for key in self._calls(name)]
-            if any(gradient is not None for gradient, _ in calls):
-                flowing = [torch.zeros_like(of) if each is None else each for each, of in calls]
+            each = [(by_name[key], recorded.sources[key]) for key in self._calls(name)]
+            if any(gradient is not None for gradient, _ in each):
+                flowing = [torch.zeros_like(of) if some is None else some for some, of in each]
                 found[name] = self._on_grid(name, flowing)
         self._gradients = {
             name: each for name, each in found.items() if not self._beside_tokens(name, each)

@@ -1,7 +1,7 @@
 """Models by name, and the files that hold their weights.
 
 Every model here has the options ``weights`` (a .safetensors or .pt/.pth file) and ``seed``, and
-takes its channels, axes and classes from the dataset; those of ``sealed`` are in their file. On the
+takes its channels, axes and classes from the dataset; those of a file with code are in it. On the
 command line all have ``randomize`` and ``randomize_to`` too
 (:func:`attrscore.models.randomized.randomized`), ``prefix`` (:func:`load_weights`), ``channels``,
 ``mean`` and ``std`` (:mod:`attrscore.models.inputs`), ``output``, and ``memory_format``
@@ -10,7 +10,7 @@ command line all have ``randomize`` and ``randomize_to`` too
 
 from __future__ import annotations
 
-from attrscore.models import factory, libraries, sealed, tiny  # noqa: F401  # importing registers
+from attrscore.models import factory, libraries, tiny  # noqa: F401  # importing registers
 from attrscore.models.randomized import randomized
 from attrscore.models.weights import fingerprint, load_weights, save_weights
 
