@@ -50,7 +50,7 @@ SEALED = {
     "torchscript": lambda model, _inputs, file: torch.jit.save(torch.jit.script(model), file),
 }
 # Layers of such files cannot be watched, and the flags of an exported program mean nothing, for it
-# stays in the mode that it was exported in: tests/unit/models/test_factory.py has what they hold instead.
+# stays in the mode that it was exported in; see tests/unit/models/test_factory.py.
 # A network of transformers comes with a hook of its own.
 NOT_HELD = {
     ("exported", "a model in eval mode"),
