@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -78,6 +79,39 @@ def _made(config: Any, written: Any, plain: Any, asked: list[str]) -> Iterator[t
             if asked:
                 for text in _texts(plain[key]):
                     yield text, each
+
+
+def _trained_as(*, _root_: DictConfig) -> str:
+    """A name for the weights that training would give: by all that they depend on.
+
+    It is what ``${trained_as:}`` stands for in settings, so that networks that are trained before
+    an audit are trained once, and never mistaken for others.
+    """
+    from attrscore.store.identity import identify
+
+    def of(group: str, *without: str) -> dict[str, Any]:
+        node = _root_[group]
+        return {
+            key: OmegaConf.to_container(node[key], resolve=True)
+            if OmegaConf.is_config(node[key])
+            else node[key]
+            for key in node
+            if key not in without
+        }
+
+    train = of("train", "when", "output")
+    return identify(
+        {
+            "model": of("model", "weights", "randomize", "randomize_to", "draws"),
+            "dataset": {**of("dataset"), **(train.pop("dataset") or {})},
+            "train": {**train, "seed": _root_.seed if train["seed"] is None else train["seed"]},
+            "guide": of("guide"),
+            "versions": [version("attrscore"), version("torch")],
+        }
+    )
+
+
+OmegaConf.register_new_resolver("trained_as", _trained_as, replace=True)
 
 
 def _texts(value: Any) -> Iterator[str]:

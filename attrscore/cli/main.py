@@ -97,6 +97,13 @@ COMMANDS: Mapping[str, Command] = {
         "verdicts; -o report: as one page; --figure KIND: one figure",
         "RESULTS",
     ),
+    "leaderboard": Command(
+        "commands.leaderboard:leaderboard",
+        "attribution methods against known truth, with intervals and costs;\n"
+        "method=[...]: some of them, a plugin of yours among them",
+        "...",
+        settings=True,
+    ),
     "verify": Command(
         "commands.results:verify",
         "read everything: what is damaged, missing, foreign, double",

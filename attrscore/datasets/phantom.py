@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Carrier", "Confounder", "Phantom"]
 
-Carrier = Literal["cell", "neighbours", "background", "intensity", "size", "mixture"]
+Carrier = Literal["cell", "neighbours", "background", "intensity", "size", "chance", "mixture"]
 Confounder = Literal["background", "neighbours", "intensity"]
 
 GENERATOR = 1
@@ -58,7 +58,8 @@ class Phantom(NothingLeftOut):
     cell, that of its neighbours, the texture of the background (puncta or patches, of equal
     mean and spread), and the brightness of the cell. ``carrier`` says which of them is the
     label, so the same seed gives the same images under other labels; ``size`` alone gives others,
-    whose cells are small or large, and nothing else shows the label. With ``mixture`` the label is
+    whose cells are small or large, and nothing else shows the label. Of ``chance`` nothing does, as
+    if labels had been permuted: what learns it, learns by heart. With ``mixture`` the label is
     the cell's texture and the attribute named by ``confounder`` agrees with it with probability
     ``strength``: 0.5 is independence, 1 a perfect confounder.
 
@@ -212,6 +213,7 @@ class Phantom(NothingLeftOut):
         fewest, most = self.neighbours
         count = fewest + int(draw[5] * (most - fewest + 1))
         bits["size"] = int(draw[6] < 0.5)
+        bits["chance"] = int(self._stream(row, 6).random() < 0.5)
         return {**bits, "count": max(count, 1) if self._needs_neighbours else count}
 
     def _arranged(self, row: int, attributes: Mapping[str, int]) -> _Cells:

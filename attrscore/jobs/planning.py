@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,13 +12,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from attrscore import store
 from attrscore.core.contracts import Result
+from attrscore.core.heat import Heat
 from attrscore.core.model import call, device_of, unwrap
+from attrscore.core.passes import Pass
 from attrscore.engine.evaluate import rows_of
 from attrscore.engine.reading import one_readable, readable
 from attrscore.engine.run import run
@@ -201,6 +207,85 @@ def _disk(job: store.Job, results: Sequence[Sequence[Result]]) -> tuple[float, f
     whole, less = _bytes(job, [*before, *last]), _bytes(job, before)
     grows = max(0, whole - less) / len(cells)
     return max(0.0, less - grows * len(earlier)) / 2**20, grows / 2**20
+
+
+def costs(parts: Parts, /, *, cells: int = 8) -> pd.DataFrame:
+    """What each method takes alone, as ratios to one forward and one backward pass to the input.
+
+    A row a method and layer: ``seconds`` of the processors, and ``memory``, the most bytes of
+    tensors at once, over some cells. A method that cannot explain the model has no row.
+    """
+    batch = next(readable(parts.dataset, range(cells), cells, {})).to(device_of(parts.model))
+
+    def floor() -> None:
+        inputs = batch.inputs.clone().requires_grad_()
+        output = call(parts.model, inputs, *batch.others)
+        scalar = parts.target(output, parts.target.prepare(output.detach(), batch))
+        torch.autograd.grad(scalar.sum(), inputs)
+
+    seconds, memory = _taken(floor)
+    rows = []
+    for name, method in parts.methods.items():
+        for layer in parts.chosen.layers_for(method):
+            chosen = replace(parts.chosen, layers=parts.chosen.layers.only([layer]))
+            made: list[Result] = []
+
+            def go(method: Any = method, name: str = name, chosen: Any = chosen) -> None:
+                options = replace(parts.options, methods={name: method}, layers=chosen)
+                made[:] = run(parts.model, [batch], replace(options, scorers={"mass": _mass}))
+
+            took = _taken(go)
+            if all(result.columns["status"][0] != "unsupported" for result in made):
+                rows.append([name, layer, took[0] / seconds, took[1] / memory])
+    return pd.DataFrame(rows, columns=["method", "layer", "seconds", "memory"])
+
+
+def _mass(heat: Heat, _run: Pass, /) -> Tensor:
+    return heat.mass()
+
+
+def _taken(work: Callable[[], None]) -> tuple[float, int]:
+    """Seconds of the processors, the fewer of two runs; the most bytes of tensors at once."""
+    work()  # the first also loads code
+    seconds = []
+    for _ in range(2):
+        began = time.process_time()
+        work()
+        seconds.append(time.process_time() - began)
+    with _Alive() as alive:
+        work()
+    return min(seconds), alive.most
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made inside, and how many are there at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[int, weakref.ref[Any]] = {}
+        self._now = 0
+        self.most = 1
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for each in tree_leaves(made):
+            if isinstance(each, Tensor):
+                self._count(each.untyped_storage())
+        return made
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        known = self._known.get(id(storage))
+        if known is None or known() is not storage:
+            size = storage.nbytes()
+            self._now += size
+            self.most = max(self.most, self._now)
+
+            def gone(_of: Any) -> None:
+                self._now -= size
+
+            self._known[id(storage)] = weakref.ref(storage, gone)
 
 
 def part_rows(parts: Parts, left: tuple[store.Condition, ...], /) -> int:

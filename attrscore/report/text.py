@@ -20,9 +20,10 @@ from attrscore.stats.summary import CORRECTED
 from attrscore.stats.verdict import ModelVerdict, model_verdicts
 
 if TYPE_CHECKING:
+    from attrscore.report.leaderboard import Leaderboard
     from attrscore.stats import Evidence, Report, Verdict
 
-__all__ = ["parts"]
+__all__ = ["of_leaderboard", "parts"]
 
 _COLOURS = {
     "cell-focused": "green",
@@ -68,6 +69,37 @@ def parts(found: Report, /) -> Iterator[Table | Text | str]:
         yield from _maps(found.maps)
     if len(found.adjusted):
         yield _adjusted(found)
+
+
+def of_leaderboard(found: Leaderboard, /) -> Iterator[Table | str]:
+    """A leaderboard: its table, what may be said of it, and what has no rank, with the reason."""
+    from attrscore.report.leaderboard import MEASURES, TESTS
+
+    ways = {"higher": "↑", "lower": "↓"}
+    heads = [f"{MEASURES[name].title} {ways[MEASURES[name].better]}" for name in found.measures]
+    tests = ", ".join(f"{number} {test}" for test, number in found.networks.items())
+    names = ["method", "layer", "explains"]
+    table = _table(
+        f"Mean over networks ({tests}); * not told from the best, ° on the Pareto front",
+        names,
+        ["mean rank", *heads, "CPU ↓", "memory ↓", "undefined"],
+    )
+    ranked = found.table[found.table["rank"].notna()]
+    for row in ranked.to_dict("records"):
+        mark = "*" * bool(row["as_good_as_the_best"]) + "°" * bool(row["pareto"])
+        table.add_row(
+            *(shown(str(row[name])) for name in names),
+            f"{row['rank']:.1f}{mark}",
+            *(_number(row[name]) for name in found.measures),
+            *(f"{row[name]:.1f}x" if row[name] > 0 else "" for name in ("seconds", "memory")),
+            _share(row["undefined"]),
+        )
+    yield table
+    yield found.statement
+    for test in found.networks:
+        yield f"{test}: {TESTS[test]}"
+    for row in found.table[found.table["rank"].isna()].to_dict("records"):
+        yield f"no rank: {row['method']} at {row['layer']}: {row['reason']}"
 
 
 def same(found: Report, between: str, /) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one job, or with ``-m`` a sweep; the exit code."""
-    return sweeps.run(arguments, _job, record="kept")
+    return sweeps.run(arguments, job, record="kept")
 
 
-def _job(cfg: DictConfig) -> Ended:
+def job(cfg: DictConfig, *, shown: Literal["all", "progress"] = "all") -> Ended:
     """One job; its errors are said at once, and a sweep goes on."""
     sweep = HydraConfig.get().mode is RunMode.MULTIRUN
     try:
@@ -42,16 +42,18 @@ def _job(cfg: DictConfig) -> Ended:
         from attrscore.jobs.run import run_job  # loads torch
 
         settings = sweeps.share(settings, HydraConfig.get().job.num if sweep else 0)
+        if shown == "progress":
+            output.say("{dataset} {model}".format(**settings["label"]))
         with output.progress("cells") as advance:
             outcome = run_job(
                 settings,
                 config=OmegaConf.to_yaml(cfg, resolve=False),
                 overrides=unresolved(HydraConfig.get().overrides.task),
                 on_progress=advance,
-                on_findings=output.say_findings,
-                notify=output.say,
+                on_findings=output.say_findings if shown == "all" else _quiet,
+                notify=output.say if shown == "all" else _quiet,
             )
-        return Ended(_show(outcome, settings, sweep=sweep))
+        return Ended(_show(outcome, settings, sweep=sweep) if shown == "all" else OK)
     except EmptyShardError as error:
         output.stderr().print(str(error), soft_wrap=True)
         return Ended(OK)
@@ -64,6 +66,10 @@ def _job(cfg: DictConfig) -> Ended:
             raise
         traceback.print_exc()
         return Ended(FAILED, f"{type(error).__name__}: {error}")
+
+
+def _quiet(_said: object) -> None:
+    """Where a job is one of many, of which all is said at the end."""
 
 
 def _show(outcome: Outcome, settings: Mapping[str, Any], *, sweep: bool) -> int:

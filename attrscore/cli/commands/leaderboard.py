@@ -1,0 +1,145 @@
+"""``attrscore leaderboard``: attribution methods against known truth, priced, with intervals."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from attrscore.cli import sweeps
+from attrscore.cli.commands.run import job
+from attrscore.cli.hydra_app import checked_settings, configuration, help_asked
+from attrscore.cli.outcomes import OK, worst
+from attrscore.core.registry import METHODS
+
+PLANTED = "leaderboard"
+EXPERIMENTS = ("leaderboard_hand_built", PLANTED, "leaderboard_faithfulness")
+"""Those of conf/experiment, in this order."""
+
+SIZES: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "--quick": {
+        "leaderboard_hand_built": ("seed=0,1", "planes={2D:[32,32],3D:[8,24,24]}"),
+        PLANTED: (
+            *("seed=0,1", "planes={2D:[32,32],3D:[8,24,24]}", "pool=16"),
+            *("dataset.cells=16", "train.dataset.cells=192"),
+            "reads=cell,background,neighbours,chance,random",
+        ),
+        "leaderboard_faithfulness": (
+            *("seed=0,1", "planes={2D:[32,32],3D:[8,24,24]}", "pool=16"),
+            *("dataset.cells=4", "train.dataset.cells=192", "scorer=[deletion,insertion]"),
+        ),
+    },
+    "--full": dict.fromkeys(EXPERIMENTS, ("layers=[features.0,features.3,features.6]",)),
+}
+"""What each experiment is run with, before what the user says."""
+
+STEPS: Mapping[str, Sequence[str]] = {
+    "feature_ablation": ("size=8",),
+    "gradient_shap": ("samples=8",),
+    "integrated_gradients": ("steps=16",),
+    "kernel_shap": ("size=8", "samples=64"),
+    "layer_conductance": ("steps=16",),
+    "occlusion": ("window=8", "stride=4"),
+    "smooth_grad": ("samples=8",),
+}
+"""Options of methods of many passes: windows no larger than the cells, and steps to afford."""
+
+
+def leaderboard(arguments: Sequence[str]) -> int:
+    """Rank attribution methods against known truth: hand-built and planted networks, sanity, cost.
+
+    --quick (the default) takes two minutes on two cores, --full twenty. method=[...] chooses
+    methods, else every registered one is run; layers=[...] their layers; results= the folder, in
+    which networks and results are kept, so that another method costs itself alone.
+    """
+    example = "--quick 'method=[mine,hires_cam,grad_cam]'"
+    help_asked("leaderboard", arguments, leaderboard.__doc__, example, "[--quick|--full] [--json] ")
+    from attrscore.cli import output
+    from attrscore.report import leaderboard as board
+    from attrscore.report import text
+
+    size = "--full" if "--full" in arguments else "--quick"
+    given = [each for each in arguments if each not in ("--quick", "--full", "--json", "-m")]
+    chosen, others = _methods(given)
+    results = next((a.partition("=")[2] for a in given if a.startswith("results=")), "")
+    if not results:
+        results = f"leaderboard/{size[2:]}"
+        others = [*others, f"results={results}"]
+    code = _run(size, chosen, others)
+    # what has a map of a single output alone, as LRP, explains the logit
+    single = board.refused(results, "margin", chosen) if code == OK else []
+    if single:
+        code = _run(size, single, [*others, "target.scalar=logit"])
+    if code != OK:
+        return code
+    output.say("what each method takes, alone")
+    _measure(results, _planted(size, chosen, others))
+    if single:
+        _measure(results, _planted(size, single, [*others, "target.scalar=logit"]))
+    found = board.leaderboard(results, methods=chosen)
+    paths = found.write(Path(results))
+    if "--json" in arguments:
+        sys.stdout.write(found.table.to_json(orient="records", indent=1) + "\n")
+        return OK
+    out = output.stdout()
+    for part in text.of_leaderboard(found):
+        out.print(part, soft_wrap=isinstance(part, str))
+    out.print(f"table:  {', '.join(map(str, paths))}", soft_wrap=True)
+    out.print(f"report: attrscore report {results} -o report", soft_wrap=True)
+    return OK
+
+
+def _methods(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The methods that are asked for, or all that need no option; and the other arguments."""
+    asked = [each.partition("=")[2] for each in given if each.startswith("method=")]
+    others = [each for each in given if not each.startswith("method=")]
+    if asked:
+        return [name.strip() for name in asked[-1].strip("[]").split(",")], others
+    known = [entry.name for entry in METHODS.entries() if not entry.alias_of]
+    needed = inspect.Parameter.empty
+    return [n for n in known if needed not in METHODS.options(n).values()], others
+
+
+def _overrides(name: str, size: str, methods: Sequence[str], others: Sequence[str]) -> list[str]:
+    steps = [f"method.{m}.{option}" for m in methods for option in STEPS.get(m, ())]
+    chosen = f"method=[{','.join(methods)}]"
+    return [f"+experiment={name}", chosen, *SIZES[size][name], *steps, *others]
+
+
+def _run(size: str, methods: Sequence[str], others: Sequence[str]) -> int:
+    quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    one = functools.partial(job, shown="progress")
+    return worst(
+        sweeps.run([*_overrides(name, size, methods, others), *quiet], one, record="kept")
+        for name in EXPERIMENTS
+    )
+
+
+def _planted(size: str, methods: Sequence[str], others: Sequence[str]) -> list[list[str]]:
+    """The overrides of one audit of an honest network in 2D, and in 3D."""
+    first = list(sweeps.combinations(_overrides(PLANTED, size, methods, others))[0])
+    return [[*first, "reads=cell", f"plane={plane}"] for plane in ("2D", "3D")]
+
+
+def _measure(results: str, jobs: Sequence[Sequence[str]]) -> None:
+    """Measure what methods take, and keep it beside the results, instead of what was there."""
+    from attrscore.jobs.assembly import build
+    from attrscore.jobs.planning import costs
+    from attrscore.report import leaderboard as board
+    from attrscore.store.commit import commit
+
+    path = Path(results) / board.COSTS
+    known = [pd.read_csv(path)] if path.exists() else []
+    for overrides in jobs:
+        settings = checked_settings(configuration(overrides))
+        found = costs(build(settings)).assign(
+            explains=settings["target"]["scalar"], plane=settings["plane"]
+        )
+        known.append(found)
+    key = [*board.ENTRY, "plane"]
+    table = pd.concat(known, ignore_index=True).drop_duplicates(key, keep="last")
+    commit(path, table.sort_values(key).to_csv(index=False, lineterminator="\n").encode())

@@ -1,0 +1,303 @@
+"""The leaderboard: what the results of its jobs say of each method, against known truth.
+
+The jobs are those of ``conf/experiment/leaderboard*.yaml``, told by the name of their dataset,
+``TEST/PLANE/SEED``, and of their model, what it was made to read. It reads results, and needs no
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from attrscore import store
+from attrscore.errors import DataError
+from attrscore.stats.agreement import map_agreement
+from attrscore.stats.comparisons import auroc
+from attrscore.stats.ranking import Ranking, estimates, pareto, ranked
+from attrscore.store.kept import Kept, kept
+
+__all__ = ["MEASURES", "TESTS", "Leaderboard", "Measure", "is_leaderboard", "leaderboard"]
+
+HEADLINE = "grad_camo.log_odds"
+"""The score whose per-cell values tell models apart."""
+COSTS = "costs.csv"
+"""Beside the jobs: what each method took, measured by the command."""
+ENTRY = ["method", "layer", "explains"]
+"""What an entry is: a method at a layer, or the input, of this scalar."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of the leaderboard."""
+
+    test: str
+    title: str
+    better: Literal["higher", "lower"]
+    says: str
+
+
+TESTS: Mapping[str, str] = {
+    "hand_built": "networks whose weights make it provable what they read",
+    "planted": "networks that were trained to read the cell, or a planted confounder",
+    "sanity": "the trained network beside random weights, and beside one that learnt no rule",
+    "faithfulness": "what the explained score does when pixels go in the order of the heat",
+}
+
+MEASURES: Mapping[str, Measure] = {
+    "blind": Measure(
+        "hand_built", "on what cannot matter", "lower",
+        "share of heat on the half that provably cannot reach the output; 0 is right",
+    ),
+    "background": Measure(
+        "planted", "against background", "higher",
+        "AUROC of cells under the honest network against one that reads the background",
+    ),
+    "neighbours": Measure(
+        "planted", "against neighbours", "higher",
+        "AUROC of cells under the honest network against one that reads the neighbours",
+    ),
+    "mixture": Measure(
+        "planted", "against mixture", "higher",
+        "AUROC of cells under the honest network against one that reads cell and background",
+    ),
+    "swap": Measure(
+        "planted", "as the swap", "higher",
+        "rank correlation with the swap's inside less outside, over the cells of all networks",
+    ),
+    "maps_random": Measure(
+        "sanity", "maps, random weights", "higher",
+        "1 less the rank correlation of a cell's heat with that under random weights",
+    ),
+    "maps_chance": Measure(
+        "sanity", "maps, permuted labels", "higher",
+        "1 less the rank correlation of a cell's heat with that of a network that learnt labels "
+        "nothing shows",
+    ),
+    "scores_random": Measure(
+        "sanity", "scores, random weights", "higher",
+        "AUROC of cells under the honest network against random weights",
+    ),
+    "scores_chance": Measure(
+        "sanity", "scores, permuted labels", "higher",
+        "AUROC of cells under the honest network against one that learnt labels nothing shows",
+    ),
+    "insertion": Measure("faithfulness", "insertion", "higher", "score of the scorer insertion"),
+    "deletion": Measure("faithfulness", "deletion", "lower", "score of the scorer deletion"),
+    "road": Measure("faithfulness", "ROAD", "higher", "score of the scorer road"),
+    "infidelity": Measure("faithfulness", "infidelity", "lower", "score of the scorer infidelity"),
+    "sensitivity_max": Measure(
+        "faithfulness", "sensitivity", "lower", "score of the scorer sensitivity_max"
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Leaderboard:
+    """The table of a leaderboard, and what it rests on."""
+
+    table: pd.DataFrame
+    """A row an entry, the best first: ``method``, ``layer``, ``explains``, ``rank``,
+    ``as_good_as_the_best``, ``pareto``, the mean rank in each test (``rank.planted``), each measure
+    with its ``.low`` and ``.high``, ``seconds`` and ``memory`` as ratios to one forward and one
+    backward pass, ``undefined``: share of cells of the planted test without a score, ``reason``:
+    why there is no rank."""
+    ranking: Ranking
+    networks: Mapping[str, int]
+    """Test -> how many networks."""
+    scores: pd.DataFrame
+
+    @property
+    def measures(self) -> list[str]:
+        """Those that were run."""
+        return [name for name in MEASURES if name in self.table]
+
+    @property
+    def statement(self) -> str:
+        """What may be said of the ranks."""
+        ranking, table = self.ranking, self.table
+        of = f"{len(ranking.ranks)} entries over {ranking.blocks} blocks (a test and network each)"
+        if not np.isfinite(ranking.p):
+            return f"{of}: too few to compare."
+        found = f"Friedman p {'< 0.001' if ranking.p < 0.001 else f'= {ranking.p:.3f}'}"
+        best = table[table["as_good_as_the_best"]]
+        return (
+            f"{of}: {found}; mean ranks closer than {ranking.critical:.2f} cannot be told apart "
+            f"(Nemenyi, 5 %). Not told from the best: {len(best)} of {len(ranking.ranks)}."
+        )
+
+    def write(self, folder: Path, /) -> list[Path]:
+        """The table as CSV, Parquet and LaTeX, whole or not at all; the paths."""
+        from attrscore.store.commit import commit, make_folder
+
+        make_folder(folder)
+        shown = self.table[[*ENTRY, "rank", *self.measures, *_costs_in(self.table)]]
+        heads = {name: MEASURES[name].title for name in self.measures}
+        latex = shown.rename(columns=heads).to_latex(
+            index=False, float_format="%.2f", na_rep="--", escape=True, longtable=True
+        )
+        texts = {"csv": self.table.to_csv(index=False, lineterminator="\n"), "tex": latex}
+        paths = [folder / f"leaderboard.{end}" for end in ("csv", "tex", "parquet")]
+        for path, text in zip(paths, texts.values(), strict=False):
+            commit(path, text.encode())
+        commit(paths[-1], self.table.to_parquet(index=False))
+        return paths
+
+
+def is_leaderboard(table: pd.DataFrame, /) -> bool:
+    """Whether a table of results holds nothing but jobs of a leaderboard."""
+    names = table["dataset"].astype(str).drop_duplicates() if "dataset" in table else []
+    return len(names) > 0 and all(_parts(name) is not None for name in names)
+
+
+def _parts(dataset: str) -> tuple[str, str] | None:
+    """Test and network, of the name of a dataset."""
+    test, _, network = dataset.partition("/")
+    return (test, network) if test in TESTS and network.count("/") == 1 else None
+
+
+def refused(results: str | Path, scalar: str, methods: Sequence[str], /) -> list[str]:
+    """Those of the methods that explain no planted network, where this scalar is explained."""
+    scores = _scores(results)
+    rows = scores[(scores["test"] == "planted") & (scores["explains"] == scalar)]
+    never = rows.groupby("method")["status"].agg(lambda each: (each == "unsupported").all())
+    return [name for name in methods if never.get(name, False)]
+
+
+def leaderboard(results: str | Path, /, *, methods: Sequence[str] | None = None) -> Leaderboard:
+    """Read the results of a leaderboard's jobs, and rank the methods in them, or some of them.
+
+    :raises DataError: results of something else, or of one entry at several settings.
+    """
+    scores = _scores(results)
+    maps = _of_maps(Path(results))
+    if methods is not None:
+        scores, maps = (each[each["method"].isin(methods)] for each in (scores, maps))
+    measures = pd.concat([_of_scores(scores), maps], ignore_index=True)
+    return _table(measures, scores, _costs(Path(results)))
+
+
+def _scores(results: str | Path) -> pd.DataFrame:
+    """The rows of a leaderboard with ``test``, ``network`` and ``explains``.
+
+    :raises DataError: results of something else, or of one entry at several settings.
+    """
+    scores = store.read_scores(results)
+    if not is_leaderboard(scores):
+        raise DataError(f"{results} is no leaderboard; run: attrscore leaderboard")
+    parts = [_parts(name) for name in scores["dataset"].astype(str)]
+    scores = scores.assign(
+        test=[each[0] for each in parts if each],
+        network=[each[1] for each in parts if each],
+        explains=scores["target"].astype(str).str.rpartition(".")[2],
+    )
+    twice = scores.duplicated(["dataset", "model", *ENTRY, "id"])
+    if twice.any():
+        first = scores[twice].iloc[0]
+        raise DataError(
+            f"{results} holds {first['method']} at {first['layer']} at several settings; give each "
+            "leaderboard a folder of its own: results=..."
+        )
+    return scores
+
+
+def _of_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """What the scores of cells say, a row an entry, measure and network."""
+    groups = scores.groupby(["test", "network", *ENTRY], sort=True, observed=True)
+    rows: list[list[Any]] = []
+    for (test, network, *entry), cells in groups:
+        of = {str(name): each for name, each in cells.groupby("model", observed=True)}
+        found: dict[str, float] = {}
+        if test == "hand_built":
+            found["blind"] = float((1 - cells["grad_camo"]).mean())
+        if test == "planted" and "cell" in of:
+            honest = of["cell"][HEADLINE]
+            names = {"background": "background", "neighbours": "neighbours", "mixture": "mixture"}
+            names |= {"random": "scores_random", "chance": "scores_chance"}
+            found = {names[k]: auroc(honest, v[HEADLINE]) for k, v in of.items() if k in names}
+            trained = cells[cells["model"] != "random"]
+            swap = trained["swap.inside"] - trained["swap.outside"]
+            found["swap"] = float(trained[HEADLINE].corr(swap, method="spearman"))
+        if test == "faithfulness":
+            found = {n: float(cells[n].mean()) for n in MEASURES if n in cells and cells[n].notna().any()}
+        rows += [[network, *entry, name, value] for name, value in found.items()]
+    return pd.DataFrame(rows, columns=["network", *ENTRY, "measure", "value"])
+
+
+def _of_maps(results: Path) -> pd.DataFrame:
+    """How unlike the heat of each cell is under the honest network and under the others."""
+    maps: dict[tuple[str, ...], dict[str, Kept]] = {}
+    for each in kept(results):
+        parts = _parts(each.folder.dataset)
+        if parts is not None and parts[0] == "planted":
+            scalar = str(each.folder.job.base["target"]["options"].get("scalar"))
+            key = (parts[1], each.method.key, each.layer, scalar)
+            maps.setdefault(key, {})[each.folder.model] = each
+    rows = []
+    for key, of in sorted(maps.items()):
+        honest = _read(of["cell"]) if "cell" in of else None
+        for name in ("random", "chance"):
+            if honest is not None and name in of:
+                found = map_agreement({"cell": honest, name: _read(of[name])})
+                rows.append([*key, f"maps_{name}", 1 - float(found["rank"].iloc[0])])
+    return pd.DataFrame(rows, columns=["network", *ENTRY, "measure", "value"])
+
+
+def _read(maps: Kept) -> tuple[list[str], Any]:
+    ids = list(maps.rows)
+    return ids, maps.read(ids)
+
+
+def _costs(results: Path) -> pd.DataFrame:
+    """Ratios of an entry, the mean of 2D and 3D."""
+    path = results / COSTS
+    costs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*ENTRY, "seconds", "memory"])
+    return costs.groupby(ENTRY, as_index=False)[["seconds", "memory"]].mean()
+
+
+def _costs_in(table: pd.DataFrame) -> list[str]:
+    return [name for name in ("seconds", "memory") if table[name].notna().any()]
+
+
+def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) -> Leaderboard:
+    measures = measures.assign(
+        test=[MEASURES[name].test for name in measures["measure"]],
+        entry=list(zip(*(measures[name].astype(str) for name in ENTRY), strict=True)),
+    )
+    defined = measures.groupby("entry")["value"].transform(lambda values: values.notna().any())
+    usable = measures[defined]
+    ranking = ranked(usable, {name: each.better for name, each in MEASURES.items()})
+    found = estimates(usable, [*ENTRY, "measure"])
+    table = pd.DataFrame([[*entry] for entry in ranking.ranks.index], columns=ENTRY)
+    table["rank"] = ranking.ranks["rank"].to_numpy()
+    table["as_good_as_the_best"] = table["rank"] < table["rank"].min() + ranking.critical
+    table["pareto"] = False
+    for test in TESTS:
+        if test in ranking.ranks:
+            table[f"rank.{test}"] = ranking.ranks[test].to_numpy()
+    for name in MEASURES:
+        own = found[found["measure"] == name].drop(columns=["measure", "networks"])
+        if len(own):
+            ends = {"value": name, "low": f"{name}.low", "high": f"{name}.high"}
+            table = table.merge(own.rename(columns=ends), "left", on=ENTRY)
+    table = table.merge(costs, "left", on=ENTRY)
+    table["pareto"] = pareto(table["rank"], table["seconds"])
+    cells = scores[scores["test"] == "planted"]
+    blank = cells.assign(undefined=cells[HEADLINE].isna()) if len(cells) else cells.assign(undefined=[])
+    table = table.merge(blank.groupby(ENTRY, as_index=False)["undefined"].mean(), "left", on=ENTRY)
+    table["reason"] = ""
+    table = pd.concat([table, _without(scores, table)], ignore_index=True)
+    networks = usable.groupby("test")["network"].nunique()
+    return Leaderboard(table.round(6), ranking, {t: int(networks[t]) for t in TESTS if t in networks}, scores)
+
+
+def _without(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
+    """Methods that have a value nowhere, with the first reason; those that explain another scalar."""
+    rest = scores[~scores["method"].isin(table["method"])]
+    first = rest.drop_duplicates(["method", "layer"])[[*ENTRY, "reason"]]
+    return first.sort_values(["method", "layer"]).reset_index(drop=True)
