@@ -81,34 +81,28 @@ def _made(config: Any, written: Any, plain: Any, asked: list[str]) -> Iterator[t
                     yield text, each
 
 
-def _trained_as(*, _root_: DictConfig) -> str:
+def _trained_as(train: DictConfig, guide: DictConfig, *, _root_: DictConfig) -> str:
     """A name for the weights that training would give: by all that they depend on.
 
-    It is what ``${trained_as:}`` stands for in settings, so that networks that are trained before
-    an audit are trained once, and never mistaken for others.
+    It is what ``${trained_as:${train},${guide}}`` stands for, so that networks that are trained
+    before an audit are trained once, and never mistaken for others.
     """
     from attrscore.store.identity import identify
 
-    def of(group: str, *without: str) -> dict[str, Any]:
-        node = _root_[group]
+    def of(node: DictConfig, *without: str) -> dict[str, Any]:
+        values = {str(key): node[key] for key in node if key not in without}
         return {
-            key: OmegaConf.to_container(node[key], resolve=True)
-            if OmegaConf.is_config(node[key])
-            else node[key]
-            for key in node
-            if key not in without
+            key: OmegaConf.to_container(each, resolve=True) if OmegaConf.is_config(each) else each
+            for key, each in values.items()
         }
 
-    train = of("train", "when", "output")
-    return identify(
-        {
-            "model": of("model", "weights", "randomize", "randomize_to", "draws"),
-            "dataset": {**of("dataset"), **(train.pop("dataset") or {})},
-            "train": {**train, "seed": _root_.seed if train["seed"] is None else train["seed"]},
-            "guide": of("guide"),
-            "versions": [version("attrscore"), version("torch")],
-        }
-    )
+    options = of(train, "when", "output")
+    cells = {**of(_root_.dataset), **(options.pop("dataset") or {})}
+    if options["seed"] is None:
+        options["seed"] = _root_.seed
+    model = of(_root_.model, "weights", "randomize", "randomize_to", "draws")
+    versions = [version("attrscore"), version("torch")]
+    return identify([model, cells, options, of(guide), versions])
 
 
 OmegaConf.register_new_resolver("trained_as", _trained_as, replace=True)

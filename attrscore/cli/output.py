@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from attrscore.core.contracts import Dataset
     from attrscore.core.registry import Entry
     from attrscore.engine.preflight import Finding, Survey
-    from attrscore.jobs.contents import Contents
     from attrscore.jobs.planning import Plan
+    from attrscore.jobs.provenance import Contents
     from attrscore.jobs.rerunning import Comparison
     from attrscore.store import JobStatus, Report
     from attrscore.store.asked import Asked

@@ -12,7 +12,7 @@ from attrscore.datasets.flags import red_flags
 from attrscore.engine.reading import draw_pool
 from attrscore.errors import ConfigError, choose
 from attrscore.jobs.assembly import dataset_of, given_channels, model_of
-from attrscore.jobs.contents import notify_of_data
+from attrscore.jobs.provenance import notify_of_data
 from attrscore.models.record import TrainingRecord
 from attrscore.models.weights import save_weights
 from attrscore.training import Trained, train

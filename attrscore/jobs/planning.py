@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 import weakref
@@ -20,13 +21,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from attrscore import store
-from attrscore.core.contracts import Result
+from attrscore.core.contracts import Batch, Result
 from attrscore.core.heat import Heat
 from attrscore.core.model import call, device_of, unwrap
 from attrscore.core.passes import Pass
 from attrscore.engine.evaluate import rows_of
 from attrscore.engine.reading import one_readable, readable
-from attrscore.engine.run import run
+from attrscore.engine.run import RunOptions, run
 from attrscore.errors import StoreError, stoppable
 from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import joined_maps
@@ -228,23 +229,26 @@ def costs(parts: Parts, /, *, cells: int = 8) -> pd.DataFrame:
     for name, method in parts.methods.items():
         for layer in parts.chosen.layers_for(method):
             chosen = replace(parts.chosen, layers=parts.chosen.layers.only([layer]))
-            made: list[Result] = []
-
-            def go(method: Any = method, name: str = name, chosen: Any = chosen) -> None:
-                options = replace(parts.options, methods={name: method}, layers=chosen)
-                made[:] = run(parts.model, [batch], replace(options, scorers={"mass": _mass}))
-
-            took = _taken(go)
-            if all(result.columns["status"][0] != "unsupported" for result in made):
+            alone = replace(
+                parts.options, methods={name: method}, layers=chosen, scorers={"mass": _mass}
+            )
+            tried = list(run(parts.model, [batch], alone))
+            if all(result.columns["status"][0] != "unsupported" for result in tried):
+                took = _taken(functools.partial(_worked, parts.model, batch, alone))
                 rows.append([name, layer, took[0] / seconds, took[1] / memory])
     return pd.DataFrame(rows, columns=["method", "layer", "seconds", "memory"])
+
+
+def _worked(model: nn.Module, batch: Batch, options: RunOptions) -> None:
+    for _ in run(model, [batch], options):
+        pass
 
 
 def _mass(heat: Heat, _run: Pass, /) -> Tensor:
     return heat.mass()
 
 
-def _taken(work: Callable[[], None]) -> tuple[float, int]:
+def _taken(work: Callable[[], Any]) -> tuple[float, int]:
     """Seconds of the processors, the fewer of two runs; the most bytes of tensors at once."""
     work()  # the first also loads code
     seconds = []
@@ -257,18 +261,16 @@ def _taken(work: Callable[[], None]) -> tuple[float, int]:
     return min(seconds), alive.most
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
     """Counts the bytes of the tensors that are made inside, and how many are there at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
         self._known: dict[int, weakref.ref[Any]] = {}
         self._now = 0
         self.most = 1
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for each in tree_leaves(made):
             if isinstance(each, Tensor):

@@ -25,13 +25,15 @@ from attrscore.engine.run import run
 from attrscore.errors import EmptyShardError, choose, preview, stoppable
 from attrscore.jobs.assembly import Parts, answering, build, draws_of
 from attrscore.jobs.computing import CARRIED, Watch, compute
-from attrscore.jobs.contents import about, normalised_otherwise, notify_of_data
 from attrscore.jobs.fitting import train_if_asked
 from attrscore.jobs.planning import part_rows
 from attrscore.jobs.provenance import (
     Clock,
+    about,
     facts,
     machine,
+    normalised_otherwise,
+    notify_of_data,
     of_a_draw,
     of_numbers,
     overrides_of_numbers,

@@ -18,8 +18,7 @@ import pandas as pd
 from attrscore import store
 from attrscore.errors import DataError
 from attrscore.stats.agreement import map_agreement
-from attrscore.stats.comparisons import auroc
-from attrscore.stats.ranking import Ranking, estimates, pareto, ranked
+from attrscore.stats.comparisons import Ranking, auroc, estimates, pareto, ranked
 from attrscore.store.kept import Kept, kept
 
 __all__ = ["MEASURES", "TESTS", "Leaderboard", "Measure", "is_leaderboard", "leaderboard"]
@@ -122,13 +121,13 @@ class Leaderboard:
         """What may be said of the ranks."""
         ranking, table = self.ranking, self.table
         of = f"{len(ranking.ranks)} entries over {ranking.blocks} blocks (a test and network each)"
-        if not np.isfinite(ranking.p):
+        if np.isnan(ranking.p):
             return f"{of}: too few to compare."
         found = f"Friedman p {'< 0.001' if ranking.p < 0.001 else f'= {ranking.p:.3f}'}"
-        best = table[table["as_good_as_the_best"]]
         return (
             f"{of}: {found}; mean ranks closer than {ranking.critical:.2f} cannot be told apart "
-            f"(Nemenyi, 5 %). Not told from the best: {len(best)} of {len(ranking.ranks)}."
+            f"(Nemenyi, 5 %). Not told from the best: {table['as_good_as_the_best'].sum()} of "
+            f"{len(ranking.ranks)}."
         )
 
     def write(self, folder: Path, /) -> list[Path]:
@@ -151,8 +150,8 @@ class Leaderboard:
 
 def is_leaderboard(table: pd.DataFrame, /) -> bool:
     """Whether a table of results holds nothing but jobs of a leaderboard."""
-    names = table["dataset"].astype(str).drop_duplicates() if "dataset" in table else []
-    return len(names) > 0 and all(_parts(name) is not None for name in names)
+    names = set(table["dataset"].astype(str)) if "dataset" in table else set()
+    return bool(names) and all(_parts(name) is not None for name in names)
 
 
 def _parts(dataset: str) -> tuple[str, str] | None:
@@ -165,8 +164,8 @@ def refused(results: str | Path, scalar: str, methods: Sequence[str], /) -> list
     """Those of the methods that explain no planted network, where this scalar is explained."""
     scores = _scores(results)
     rows = scores[(scores["test"] == "planted") & (scores["explains"] == scalar)]
-    never = rows.groupby("method")["status"].agg(lambda each: (each == "unsupported").all())
-    return [name for name in methods if never.get(name, False)]
+    explained = set(rows.loc[rows["status"] != "unsupported", "method"])
+    return [name for name in methods if name in set(rows["method"]) - explained]
 
 
 def leaderboard(results: str | Path, /, *, methods: Sequence[str] | None = None) -> Leaderboard:
@@ -224,14 +223,15 @@ def _of_scores(scores: pd.DataFrame) -> pd.DataFrame:
             swap = trained["swap.inside"] - trained["swap.outside"]
             found["swap"] = float(trained[HEADLINE].corr(swap, method="spearman"))
         if test == "faithfulness":
-            found = {n: float(cells[n].mean()) for n in MEASURES if n in cells and cells[n].notna().any()}
+            means = {name: cells[name].mean() for name in MEASURES if name in cells}
+            found = {name: float(mean) for name, mean in means.items() if np.isfinite(mean)}
         rows += [[network, *entry, name, value] for name, value in found.items()]
     return pd.DataFrame(rows, columns=["network", *ENTRY, "measure", "value"])
 
 
 def _of_maps(results: Path) -> pd.DataFrame:
     """How unlike the heat of each cell is under the honest network and under the others."""
-    maps: dict[tuple[str, ...], dict[str, Kept]] = {}
+    maps: dict[tuple[str, str, str, str], dict[str, Kept]] = {}
     for each in kept(results):
         parts = _parts(each.folder.dataset)
         if parts is not None and parts[0] == "planted":
@@ -239,7 +239,7 @@ def _of_maps(results: Path) -> pd.DataFrame:
             key = (parts[1], each.method.key, each.layer, scalar)
             maps.setdefault(key, {})[each.folder.model] = each
     rows = []
-    for key, of in sorted(maps.items()):
+    for key, of in sorted(maps.items(), key=lambda each: each[0]):
         honest = _read(of["cell"]) if "cell" in of else None
         for name in ("random", "chance"):
             if honest is not None and name in of:
@@ -256,7 +256,9 @@ def _read(maps: Kept) -> tuple[list[str], Any]:
 def _costs(results: Path) -> pd.DataFrame:
     """Ratios of an entry, the mean of 2D and 3D."""
     path = results / COSTS
-    costs = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*ENTRY, "seconds", "memory"])
+    if not path.exists():
+        return pd.DataFrame(columns=[*ENTRY, "seconds", "memory"])
+    costs = pd.read_csv(path)
     return costs.groupby(ENTRY, as_index=False)[["seconds", "memory"]].mean()
 
 
@@ -267,7 +269,7 @@ def _costs_in(table: pd.DataFrame) -> list[str]:
 def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) -> Leaderboard:
     measures = measures.assign(
         test=[MEASURES[name].test for name in measures["measure"]],
-        entry=list(zip(*(measures[name].astype(str) for name in ENTRY), strict=True)),
+        entry=pd.Series(zip(*(measures[name] for name in ENTRY), strict=True), measures.index),
     )
     defined = measures.groupby("entry")["value"].transform(lambda values: values.notna().any())
     usable = measures[defined]
@@ -288,16 +290,17 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
     table = table.merge(costs, "left", on=ENTRY)
     table["pareto"] = pareto(table["rank"], table["seconds"])
     cells = scores[scores["test"] == "planted"]
-    blank = cells.assign(undefined=cells[HEADLINE].isna()) if len(cells) else cells.assign(undefined=[])
+    blank = cells[ENTRY].assign(undefined=cells[HEADLINE].isna() if len(cells) else False)
     table = table.merge(blank.groupby(ENTRY, as_index=False)["undefined"].mean(), "left", on=ENTRY)
     table["reason"] = ""
     table = pd.concat([table, _without(scores, table)], ignore_index=True)
     networks = usable.groupby("test")["network"].nunique()
-    return Leaderboard(table.round(6), ranking, {t: int(networks[t]) for t in TESTS if t in networks}, scores)
+    counts = {test: int(networks[test]) for test in TESTS if test in networks}
+    return Leaderboard(table.round(6), ranking, counts, scores)
 
 
 def _without(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
-    """Methods that have a value nowhere, with the first reason; those that explain another scalar."""
+    """Methods that have a value nowhere, with the first reason."""
     rest = scores[~scores["method"].isin(table["method"])]
     first = rest.drop_duplicates(["method", "layer"])[[*ENTRY, "reason"]]
     return first.sort_values(["method", "layer"]).reset_index(drop=True)

@@ -43,7 +43,7 @@ def inspect(arguments: Sequence[str]) -> int:
         plugins_of,
         wanted_layers,
     )
-    from attrscore.jobs.contents import notify_of_data
+    from attrscore.jobs.provenance import notify_of_data
 
     dataset = dataset_of(settings)
     model = model_of(settings, dataset)
@@ -100,7 +100,7 @@ def _inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) -
     from attrscore.datasets.flags import red_flags
     from attrscore.engine.reading import draw_pool
     from attrscore.jobs.assembly import dataset_of
-    from attrscore.jobs.contents import contents, notify_of_data
+    from attrscore.jobs.provenance import contents, notify_of_data
     from attrscore.report import figures as plots
 
     dataset = dataset_of(settings)

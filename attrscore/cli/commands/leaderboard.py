@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+from omegaconf import DictConfig, OmegaConf
 
 from attrscore.cli import sweeps
 from attrscore.cli.commands.run import job
@@ -107,14 +108,35 @@ def _methods(given: Sequence[str]) -> tuple[list[str], list[str]]:
 def _overrides(name: str, size: str, methods: Sequence[str], others: Sequence[str]) -> list[str]:
     steps = [f"method.{m}.{option}" for m in methods for option in STEPS.get(m, ())]
     chosen = f"method=[{','.join(methods)}]"
-    return [f"+experiment={name}", chosen, *SIZES[size][name], *steps, *others]
+    return [f"+experiment={name}", chosen, *SIZES[size][name], *steps, *_of(name, others)]
+
+
+def _of(name: str, others: Sequence[str]) -> list[str]:
+    """Those of the settings that an experiment has, or that none has, which then says so."""
+    known = _known()
+    return [
+        each
+        for each in others
+        if _has(known[name], each) or not any(_has(config, each) for config in known.values())
+    ]
+
+
+@functools.cache
+def _known() -> Mapping[str, DictConfig]:
+    return {name: configuration([f"+experiment={name}"]) for name in EXPERIMENTS}
+
+
+def _has(config: DictConfig, override: str) -> bool:
+    parent, _, key = override.lstrip("+~").partition("=")[0].rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    return isinstance(node, DictConfig) and key in node
 
 
 def _run(size: str, methods: Sequence[str], others: Sequence[str]) -> int:
     quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
     one = functools.partial(job, shown="progress")
     return worst(
-        sweeps.run([*_overrides(name, size, methods, others), *quiet], one, record="kept")
+        sweeps.run(["-m", *_overrides(name, size, methods, others), *quiet], one, record="kept")
         for name in EXPERIMENTS
     )
 

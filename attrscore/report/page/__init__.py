@@ -25,9 +25,15 @@ from attrscore.report.figures import FIGURES, figures_of
 from attrscore.report.page import _conditions as comparing
 from attrscore.report.page import _sections as sections
 from attrscore.report.page._conditions import conditions_of
-from attrscore.report.page._gallery import BINS, NUMBERS, cards_of, gallery, percentiles_of
+from attrscore.report.page._gallery import (
+    BINS,
+    NUMBERS,
+    cards_of,
+    gallery,
+    percentiles_of,
+    swaps,
+)
 from attrscore.report.page._pictures import inline
-from attrscore.report.page._swap import swaps
 from attrscore.stats.verdict import KINDS, model_verdicts
 
 if TYPE_CHECKING:
