@@ -102,10 +102,11 @@ class Leaderboard:
 
     table: pd.DataFrame
     """A row an entry, the best first: ``method``, ``layer``, ``explains``, ``rank``,
-    ``as_good_as_the_best``, ``pareto``, the mean rank in each test (``rank.planted``), each measure
-    with its ``.low`` and ``.high``, ``seconds`` and ``memory`` as ratios to one forward and one
-    backward pass, ``undefined``: share of cells of the planted test without a score, ``reason``:
-    why there is no rank."""
+    ``as_good_as_the_best``, the mean rank in each test (``rank.planted``), each measure with its
+    ``.low`` and ``.high``, ``undefined``: the share of cells of the planted test without a score,
+    ``reason``: why there is no rank. The last three are measured anew by every run: ``seconds`` and
+    ``memory`` as ratios to one forward and one backward pass, and ``pareto``: whether no other
+    entry is both better and quicker."""
     ranking: Ranking
     networks: Mapping[str, int]
     """Test -> how many networks."""
@@ -278,7 +279,6 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
     table = pd.DataFrame([[*entry] for entry in ranking.ranks.index], columns=ENTRY)
     table["rank"] = ranking.ranks["rank"].to_numpy()
     table["as_good_as_the_best"] = table["rank"] < table["rank"].min() + ranking.critical
-    table["pareto"] = False
     for test in TESTS:
         if test in ranking.ranks:
             table[f"rank.{test}"] = ranking.ranks[test].to_numpy()
@@ -287,12 +287,12 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
         if len(own):
             ends = {"value": name, "low": f"{name}.low", "high": f"{name}.high"}
             table = table.merge(own.rename(columns=ends), "left", on=ENTRY)
-    table = table.merge(costs, "left", on=ENTRY)
-    table["pareto"] = pareto(table["rank"], table["seconds"])
     cells = scores[scores["test"] == "planted"]
     blank = cells[ENTRY].assign(undefined=cells[HEADLINE].isna() if len(cells) else False)
     table = table.merge(blank.groupby(ENTRY, as_index=False)["undefined"].mean(), "left", on=ENTRY)
     table["reason"] = ""
+    table = table.merge(costs, "left", on=ENTRY)
+    table["pareto"] = pareto(table["rank"], table["seconds"])
     table = pd.concat([table, _without(scores, table)], ignore_index=True)
     networks = usable.groupby("test")["network"].nunique()
     counts = {test: int(networks[test]) for test in TESTS if test in networks}

@@ -142,9 +142,14 @@ def _run(size: str, methods: Sequence[str], others: Sequence[str]) -> int:
 
 
 def _planted(size: str, methods: Sequence[str], others: Sequence[str]) -> list[list[str]]:
-    """The overrides of one audit of an honest network in 2D, and in 3D."""
-    first = list(sweeps.combinations(_overrides(PLANTED, size, methods, others))[0])
-    return [[*first, "reads=cell", f"plane={plane}"] for plane in ("2D", "3D")]
+    """The overrides of one audit of an honest network in each plane."""
+    given = {each.partition("=")[0]: each for each in _overrides(PLANTED, size, methods, others)}
+    axes = {"plane": "plane=2D,3D", **given, "reads": "reads=cell"}
+    jobs: dict[str, list[str]] = {}
+    for combination in sweeps.combinations(list(axes.values())):
+        plane = next(each for each in combination if each.startswith("plane="))
+        jobs.setdefault(plane, list(combination))
+    return list(jobs.values())
 
 
 def _measure(results: str, jobs: Sequence[Sequence[str]]) -> None:
