@@ -40,12 +40,12 @@ SIZES: Mapping[str, Mapping[str, Sequence[str]]] = {
 
 STEPS: Mapping[str, Sequence[str]] = {
     "feature_ablation": ("size=8",),
-    "gradient_shap": ("samples=8",),
-    "integrated_gradients": ("steps=16",),
-    "kernel_shap": ("size=8", "samples=64"),
-    "layer_conductance": ("steps=16",),
+    "gradient_shap": ("samples=6",),
+    "integrated_gradients": ("steps=12",),
+    "kernel_shap": ("size=8", "samples=40"),
+    "layer_conductance": ("steps=12",),
     "occlusion": ("window=8", "stride=4"),
-    "smooth_grad": ("samples=8",),
+    "smooth_grad": ("samples=6",),
 }
 """Options of methods of many passes: windows no larger than the cells, and steps to afford."""
 

@@ -1,0 +1,111 @@
+"""The leaderboard: who has to win wins, and the same command gives the same table."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+
+import attrscore
+from attrscore.cli.main import main
+from attrscore.core.contracts import INPUT
+from attrscore.core.registry import METHODS
+
+TESTS = ["rank.hand_built", "rank.planted", "rank.sanity"]
+COSTS = ["seconds", "memory", "pareto"]
+
+
+def noise(run):
+    """Knows nothing."""
+    generator = torch.Generator().manual_seed(int(1e6 * float(run.batch.inputs.sum())) % 2**31)
+    return {INPUT: torch.rand(run.batch.inputs.shape, generator=generator)}
+
+
+def reads_as_it_is(run):
+    """The mask of what the model reads: each region by how much others' pixels there change it."""
+    batch = run.batch
+    cell = batch.regions["cell"]
+    neighbours = batch.regions.get("neighbours", torch.zeros_like(cell)) & ~cell
+    heat = torch.zeros(cell.shape)
+    with torch.no_grad():
+        for region in (cell, neighbours, ~cell & ~neighbours):
+            change = torch.zeros(len(cell))
+            for shift in (1, 2, 3):
+                donors = batch.inputs.roll(shift, 0)
+                changed = torch.where(region[:, None], donors, batch.inputs)
+                after = run.explained(changed, *run.additional)
+                before = run.explained(batch.inputs, *run.additional)
+                change += (after - before).abs().float()
+            heat += region * change.view(-1, *[1] * (cell.ndim - 1))
+    return {INPUT: heat[:, None]}
+
+
+noise.explains = reads_as_it_is.explains = "input"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    for each in (noise, reads_as_it_is):
+        METHODS.register(each.__name__)(each)
+    yield
+    for each in (noise, reads_as_it_is):
+        METHODS._local.pop(each.__name__)
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    """The folder of a small leaderboard, for which four networks are trained."""
+    folder = tmp_path_factory.mktemp("leaderboard") / "board"
+    chosen = "method=[reads_as_it_is,saliency,noise]"
+    assert main(["leaderboard", chosen, "seed=0", "plane=2D", f"results={folder}"]) == 0
+    return folder
+
+
+def test_noise_is_last_and_the_mask_of_what_is_read_first(board):
+    table = pd.read_csv(board / "leaderboard.csv").set_index("method")
+    assert set(table.index) == {"reads_as_it_is", "saliency", "noise"}
+    for test in TESTS:
+        assert table[test].idxmin() == "reads_as_it_is", table[TESTS]
+        assert table[test].idxmax() == "noise", table[TESTS]
+    assert table.loc["reads_as_it_is", "blind"] == 0
+    assert abs(table.loc["noise", "blind"] - 0.5) < 0.02
+    assert abs(table.loc["noise", "background"] - 0.5) < 0.2
+
+
+def test_the_same_command_gives_the_same_table_whether_it_goes_on_or_begins_anew(tmp_path):
+    tiny = ["seed=0", "plane=2D", "planes={2D:[16,16]}", "train.epochs=1", "dataset.cells=8"]
+    tiny += ["train.dataset.cells=32", "method=[hires_cam,lrp,noise]"]
+    texts = []
+    for name in ("first", "first", "again"):
+        assert main(["leaderboard", *tiny, f"results={tmp_path / name}"]) == 0
+        table = pd.read_csv(tmp_path / name / "leaderboard.csv", dtype=str)
+        assert set(table["explains"]) == {"margin", "logit"}  # LRP explains one output
+        assert float(table["seconds"].astype(float).min()) > 0
+        texts.append(table.drop(columns=COSTS).to_csv(index=False))
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_the_table_is_handed_over_as_csv_parquet_and_latex(board):
+    written = pd.read_parquet(board / "leaderboard.parquet")
+    pd.testing.assert_frame_equal(
+        written, pd.read_csv(board / "leaderboard.csv"), check_dtype=False
+    )
+    latex = (board / "leaderboard.tex").read_text()
+    assert r"reads\_as\_it\_is" in latex
+    assert latex.count(r"\\") >= 4
+
+
+def test_networks_are_trained_once_and_named_by_what_they_depend_on(board):
+    names = sorted(path.name for path in (board / "networks").iterdir())
+    assert len(names) == 4  # cell, background, neighbours, chance
+
+
+def test_another_results_folder_is_no_leaderboard(tmp_path):
+    from attrscore.errors import DataError
+    from attrscore.report.leaderboard import leaderboard
+
+    rows = [f"results={tmp_path}", "dataset.cells=4", "dataset.size=[16,16]", "figures=none"]
+    assert main([*rows, f"hydra.run.dir={tmp_path}/hydra"]) == 0
+    with pytest.raises(DataError, match="is no leaderboard; run: attrscore leaderboard"):
+        leaderboard(tmp_path)
+    assert "method" in attrscore.read_scores(tmp_path)
