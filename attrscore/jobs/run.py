@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,6 +165,8 @@ class _Work:
     """This one and those to come."""
     note: str = ""
     """Which draw."""
+    refused: Mapping[Pair, str] = field(default_factory=dict)
+    """Why some methods have no maps at some layers, where the preflight was asked."""
 
     def __post_init__(self) -> None:
         self.results = Path(self.parts.settings["results"])
@@ -192,7 +194,8 @@ class _Work:
         if missing:
             job = self.fill_missing(missing, fresh)
             if self.parts.settings["figures"] == "all":
-                figures = _draw(self.parts, self.results / "figures" / f"cells-{job.id}.png")
+                path = self.results / "figures" / f"cells-{job.id}.png"
+                figures = _draw(self.parts, path, self.refused)
         if rerun != "missing":
             self.fill_again(rerun, fresh)
         return figures
@@ -230,6 +233,7 @@ class _Work:
         wanted = {condition.triple for condition in missing}
         try:
             refused = self._refused({method for method, _, _ in wanted}) if ranges else {}
+            self.refused = refused
             for start, stop in ranges:
                 with heartbeat(here.part(start, stop)):
                     part = compute(
@@ -315,7 +319,7 @@ def refused_by_preflight(
     return refusals(findings)
 
 
-def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
+def _draw(parts: Parts, path: Path, refused: Mapping[Pair, str]) -> tuple[Path, ...]:
     """Overlays of the cells chosen, or of the first, with every method and layer of the job."""
     ids = parts.dataset.table["id"]
     chosen = [int((ids == wanted).argmax()) for wanted in map(str, parts.settings["show"])]
@@ -325,7 +329,7 @@ def _draw(parts: Parts, path: Path) -> tuple[Path, ...]:
     rows = range(len(batch))
     heats: list[dict[str, np.ndarray]] = [{} for _ in rows]
     scores: list[dict[str, float]] = [{} for _ in rows]
-    for result in run(parts.model, batch, replace(parts.options, keep="native")):
+    for result in run(parts.model, batch, replace(parts.options, keep="native", refused=refused)):
         if result.maps is None:
             continue
         full = Heat(torch.from_numpy(result.maps), batch.space, parts.heat).full().numpy()

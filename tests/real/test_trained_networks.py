@@ -55,14 +55,14 @@ def test_a_segmenter_of_platelets_decides_a_nucleus_by_the_nucleus(tmp_path, mon
         resample="[1.75,1.6,1.6]",
         crop="[8,32,32]",
         where="'tiny == 0'",
-        limit="4",
+        limit="3",
     )
     model = ["model=factory", "model.target=trained_nets.PlateletUNet", f"model.weights={weights}"]
     dense = ["target=region", "target.index=3"]
     assert main(["inspect", *nuclei, *model, *dense, "layers=c7_0", "method=hires_cam"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "output: N x 5 x 8 x 32 x 32: dense, 5 values at each position" in said
-    asked = ["layers=[c0,c7_0]", "method=[hires_cam,saliency]", "pool=4", "figures=none"]
+    asked = ["layers=[c0,c7_0]", "method=[hires_cam,saliency]", "pool=3", "figures=none"]
     scorers = ["scorer=[grad_camo,swap]", "scorer.swap.donors=any", "scorer.swap.count=1"]
     assert main([*nuclei, *model, *dense, *asked, *scorers]) == 0
     table = attrscore.read_scores("results")
