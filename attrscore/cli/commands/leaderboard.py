@@ -39,12 +39,15 @@ SIZES: Mapping[str, Mapping[str, Sequence[str]]] = {
 """What each experiment is run with, before what the user says."""
 
 STEPS: Mapping[str, Sequence[str]] = {
+    "deep_lift_shap": ("baselines=4",),
     "feature_ablation": ("size=8",),
     "gradient_shap": ("samples=6",),
+    "guided_ig": ("steps=24",),
     "integrated_gradients": ("steps=12",),
     "kernel_shap": ("size=8", "samples=40"),
     "layer_conductance": ("steps=12",),
     "occlusion": ("window=8", "stride=4"),
+    "rise": ("samples=120",),
     "smooth_grad": ("samples=6",),
 }
 """Options of methods of many passes: windows no larger than the cells, and steps to afford."""
