@@ -235,6 +235,7 @@ class Phantom(NothingLeftOut):
         well = row % (self.plates * self.wells)
         cell = self._arranged(row, {**bits, "count": 0}).cell
         carrier = "cell" if self.carrier == "mixture" else self.carrier
+        mixed = {"Metadata_conflicting": int(bits[self.confounder] != bits["cell"])}
         return {
             "id": f"phantom-{self.seed}-{row:06d}",
             "label": bits[carrier],
@@ -246,6 +247,7 @@ class Phantom(NothingLeftOut):
             "Metadata_cell_intensity": bits["intensity"],
             "Metadata_neighbours": bits["count"],
             "Metadata_area_fraction": float(cell.mean()),
+            **(mixed if self.carrier == "mixture" else {}),
         }
 
     def _crop(self, row: int) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:

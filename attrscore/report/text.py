@@ -344,7 +344,7 @@ def _repairs(found: Report) -> Table:
     table = _table(
         "what guides did, by the swap (where the data allow it, prefer accuracy on reversed data)",
         keys,
-        ["log odds", "swap outside", "left", "finding"],
+        ["log odds", "swap outside", "left", "right where\nthey conflict", "finding"],
     )
     for _, row in rows.iterrows():
         changes = [
@@ -352,7 +352,9 @@ def _repairs(found: Report) -> Table:
             for name in ("score", "swap")
         ]
         said = f"{row['finding']}: {FINDINGS[row['finding']]}"
-        table.add_row(*_names(row, keys), *changes, _number(row["swap"]), said)
+        table.add_row(
+            *_names(row, keys), *changes, _number(row["swap"]), _number(row["conflicting"]), said
+        )
     return table
 
 

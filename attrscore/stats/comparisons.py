@@ -18,6 +18,7 @@ from scipy import stats
 
 from attrscore.errors import ConfigError, choose, did_you_mean
 from attrscore.stats.conditions import (
+    CONFLICTING,
     GUIDE,
     UNSCORED,
     by_condition,
@@ -43,6 +44,7 @@ __all__ = [
     "Ranking",
     "adjust",
     "adjusted",
+    "answers",
     "auroc",
     "compare",
     "critical_difference",
@@ -291,11 +293,39 @@ FINDINGS = {
     "partly": "its surroundings matter at most half as much as before, and still do",
     "not mended": "its surroundings matter still",
     "nothing to mend": "its surroundings matter neither with the guide nor without",
+    "guesses": "its surroundings do not matter, and it may be right no more often than by chance",
 }
 """What a guide did to a model -> in words."""
 
 NEGLIGIBLE = 0.05
 """A drop of probability by swapped surroundings that does not matter, as in the verdict."""
+
+
+def answers(
+    rows: pd.DataFrame,
+    /,
+    *,
+    conflicting: bool,
+    clusters: Sequence[str] | None = None,
+    **options: Any,
+) -> Estimate | None:
+    """How often one model is right, with an interval; None where no cell tells.
+
+    With ``conflicting`` on the cells alone that ``Metadata_conflicting`` marks with 1: what may be
+    a shortcut, the plate or the background, speaks there for another class than the cell, and a
+    model that follows it is wrong.
+    """
+    if not {"label", "predicted"} <= set(rows):
+        return None
+    known = rows[(rows["label"] >= 0) & (rows["predicted"] >= 0)].drop_duplicates("id")
+    if conflicting:
+        known = known[numbers(known, CONFLICTING) > 0] if CONFLICTING in known else known[:0]
+    if known.empty:
+        return None
+    right = (known["predicted"] == known["label"]).astype(float)
+    # Errors are rare events: a resample without one has no error to divide by.
+    options = {"interval": "t", **options}
+    return bootstrap(known.assign(right=right), "right", clusters=clusters, **options)
 
 
 def repairs(
@@ -310,11 +340,14 @@ def repairs(
 
     A row a pair, over the cells that both define. ``model.guide`` says what guided a model. With
     the columns that name the condition stand ``guide``, ``model``, ``against``, ``swap`` (what the
-    guided model loses by other surroundings), the paired differences ``score.difference`` (log odds
-    where there are some) and ``swap.difference`` with their intervals ``.low`` and ``.high``, and
-    the ``finding``, of :data:`FINDINGS`. It rests on the swap, so that a score that was trained for
-    cannot pass. Models trained with ``swap`` know the operation that the swap tests: prefer
-    accuracy on data where the confounder is reversed. Empty where nothing was guided or swapped.
+    guided model loses by other surroundings), ``conflicting`` (how often it is right where
+    ``Metadata_conflicting`` is 1; NaN without such cells), the paired differences
+    ``score.difference`` (log odds where there are some) and ``swap.difference`` with their
+    intervals ``.low`` and ``.high``, and the ``finding``, of :data:`FINDINGS`. It rests on the
+    swap, so that a score that was trained for cannot pass. Models trained with ``swap`` know the
+    operation that the swap tests: prefer ``conflicting``. Of a model that may be right no more
+    often than by guessing, there or else on all cells, nothing is mended. Empty where nothing was
+    guided or swapped.
     Options as for :func:`paired`.
     """
     if GUIDE not in table or "swap.outside" not in table:
@@ -335,7 +368,11 @@ def repairs(
             }
             swap = found["swap"]["mean_first"]
             rose, fell = found["score"]["low"] > 0, found["swap"]["high"] < 0
-            if swap <= NEGLIGIBLE:
+            flip = answers(part, conflicting=True, clusters=clusters)
+            right = flip or answers(part, conflicting=False, clusters=clusters)
+            if swap <= NEGLIGIBLE and right and right.low <= 1 / part["label"].nunique():
+                finding = "guesses"
+            elif swap <= NEGLIGIBLE:
                 finding = "mended" if fell else "nothing to mend"
             elif fell and swap <= found["swap"]["mean_second"] / 2:
                 finding = "partly"
@@ -344,6 +381,7 @@ def repairs(
             rows.append(
                 {**shared, "guide": about[GUIDE], "model": about["model"]}
                 | {"against": other["model"], "cells": found["swap"]["cells"], "swap": swap}
+                | {"conflicting": flip.value if flip else np.nan}
                 | {
                     f"{name}.{end}": values[end]
                     for name, values in found.items()

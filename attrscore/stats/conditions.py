@@ -14,6 +14,7 @@ from attrscore.core.columns import column_of
 from attrscore.errors import AbsentError, DataError, did_you_mean
 
 __all__ = [
+    "CONFLICTING",
     "GUIDE",
     "RANDOMIZE",
     "UNSCORED",
@@ -42,6 +43,9 @@ GUIDE = "model.guide"
 """What kept a model on the cell while it was trained."""
 UNSCORED = ("none", "swap", "masked_crops")
 """Guides that looked at no attribution."""
+
+CONFLICTING = "Metadata_conflicting"
+"""1 where what may be a shortcut speaks for another class than the cell, else 0."""
 
 _OF_MAPS = ("method", "layer", "target", "heat", "scorer")
 """First words of the columns that say what was computed; the others say of which model."""

@@ -12,7 +12,9 @@ import pandas as pd
 
 from attrscore.core.statuses import reasons_of
 from attrscore.errors import ConfigError, DataError, preview
+from attrscore.stats.comparisons import answers
 from attrscore.stats.conditions import (
+    CONFLICTING,
     GUIDE,
     UNSCORED,
     by_condition,
@@ -59,7 +61,10 @@ KINDS: Mapping[Kind, str] = {
     "guided": "it reads the cell and nothing else that was found, by the swap alone: attribution "
     "was part of its training, and agrees whatever it reads",
 }
-Name = Literal["evidence", "inside", "cell", "outside", "flips", "share", "draws", "resolvable"]
+Name = Literal[
+    *("evidence", "inside", "cell", "outside", "flips", "share", "draws", "resolvable"),
+    "conflicting",
+]
 Answer = Literal["yes", "no", "unclear", "missing"]
 
 METHOD = "grad_cam"
@@ -209,7 +214,10 @@ def verdicts(
     A model whose ``model.guide`` put attribution into its loss (any but ``none``, ``swap`` and
     ``masked_crops``) is never ``cell-focused``: it is ``guided`` where the swap finds that it reads
     the cell alone. Where its score ranks above random weights and the swap finds its surroundings
-    to matter, the sentence says that the score was gamed.
+    to matter, the sentence says that the score was gamed. A guide of any kind may have trained for
+    the swap: where 30 cells or more are marked as ``Metadata_conflicting`` (a shortcut speaks for
+    another class there), the verdict of a guided model asks that it be right on them more often
+    than by guessing; else it is ``inconclusive``.
 
     Random weights are the rows with ``model.randomize=all``, or of the model called ``null``; each
     seed is a draw. The p of a rank is (1 + draws at least as high) / (draws + 1), over the cells
@@ -245,6 +253,7 @@ def verdicts(
                 *swaps[target],
                 _ranked(cells, draws_of(about, random, score, null), score, rule),
                 _resolvable(cells, score, rule),
+                _conflicting(cells, rule, options),
             )
             guide = str(about.get(GUIDE) or "none").replace("nan", "none")
             kind, sentence = _judge({each.name: each for each in evidence}, rule, guide)
@@ -305,13 +314,20 @@ def _judge(found: Mapping[Name, Evidence], rule: Rule, guide: str) -> tuple[Kind
     else:
         open_ = [name for name in (*CELL, *AROUND) if found[name].answer == "unclear"]
         why = f"the swap does not decide{' on ' * bool(open_)}{', '.join(open_)}"
+    flipped = found["conflicting"]
+    if guide != "none" and kind in ("cell-focused", "guided") and flipped.answer == "no":
+        kind, why = "inconclusive", flipped.text
     if guide not in UNSCORED:
         gamed = draws.answer == "yes" and "yes" in around
         trained = f"gamed by guide={guide}" if gamed else f"trained with guide={guide}"
         why = f"{trained}; {why}" if why else trained
+    elif guide != "none":
+        trained = f"trained with guide={guide}" + ", as the swap tests" * (guide == "swap")
+        why = f"{trained}; {why}" if why else trained
     swap = ", ".join(found[n].text for n in (*CELL, *AROUND) if np.isfinite(found[n].value))
     rank = draws.text if np.isfinite(draws.value) else ""
-    said = dict.fromkeys(filter(None, (why, swap, rank, enough.text)))
+    flip = flipped.text if flipped.answer != "missing" else ""
+    said = dict.fromkeys(filter(None, (why, swap, flip, rank, enough.text)))
     return kind, f"{kind}: {'; '.join(said)}"
 
 
@@ -386,6 +402,19 @@ def _resolvable(rows: pd.DataFrame, score: str, rule: Rule) -> Evidence:
         return Evidence("resolvable", "missing", "no cell has a score")
     text = f"{share:.0%} of cells lie on a grid that can tell their score from chance"
     return Evidence("resolvable", "yes" if share >= rule.resolvable else "no", text, share)
+
+
+def _conflicting(rows: pd.DataFrame, rule: Rule, options: dict[str, Any]) -> Evidence:
+    found = answers(rows, conflicting=True, **options)
+    if found is None or found.cells < rule.cells:
+        return Evidence("conflicting", "missing", f"fewer than {rule.cells} cells of {CONFLICTING}")
+    guess = 1 / rows["label"].nunique()
+    text = (
+        f"right in {found.value:.0%} [{found.low:.0%}, {found.high:.0%}] of conflicting cells, "
+        f"where a guess is in {guess:.0%}"
+    )
+    answer: Answer = "yes" if found.low > guess else "no"
+    return Evidence("conflicting", answer, text, found.value, found.low, found.high)
 
 
 def model_verdicts(verdicts: Sequence[Verdict], shown: Sequence[str], /) -> list[ModelVerdict]:

@@ -86,13 +86,14 @@ class Swap:
         chosen = self._choose(batch, generator).to(batch.inputs.device)
         own = mask_of(batch.regions["cell"])
         theirs = own[chosen]
-        space = tuple(range(2, batch.inputs.ndim))
-        around = torch.where(own, torch.nan, batch.inputs).nanmean(space, keepdim=True).nan_to_num()
+        space, out = tuple(range(2, batch.inputs.ndim)), ~own
+        seen = out.sum(space, keepdim=True).clamp(min=1)
+        around = (batch.inputs * out).sum(space, keepdim=True) / seen
         bare = torch.where(theirs, around[chosen], batch.inputs[chosen])
-        share = torch.maximum(own.to(batch.inputs), _blurred(own.to(batch.inputs), self.feather))
         there = own.flatten(1).any(1) & (chosen != torch.arange(len(batch)).to(chosen))
         stays = ~there.reshape(-1, *[1] * (batch.inputs.ndim - 1))
-        inputs = torch.where(stays, batch.inputs, share * batch.inputs + (1 - share) * bare)
+        share = torch.where(stays | own, 1.0, _blurred(own.to(batch.inputs), self.feather))
+        inputs = torch.lerp(bare, batch.inputs, share)
         regions = dict(batch.regions)
         if "neighbours" in regions:
             neighbours = regions["neighbours"]
@@ -224,5 +225,6 @@ def _check_weight(weight: float) -> None:
 
 def _blurred(mask: Tensor, voxels: int) -> Tensor:
     """A mask (N, 1, *S) averaged over this many voxels on every side."""
-    pool = F.avg_pool2d if mask.ndim == 4 else F.avg_pool3d
-    return pool(mask, 2 * voxels + 1, 1, voxels) if voxels else mask
+    convolve = F.conv2d if mask.ndim == 4 else F.conv3d
+    kernel = mask.new_ones(1, 1, *[2 * voxels + 1] * (mask.ndim - 2))
+    return convolve(mask, kernel / kernel.numel(), padding=voxels)

@@ -552,6 +552,40 @@ def test_what_a_guide_did_is_found_by_the_swap_on_the_same_cells():
     assert report(pd.concat([plain, *made]), **QUICK).repairs["finding"].tolist() == list(arms)
 
 
+def test_a_guided_model_is_asked_where_the_shortcut_conflicts():
+    swapped = judged().assign(**{"model.guide": "swap"})
+    said = {"label": 0, "Metadata_conflicting": np.arange(len(swapped)) % 2}
+    right = swapped.assign(**said, predicted=0)
+    other = np.arange(len(swapped)) % 7 == 0  # another class, so that a guess is right in a half
+    right = right.assign(label=other.astype(int), predicted=other.astype(int))
+    found = only(right, rule=Rule(cells=20))
+    assert found.kind == "cell-focused"
+    assert "trained with guide=swap, as the swap tests" in found.sentence
+    assert "right in 100% [" in found.sentence
+    assert found["conflicting"].answer == "yes"
+    wrong = right.assign(predicted=np.where(said["Metadata_conflicting"], 1, 0) ^ right["label"])
+    found = only(wrong, rule=Rule(cells=20))
+    assert found.kind == "inconclusive"
+    assert "right in 0% [0%, 0%] of conflicting cells, where a guess is in 50%" in found.sentence
+    assert only(wrong.assign(**{"model.guide": "none"}), rule=Rule(cells=20)).kind == "cell-focused"
+    few = only(wrong, rule=Rule(cells=40))  # 30 such cells are fewer: they say nothing
+    assert (few.kind, few["conflicting"].answer) == ("cell-focused", "missing")
+
+    cheat = {"inside": 0.0, "cell": 0.0, "outside": 0.6, "share": 0.9}
+    plain = judged(**cheat).assign(
+        model="plain", label=right["label"], predicted=right["predicted"]
+    )
+    plain["Metadata_conflicting"] = right["Metadata_conflicting"]
+    made = repairs(pd.concat([plain, right.assign(model="it")]), **QUICK).iloc[0]
+    assert (made["finding"], made["conflicting"]) == ("mended", 1.0)
+    made = repairs(pd.concat([plain, wrong.assign(model="it")]), **QUICK).iloc[0]
+    assert (made["finding"], made["conflicting"]) == ("guesses", 0.0)
+    all_cells = [each.drop(columns="Metadata_conflicting") for each in (plain, wrong)]
+    made = repairs(pd.concat([all_cells[0], all_cells[1].assign(model="it")]), **QUICK).iloc[0]
+    assert made["finding"] == "guesses"
+    assert np.isnan(made["conflicting"])
+
+
 def test_a_table_of_before_is_judged_by_what_it_has():
     cells = judged()
     old = cells.drop(columns=[n for n in cells if "share" in n or "swap.cell" in n])
