@@ -74,10 +74,10 @@ def run(scale: Scale, out: Path) -> list[Check]:
         return [Check("real cells", "masked against unmasked training", "", words, None)]
     checks, tables = [], []
     sources = [
-        ("nuclei 2D", _fields("dsb2018_nuclei", "*_[0-3]*.tif", NUCLEI),
-         _fields("dsb2018_nuclei", "*_[45]*.tif", NUCLEI), "Metadata_image"),
-        ("embryos 3D", _fields("bbbc050_embryos", "Emb0[127]*.tif", EMBRYOS),
-         _fields("bbbc050_embryos", "Emb04*.tif", EMBRYOS), "Metadata_embryo"),
+        ("nuclei 2D", fields_of("dsb2018_nuclei", "*_[0-3]*.tif", NUCLEI),
+         fields_of("dsb2018_nuclei", "*_[45]*.tif", NUCLEI), "Metadata_image"),
+        ("embryos 3D", fields_of("bbbc050_embryos", "Emb0[127]*.tif", EMBRYOS),
+         fields_of("bbbc050_embryos", "Emb04*.tif", EMBRYOS), "Metadata_embryo"),
     ]  # fmt: skip
     for name, training, held_out, group in sources[: len(scale.planes)]:
         for seed in scale.seeds:
@@ -133,7 +133,8 @@ def _check(part: pd.DataFrame, claim: str) -> Check:
     )
 
 
-def _fields(name: str, pattern: str, options: dict[str, Any]) -> Dataset:
+def fields_of(name: str, pattern: str, options: dict[str, Any]) -> Dataset:
+    """The objects of those files of a collection beside the checkout."""
     folder = DATA / name
     return attrscore.DATASETS.build(
         "fields",

@@ -4,7 +4,8 @@ Networks are trained where a confounder speaks for the label, once with each gui
 it speaks against it ("flip"), by swaps, and by their score. Every trial is one set of networks of
 one seed; its table is kept (``repair/``), so that a stopped run goes on where it was. Arms, sizes
 and thresholds are those of this file as it was committed before its first run on these seeds; it
-was developed on the seeds 31000 to 31999.
+was developed on the seeds 31000 to 31999. The transformer and the real nuclei came later, with
+their own commit before their first run.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,7 @@ import seaborn as sns
 import torch
 from common import Changed, Check, Scale, kept
 from matplotlib.figure import Figure
+from real import DATA, NUCLEI, fields_of
 from scipy import ndimage
 from torch import Tensor, nn
 
@@ -90,14 +93,36 @@ class QuarterResNet(nn.Module):
         return self.head(deep.mean((2, 3)))
 
 
+class SmallViT(nn.Module):
+    """Four blocks on patches of 6 pixels, as in ViT (Dosovitskiy et al., ICLR 2021)."""
+
+    def __init__(self, spec: InputSpec, width: int = 64) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(spec.channels, width, 6, 6)
+        tokens = int(np.prod([each // 6 for each in spec.size]))
+        self.position = nn.Parameter(0.02 * torch.randn(1, tokens, width))
+        block = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(
+            block, 4, nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(width, spec.classes)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, C, Y, X) -> (N, K)."""
+        tokens = self.patches(inputs).flatten(2).transpose(1, 2) + self.position
+        return self.head(self.encoder(tokens).mean(1))
+
+
 def _tiny(spec: InputSpec, seed: int) -> nn.Module:
     return attrscore.MODELS.build("tiny_cnn", seed=seed)(spec)
 
 
-def _resnet(spec: InputSpec, seed: int) -> nn.Module:
+def _seeded(kind: Callable[[InputSpec], nn.Module], spec: InputSpec, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return QuarterResNet(spec).eval()
+        return kind(spec).eval()
 
 
 @dataclass(frozen=True)
@@ -108,13 +133,24 @@ class Design:
     size: tuple[int, ...]
     layers: Mapping[str, str]
     """``last`` and ``middle``."""
+    epochs: int = EPOCHS
+    learning_rate: float = 3e-3
 
 
 LAYERS = {"last": "features.7", "middle": "features.3"}
 DESIGNS = {
     "tiny 2D": Design(_tiny, (48, 48), LAYERS),
-    "ResNet 2D": Design(_resnet, (48, 48), {"last": "layer4", "middle": "layer2"}),
+    "ResNet 2D": Design(
+        partial(_seeded, QuarterResNet), (48, 48), {"last": "layer4", "middle": "layer2"}
+    ),
     "tiny 3D": Design(_tiny, (8, 24, 24), LAYERS),
+    "ViT 2D": Design(
+        partial(_seeded, SmallViT),
+        (48, 48),
+        {"last": "encoder.layers.3", "middle": "encoder.layers.1"},
+        epochs=30,
+        learning_rate=3e-4,
+    ),
 }
 
 
@@ -131,11 +167,70 @@ def arms_of(design: str, problem: str, number: int = 0) -> dict[str, Any]:
         arms["outside, middle"] = Outside(layers=layers["middle"])
     if problem == "acid":
         del arms["masked_crops"]
+    if problem in REAL:
+        arms["never confounded"] = Unguided()
     if (design, problem) == ("tiny 2D", "background"):
         arms["outside, logit"] = Outside(layers=layers["last"], scalar="logit")
         arms["swap, other class"] = Swap(donors="other_class")
         arms |= {"rrr": Rrr()} if not number else {}
     return arms
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """Real nuclei of two kinds, and beside each a mark that speaks for a kind.
+
+    Small nuclei of screens, and round ones with bright spots: 2018 Data Science Bowl (BBBC038, CC0;
+    Caicedo et al., Nature Methods 2019).
+    """
+
+    mark: Literal["tag", "brighter"]
+    """A bright corner of the crop, or half a standard deviation more all around."""
+    held_out: bool
+    number: int
+    strength: float
+    """The share of cells whose mark speaks for their label."""
+    seed: int
+
+    def __post_init__(self) -> None:
+        cells = _nuclei(held_out=self.held_out)
+        kind = (cells.table["Metadata_kind"] == "spotted").to_numpy(int)
+        drawn = np.random.default_rng(self.seed)
+        each = [drawn.permutation(np.flatnonzero(kind == k))[: self.number // 2] for k in (0, 1)]
+        rows = drawn.permutation(np.concatenate(each))
+        label = kind[rows]
+        agrees = drawn.random(len(rows)) < self.strength
+        found = {
+            "rows": rows,
+            "marked": np.where(agrees, label, 1 - label).astype(bool),
+            "table": cells.table.iloc[rows].reset_index(drop=True).assign(label=label),
+            "classes": ("screen", "spotted"),
+            "spec": replace(cells.spec, classes=2),
+            "skipped": (),
+            "left_out": (),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    def read(self, rows: Sequence[int]) -> Batch:
+        """The crops, marked outside of the nucleus."""
+        batch = _nuclei(held_out=self.held_out).read(self.rows[list(rows)])
+        where = torch.from_numpy(self.marked[list(rows)])[:, None, None, None]
+        where = where & ~batch.regions["cell"][:, None]
+        labels = self.table["label"].to_numpy()[list(rows)]
+        spread = batch.inputs.std()
+        if self.mark == "tag":
+            where[..., 6:, :], where[..., 6:] = False, False
+            inputs = torch.where(where, batch.inputs.max(), batch.inputs)
+        else:
+            inputs = torch.where(where, batch.inputs + spread / 2, batch.inputs)
+        return replace(batch, inputs=inputs, label=torch.from_numpy(labels))
+
+
+@cache
+def _nuclei(*, held_out: bool) -> Dataset:
+    pattern = "s*_[c-f]*.tif" if held_out else "s*_[0-9ab]*.tif"
+    return fields_of("dsb2018_nuclei", pattern, NUCLEI | {"carry": ["kind"]})
 
 
 @dataclass(frozen=True)
@@ -149,9 +244,22 @@ class Problem:
     spoil: Callable[[Batch], Batch] | None = None
     """What is wrong with the masks that are trained with."""
 
-    def cells(self, size: tuple[int, ...], number: int, seed: int, **changes: Any) -> Dataset:
-        """Crops of this problem, or of a changed strength."""
+    mark: Literal["tag", "brighter"] | None = None
+    """Of real nuclei."""
+
+    def cells(
+        self,
+        size: tuple[int, ...],
+        number: int,
+        seed: int,
+        *,
+        held_out: bool = True,
+        **changes: Any,
+    ) -> Dataset:
+        """Crops of this problem, or of a changed strength; real ones of images held out."""
         strength = changes.get("strength", self.strength)
+        if self.mark is not None:
+            return Planted(self.mark, held_out, number, strength, seed)
         made = Phantom(
             cells=number,
             size=size,
@@ -188,7 +296,10 @@ PROBLEMS = {
     "inside": Problem("intensity"),
     "eroded masks": Problem(spoil=_eroded),
     "shifted masks": Problem(spoil=_shifted),
+    "real, tag": Problem(mark="tag"),
+    "real, brighter": Problem(mark="brighter"),
 }
+REAL = ("real, tag", "real, brighter")
 
 PROMISED = (
     ("tiny 2D", "background"),
@@ -196,6 +307,8 @@ PROMISED = (
     ("tiny 3D", "background"),
     ("tiny 2D", "honest"),
     ("ResNet 2D", "background"),
+    ("tiny 2D", "real, tag"),
+    ("ResNet 2D", "real, tag"),
 )
 """Designs and problems of which something is promised: five seeds each, run before the others."""
 OTHERS = (
@@ -205,6 +318,9 @@ OTHERS = (
     ("tiny 2D", "shifted masks"),
     ("tiny 2D", "background .9"),
     ("ResNet 2D", "neighbours"),
+    ("ViT 2D", "background"),
+    ("tiny 2D", "real, brighter"),
+    ("ResNet 2D", "real, brighter"),
 )
 """Reported, but that no arm is credited with what it reads inside of the mask: three seeds each."""
 
@@ -232,8 +348,9 @@ class Trial:
 
     def _rows(self) -> Iterator[pd.DataFrame]:
         design, problem = DESIGNS[self.design], PROBLEMS[self.problem]
-        number, epochs = (96, 2) if self.quick else (CELLS, EPOCHS)
-        learnt: Dataset = problem.cells(design.size, number, self.seed)
+        number, epochs = (96, 2) if self.quick else (CELLS, design.epochs)
+        learnt: Dataset = problem.cells(design.size, number, self.seed, held_out=False)
+        never = problem.cells(design.size, number, self.seed, held_out=False, strength=0.5)
         if problem.spoil is not None:
             learnt = Changed(learnt, change=problem.spoil)
         audits = {
@@ -249,8 +366,10 @@ class Trial:
                 warnings.simplefilter("ignore", AttrscoreWarning)  # blank maps are counted
                 made = train(
                     model,
-                    learnt,
+                    never if arm == "never confounded" else learnt,
+                    split_by="Metadata_image" if self.problem in REAL else "Metadata_Well",
                     epochs=epochs,
+                    learning_rate=design.learning_rate,
                     guide=guide,
                     seed=self.seed,
                     watched=32 if arm == "none" and self.design == "tiny 2D" else 0,
@@ -341,6 +460,7 @@ def run(scale: Scale, out: Path) -> list[Check]:
         Trial(design, problem, number, quick)
         for seeds, order in parts
         for number, (design, problem) in itertools.product(range(seeds), order)
+        if DATA.is_dir() or problem not in REAL
     ]
     for trial in trials:
         trial.run(folder)
@@ -361,6 +481,7 @@ def report(folder: Path, spent: pd.DataFrame, out: Path) -> list[Check]:
     return [
         *_of_guides(arms, "swap", "1", ("tiny 2D", "tiny 3D", "ResNet 2D")),
         *_of_guides(arms, "outside", "2", ("tiny 2D", "tiny 3D")),
+        *_of_real(arms),
         *_of_honest(arms),
         *_of_costs(spent),
         *_of_acid(arms, found),
@@ -387,7 +508,8 @@ def findings(tables: list[pd.DataFrame]) -> pd.DataFrame:
     for table in tables:
         own = ["problem", "design", "trial"]
         plain = table.drop(columns=[n for n in (*own, "stage") if n in table])
-        made = repairs(plain, clusters=["Metadata_Plate"], resamples=999)
+        clusters = [n for n in ("Metadata_Plate", "Metadata_image") if n in plain][:1]
+        made = repairs(plain, clusters=clusters, resamples=999)
         found.append(made.assign(**{name: table[name].iloc[0] for name in own}))
     return pd.concat(found, ignore_index=True)
 
@@ -448,6 +570,24 @@ def _of_guides(
             _worst(mine),
             bool(mended.all()) if len(mine) else None,
         )
+
+
+def _of_real(arms: pd.DataFrame) -> Iterator[Check]:
+    for problem, design in itertools.product(REAL, DESIGNS):
+        never = _of(arms, design, problem, "never confounded")
+        plain = _of(arms, design, problem, "none")
+        for arm in ("swap", "outside", "masked_crops") if len(never) else ():
+            mine = _of(arms, design, problem, arm)
+            lost = never["flip"].mean() - mine["flip"].mean()
+            promised = (problem, arm) == (REAL[0], "swap") and design != "ViT 2D"
+            yield Check(
+                "repair 1" if promised else "repair",
+                f"{design}, {problem}: {arm}",
+                "mean flip within .08 of a network that was never confounded" if promised else "",
+                f"flip {mine['flip'].mean():.2f}, never confounded {never['flip'].mean():.2f}, "
+                f"not guided {plain['flip'].mean():.2f}; {_worst(mine)}",
+                bool(lost <= 0.08) if promised else None,
+            )
 
 
 def _of_honest(arms: pd.DataFrame) -> Iterator[Check]:
@@ -539,7 +679,9 @@ def _of_live(rows: pd.DataFrame) -> Iterator[Check]:
 def _of_others(arms: pd.DataFrame) -> Iterator[Check]:
     done = {("background", "swap"), ("background", "outside")}
     for (design, problem, arm), mine in arms.groupby(["design", "problem", "model"], sort=False):
-        if (problem, arm) in done or problem in ("acid", "honest"):
+        if (problem, arm) in done and not design.startswith("ViT"):
+            continue
+        if problem in ("acid", "honest", *REAL):
             continue
         stage = "middle" if arm.endswith("middle") else "last"
         mine = mine[mine["stage"] == stage]
