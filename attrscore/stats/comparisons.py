@@ -319,7 +319,8 @@ def answers(
         return None
     known = rows[(rows["label"] >= 0) & (rows["predicted"] >= 0)].drop_duplicates("id")
     if conflicting:
-        known = known[numbers(known, CONFLICTING) > 0] if CONFLICTING in known else known[:0]
+        marks = known[CONFLICTING].astype(str).str.lower() if CONFLICTING in known else None
+        known = known[:0] if marks is None else known[marks.isin(("1", "1.0", "true"))]
     if known.empty:
         return None
     right = (known["predicted"] == known["label"]).astype(float)
