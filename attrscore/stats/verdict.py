@@ -62,7 +62,14 @@ KINDS: Mapping[Kind, str] = {
     "was part of its training, and agrees whatever it reads",
 }
 Name = Literal[
-    *("evidence", "inside", "cell", "outside", "flips", "share", "draws", "resolvable"),
+    "evidence",
+    "inside",
+    "cell",
+    "outside",
+    "flips",
+    "share",
+    "draws",
+    "resolvable",
     "conflicting",
 ]
 Answer = Literal["yes", "no", "unclear", "missing"]
