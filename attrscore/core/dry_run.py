@@ -21,6 +21,7 @@ from attrscore.core.layouts import (
     Sight,
     Stated,
     anchor_of,
+    apart,
     candidates,
     explained,
     hidden_state,
@@ -228,12 +229,15 @@ def _with_layouts(
     asked: dict[str, _Question] = {}
     for info in ran:
         shape, known = info.shape or (), axes.get(info.name, _Axes(None, sure=False))
+        rows = _rows(info, n, seen)
         learned = info.calls == 1 or any(True for _ in info.module.parameters())
-        if info.name in plain or not learned or not 1 <= _rows(info, n, seen) <= count:
+        if info.name in plain or not learned or not 1 <= rows <= count:
             continue
         if len(shape) == 3 or known.axes or shape[1:].count(count):
             sights = _sights(info, ran, axes, seen)
-            asked[info.name] = _Question(sights, info.calls, shape[:-1], known)
+            # With as many tokens as rows, positions may be where the channels were before.
+            own = Sight(info.name, "out") if len(shape) == 3 and 1 < rows == shape[1] else None
+            asked[info.name] = _Question(sights, own, info.calls, rows, shape[:-1], known)
     answers: dict[str, Layout | str] = dict(plain)
     found = _answers(set(asked.values()), model, inputs, others, options)
     answers |= {name: found[question] for name, question in asked.items()}
@@ -245,10 +249,24 @@ class _Question(NamedTuple):
 
     sights: tuple[Sight, ...]
     """The first that shows a change counts: parameters may have the shape of tokens too."""
+    own: Sight | None
+    """That of the layer, where it must show itself that channels are apart."""
     calls: int
+    rows: int
+    """Of a cell."""
     shape: tuple[int, ...]
     """But for the last axis."""
     known: _Axes
+
+    @property
+    def seen(self) -> tuple[Sight, ...]:
+        """All that is to be watched."""
+        return (*self.sights, self.own) if self.own else self.sights
+
+    @property
+    def folds(self) -> bool:
+        """Whether cells share the first axis with something else, maybe channels."""
+        return self.rows > 1 and self.calls == 1
 
 
 def _rows(info: LayerInfo, n: int, seen: Mapping[Sight, Sequence[tuple[int, ...] | None]]) -> int:
@@ -303,8 +321,9 @@ def _answers(
             break
         try:
             with weights:
-                sights = {sight: each.calls for each in left for sight in each.sights}
-                found = measure_changes(model, sights, inputs, others)
+                sights = {sight: each.calls for each in left for sight in each.seen}
+                crops = 2 if any(each.folds for each in left) else 1
+                found = measure_changes(model, sights, inputs, others, crops=crops)
         except Exception as error:  # a model may raise anything
             if is_out_of_memory(error):
                 raise
@@ -313,7 +332,10 @@ def _answers(
             shown = [found[sight] for sight in each.sights if found[sight].alive]
             if shown:
                 known[each].append(shown[0])
-                measured[each] = _measured(each, shown[0], space)
+                layout = _measured(each, shown[0], space)
+                if layout and each.own and apart(layout, found[each.own]) != layout.stains:
+                    layout = None
+                measured[each] = layout
     return {each: _checked(measured[each], each, known[each], space, options) for each in asked}
 
 
@@ -321,8 +343,8 @@ def _fitting(
     question: _Question, changes: Changes, space: Sequence[int], options: LayoutOptions
 ) -> list[Layout]:
     """Every layout that explains what changed."""
-    rows = len(changes.anywhere) // 2
-    axes = ("channels_first", "channels_last") if rows == 1 else (question.known.axes,)
+    both = ("channels_first", "channels_last")
+    axes = both if changes.rows == 1 else (question.known.axes,)
     return [
         found
         for layout in candidates(changes, question.calls, space, axes, options)
@@ -362,6 +384,8 @@ def _checked(
         if question.known.stated:
             return f"layout.axes={axes} is not what the dry run shows"
         return _WHICH if axes is None else "its axes are not those of the image"
+    if question.rows > 1:
+        return f"it has {question.rows} rows a cell, which are not those of single channels"
     if options.axes not in ("auto", "tokens"):
         return f"layout.axes={options.axes} is asked for, and it has three axes"
     stated = {

@@ -291,7 +291,7 @@ class Sight(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Which values of a tensor change with the first of two crops, bool; its calls joined."""
+    """Which values of a tensor change with the first of the crops, bool; its calls joined."""
 
     anywhere: Tensor
     """With all of that crop."""
@@ -299,6 +299,13 @@ class Changes(NamedTuple):
     """With its lower end along each axis."""
     channels: tuple[Tensor, ...]
     """With each of its channels."""
+    crops: int
+    """One, or two, of which the second stays as it is."""
+
+    @property
+    def rows(self) -> int:
+        """Of a crop."""
+        return len(self.anywhere) // self.crops
 
     @property
     def alive(self) -> tuple[int, ...]:
@@ -307,23 +314,28 @@ class Changes(NamedTuple):
 
 
 def measure_changes(
-    model: nn.Module, sights: Mapping[Sight, int], inputs: Tensor, others: Sequence[Tensor]
+    model: nn.Module,
+    sights: Mapping[Sight, int],
+    inputs: Tensor,
+    others: Sequence[Tensor],
+    *,
+    crops: int,
 ) -> dict[Sight, Changes]:
     """What changes where, with noise for crops; ``sights`` say how often each is seen in a pass.
 
-    Costs 2 + the number of axes and of channels forward passes of two crops, each only up to the
-    last of the sights.
+    Costs 2 + the number of axes and of channels forward passes, each only up to the last of the
+    sights.
     """
     generator = torch.Generator().manual_seed(0)
     modules = dict(model.named_modules())
     watched = {name: modules[name] for name, _ in sights}
-    pairs = [torch.cat([each, each]) for each in others]
+    beside = [torch.cat([each] * crops) for each in others]
 
     def noise() -> Tensor:
         drawn = torch.randn(inputs.shape, generator=generator, dtype=torch.float64)
         return drawn.to(inputs)
 
-    plain, other, beside = noise(), noise(), noise()
+    plain, other, *rest = (noise() for _ in range(crops + 1))
 
     def seen(image: Tensor) -> dict[Sight, Tensor]:
         kept: dict[Sight, list[Tensor]] = {sight: [] for sight in sights}
@@ -346,7 +358,7 @@ def measure_changes(
             ),
         ):
             torch.manual_seed(0)  # a model that is random is the same in every pass
-            call(model, torch.cat([image, beside]), *pairs)
+            call(model, torch.cat([image, *rest]), *beside)
         return {sight: torch.cat(each) for sight, each in kept.items()}
 
     base = seen(plain)
@@ -368,7 +380,10 @@ def measure_changes(
     single = [changed((every, slice(c, c + 1))) for c in range(count)] if count > 1 else [anywhere]
     return {
         sight: Changes(
-            anywhere[sight], tuple(e[sight] for e in ends), tuple(c[sight] for c in single)
+            anywhere[sight],
+            tuple(each[sight] for each in ends),
+            tuple(each[sight] for each in single),
+            crops,
         )
         for sight in sights
     }
@@ -379,12 +394,11 @@ def candidates(
 ) -> Iterator[Layout]:
     """Every layout that a tensor of this shape can have, by what is said in the options."""
     shape, alive = tuple(changes.anywhere.shape), changes.alive
-    rows = shape[0] // 2
     ways: list[Layout] = []
-    if rows == 1:
+    if changes.rows == 1:
         own = [axis for axis in range(1, len(shape)) if shape[axis] == len(alive) > 1]
         ways = [Layout(), *(Layout(channels=axis, stains=alive) for axis in own)]
-    elif rows == len(alive) > 1:
+    elif changes.rows == len(alive) > 1:
         ways = [Layout(channels="stacked", stains=alive)]
         ways += [Layout(channels="folded", stains=alive)] if calls == 1 else []
     for way in ways:
@@ -451,9 +465,9 @@ def explained(layout: Layout, changes: Changes) -> Layout | None:
 
     def where(change: Tensor) -> Tensor:
         grid = layout.to_grid(change)
-        return _split(grid, 1, (count, -1)).any(2).flatten(2)  # (2, channels, positions)
+        return _split(grid, 1, (count, -1)).any(2).flatten(2)  # (crops, channels, positions)
 
-    if where(changes.anywhere)[1].any():
+    if where(changes.anywhere)[1:].any():
         return None
     hits = torch.stack([where(change)[0] for change in changes.channels])
     touched = hits.any(2)
@@ -468,9 +482,18 @@ def explained(layout: Layout, changes: Changes) -> Layout | None:
         return layout
     if layout.merged and hits[list(changes.alive)].all():  # they are mixed already
         return layout
+    order = apart(layout, changes)
+    return replace(layout, stains=order) if order else None
+
+
+def apart(layout: Layout, changes: Changes) -> tuple[int, ...]:
+    """Which channel of the image changes what each channel's axis holds; empty if not one each."""
+    count = len(layout.stains)
+    grids = [layout.to_grid(change)[0] for change in changes.channels]
+    touched = torch.stack([_split(grid, 0, (count, -1)).flatten(1).any(1) for grid in grids])
     if not (touched.sum(0) == 1).all() or touched.sum(1).max() > 1:
-        return None
-    return replace(layout, stains=tuple(touched.int().argmax(0).tolist()))
+        return ()
+    return tuple(touched.int().argmax(0).tolist())
 
 
 def _at_lower_end(touched: Tensor, grid: tuple[int, ...], axis: int) -> bool:

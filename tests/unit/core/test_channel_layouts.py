@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from channel_nets import GRID, PATCH, SPACE, ChannelViT, Folded, OpenPhenom, planted, seeded
+from channel_nets import GRID, PATCH, SPACE, Block, ChannelViT, Folded, OpenPhenom, planted, seeded
+from torch import nn
 
 from attrscore.core.contracts import Batch
 from attrscore.core.dry_run import trace
@@ -214,3 +215,76 @@ def test_ablating_and_hiding_by_stain(name):
         torch.testing.assert_close(sum(shares[stain] for stain in STAINS).float(), torch.ones(2))
         if isinstance(method, AblationCAM):
             assert (shares["ER"] == 1).all()
+
+
+class Factorised(nn.Module):
+    """Attention over places, then over channels: both put the other into the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 8, 8)
+        self.over_places, self.over_channels = Block(), Block()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        n, channels = x.shape[:2]
+        tokens = self.patches(x.flatten(0, 1)[:, None]).flatten(2).mT  # (N * C, places, D)
+        tokens = self.over_places(tokens).unflatten(0, (n, channels)).transpose(1, 2)
+        tokens = self.over_channels(tokens.flatten(0, 1))  # (N * places, C, D)
+        return self.head(tokens.unflatten(0, (n, -1)).mean((1, 2)))
+
+
+def test_places_in_the_batch_are_not_taken_for_channels():
+    """Four channels and four places: both blocks have the same shape."""
+    model, crop = seeded(Factorised), torch.rand(1, 4, 16, 16).double()
+    ran = {info.name: info for info in trace(model, crop)}
+    assert ran["over_places"].shape == ran["over_channels"].shape == (4, 4, 4)
+    assert ran["patches"].layout.channels == "folded"
+    assert ran["over_places.norm"].layout.channels == "folded"
+    assert all(not info.grid for name, info in ran.items() if name.startswith("over_channels"))
+
+
+class Volumes(nn.Module):
+    """Stacks: a 3D patch embedding once a channel, channel by channel, without a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv3d(1, 4, (4, 8, 8), (4, 8, 8))
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), 2, enable_nested_tensor=False
+        )
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        tokens = [self.patches(channel).flatten(2).mT for channel in x.split(1, 1)]
+        return self.head(self.encoder(torch.cat(tokens, 1)).mean(1))
+
+
+def test_stacks_and_the_encoder_of_torch():
+    """What the first block gets shows where tokens lie; what it puts out is mixed already."""
+    model, crop = seeded(Volumes), torch.rand(1, 2, 8, 16, 24).double()
+    layers = select_layers(model, ["patches", "encoder.layers.?"], crop)
+    assert {info.grid for info in layers.infos.values()} == {(2, 2, 3)}
+    assert [layout.channels for layout in layers.layouts.values()] == ["stacked", "first", "first"]
+    assert {layout.stains for layout in layers.layouts.values()} == {(0, 1)}
+
+
+def test_heads_of_attention_are_no_positions():
+    """(N, heads, tokens, d): a LayerNorm of queries, whose last axis is that of channels."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 8, 8)
+            self.position = nn.Parameter(torch.randn(1, 16, 8))
+            self.norm = nn.LayerNorm(4)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            tokens = self.patches(x).flatten(2).mT + self.position
+            q = self.norm(tokens.unflatten(2, (2, 4)).transpose(1, 2))
+            mixed = (q @ q.mT).softmax(-1) @ q
+            return self.head(mixed.transpose(1, 2).flatten(2).mean(1))
+
+    with pytest.raises(LayerError, match="its axes are not those of the image"):
+        select_layers(seeded(Heads), "norm", torch.rand(1, 3, 32, 32).double())

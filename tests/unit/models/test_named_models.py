@@ -16,9 +16,10 @@ import attrscore
 from attrscore.cli.hydra_app import configuration, settings_of
 from attrscore.cli.main import main
 from attrscore.core.contracts import InputSpec
+from attrscore.core.layers import select_layers
 from attrscore.core.registry import DATASETS, MODELS
 from attrscore.engine.run import run
-from attrscore.errors import ConfigError, DataError, UnsupportedError
+from attrscore.errors import ConfigError, DataError, LayerError, UnsupportedError
 from attrscore.jobs import assembly
 from attrscore.models import load_weights, save_weights
 from attrscore.models.inputs import input_rule
@@ -73,9 +74,79 @@ def test_a_folder_of_save_pretrained_gives_its_network_back(transformers, tmp_pa
         MODELS.build("transformers", weights=str(tmp_path / "empty"))(SPEC)
 
 
+ENCODERS = {
+    "dinov3_vit": (1, VIT),
+    "clip_vision_model": (1, VIT),
+    "siglip_vision_model": (0, VIT),
+    "dinov2_with_registers": (5, {key: VIT[key] for key in VIT if key != "intermediate_size"}),
+    "vit_msn": (1, VIT),
+}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_every_encoder_of_images_has_features_and_blocks(transformers, name, tmp_path):
+    prefix, fields = ENCODERS[name]
+    config = {**fields, "patch_size": 8}
+    build = MODELS.build("transformers", architecture=name, config=config, head="features")
+    model = build(SPEC)
+    layers = select_layers(model, "blocks", crops(1))
+    assert {(each.grid, each.prefix) for each in layers.layouts.values()} == {((4, 4), prefix)}
+    model.save_pretrained(tmp_path)
+    read = MODELS.build("transformers", weights=str(tmp_path), head="features")(SPEC)
+    with torch.no_grad():
+        assert model(crops()).shape == (2, 16)
+        torch.testing.assert_close(read(crops()), model(crops()), rtol=0, atol=0)
+
+
+def test_a_masked_autoencoder_shuffles_its_tokens_and_so_has_no_map(transformers):
+    config = {**VIT, "patch_size": 8}
+    model = MODELS.build("transformers", architecture="vit_mae", config=config, head="features")
+    with pytest.raises(LayerError, match="they lie on no regular grid"):
+        select_layers(model(SPEC), "blocks", crops(1))
+
+
+def test_of_a_folder_of_clip_the_vision_encoder_is_read(transformers, tmp_path):
+    text = {**VIT, "vocab_size": 11, "max_position_embeddings": 8}
+    seen = {**VIT, "patch_size": 8, "image_size": 32}
+    whole = transformers.CLIPModel(
+        transformers.CLIPConfig(text_config=text, vision_config=seen, projection_dim=8)
+    ).eval()
+    whole.save_pretrained(tmp_path)
+    read = MODELS.build("transformers", weights=str(tmp_path), head="features")(SPEC)
+    with torch.no_grad():
+        expected = whole.vision_model(crops()).pooler_output
+        torch.testing.assert_close(read(crops()), expected, rtol=0, atol=0)
+
+
+def test_weights_that_a_folder_lacks_do_not_stay_random(transformers, tmp_path):
+    config = {**SMALL["vit"]}
+    features = MODELS.build("transformers", architecture="vit", config=config, head="features")
+    features(SPEC).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(DataError, match=r"has no weights for classifier.bias, classifier.weight"):
+        MODELS.build("transformers", weights=str(tmp_path / "encoder"))(SPEC)
+    classes = MODELS.build("transformers", architecture="vit", config=config)(SPEC)
+    classes.save_pretrained(tmp_path / "classifier")
+    read = MODELS.build("transformers", weights=str(tmp_path / "classifier"), head="features")(SPEC)
+    with torch.no_grad():  # it has no pooling layer: the mean of its tokens
+        expected = classes.vit(crops()).last_hidden_state.mean(1)
+        torch.testing.assert_close(read(crops()), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
     ("options", "spec", "error", "message"),
     [
+        (
+            {"architecture": "clip", "head": "features"},
+            SPEC,
+            ConfigError,
+            "called with input_ids, not with an image; use the vision encoder",
+        ),
+        (
+            {"architecture": "vit", "config": {"hidden_size": "many"}},
+            SPEC,
+            ConfigError,
+            "The configuration of vit does not take these fields",
+        ),
         ({}, SPEC, ConfigError, "Say model.architecture=vit"),
         ({"architecture": "vitt"}, SPEC, ConfigError, "no image model 'vitt'. Did you mean 'vit"),
         (
