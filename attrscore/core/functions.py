@@ -1,7 +1,8 @@
-"""torch's functions inside a pass: their gradients made cheaper, and attention that is seen."""
+"""torch's functions inside a pass: cheaper or balanced gradients, and attention that is seen."""
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,17 @@ class LightGradients(TorchFunctionMode):
     In 3D a convolution of stride 1 that is depthwise, or has a kernel of one voxel, is
     differentiated by the convolution with its kernel turned around: on a CPU torch's own gradient
     was measured to take ten times as long where it is depthwise, and in 2D no longer.
+
+    With ``libra`` the gradients are those of LibraGrad, outputs as they are: normalisation is
+    differentiated as if its spread were fixed, attention as if its weights were, GELU, SiLU, Mish
+    and Hardswish as if the gate were by which they multiply, and a product of two features gives
+    each half. Input times gradient, with the biases, then adds up to the score. What a model
+    composes of other functions keeps torch's gradient. Mehri et al., CVPR 2025.
     """
+
+    def __init__(self, *, libra: bool = False) -> None:
+        super().__init__()
+        self._instead = {**_LIGHTER, **_LIBRA} if libra else _LIGHTER
 
     def __torch_function__(
         self,
@@ -32,7 +43,7 @@ class LightGradients(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return _LIGHTER.get(func, func)(*args, **(kwargs or {}))
+        return self._instead.get(func, func)(*args, **(kwargs or {}))
 
 
 def _batch_norm(
@@ -137,6 +148,127 @@ _LIGHTER: dict[Callable[..., Any], Callable[..., Any]] = {
     F.batch_norm: _batch_norm,
     F.conv3d: _convolution,
 }
+
+
+class _Fixed(torch.autograd.Function):
+    """What ``made`` is, with a linear map of the gradient that goes back to ``values``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,  # noqa: ARG004  # torch asks who gets a gradient
+        made: Tensor,
+        back: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        ctx.back = back
+        return made.view_as(made)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.back(gradient), None, None
+
+
+def _fixed(values: Tensor, made: Tensor, back: Callable[[Tensor], Tensor]) -> Tensor:
+    return _Fixed.apply(values, made, back)  # type: ignore[no-any-return, no-untyped-call]  # torch
+
+
+def _standing(values: Any) -> bool:
+    return isinstance(values, Tensor) and values.requires_grad and torch.is_grad_enabled()
+
+
+def _layer_norm(
+    values: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    plain = values.detach() if _standing(values) else values
+    made = F.layer_norm(plain, normalized_shape, weight, bias, eps)
+    if plain is values:
+        return made
+    axes = tuple(range(-len(normalized_shape), 0))
+    spread = (plain.var(axes, correction=0, keepdim=True) + eps).rsqrt()
+
+    def back(gradient: Tensor) -> Tensor:
+        scaled = gradient * spread if weight is None else gradient * weight.detach() * spread
+        return scaled - scaled.mean(axes, keepdim=True)
+
+    return _fixed(values, made, back)
+
+
+def _rms_norm(
+    values: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    plain = values.detach() if _standing(values) else values
+    made = F.rms_norm(plain, normalized_shape, weight, eps)
+    if plain is values:
+        return made
+    axes = tuple(range(-len(normalized_shape), 0))
+    least = torch.finfo(values.dtype).eps if eps is None else eps
+    factor = (plain.square().mean(axes, keepdim=True) + least).rsqrt()
+    factor = factor if weight is None else factor * weight.detach()
+    return _fixed(values, made, lambda gradient: gradient * factor)
+
+
+def _gated(
+    function: Callable[..., Tensor], gate: Callable[[Tensor], Tensor]
+) -> Callable[..., Tensor]:
+    """A function x * gate(x), differentiated as if the gate were fixed."""
+
+    def called(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not _standing(values):
+            return function(values, *args, **kwargs)
+        plain = values.detach()
+        made = function(plain.clone(), *args, **kwargs)  # which may be asked to work in place
+        how = kwargs if function is F.gelu else {}
+        return _fixed(values, made, lambda gradient: gradient * gate(plain, **how))
+
+    return called
+
+
+def _gelu_gate(values: Tensor, approximate: str = "none") -> Tensor:
+    if approximate == "none":
+        return (1 + torch.erf(values * 0.5**0.5)) / 2
+    return (1 + torch.tanh((2 / math.pi) ** 0.5 * (values + 0.044715 * values**3))) / 2
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **how: Any) -> Tensor:
+    query, key, plain = query.detach(), key.detach(), value.detach()
+    made = F.scaled_dot_product_attention(query, key, plain, *args, **how)
+    if not _standing(value):
+        return made
+
+    def back(gradient: Tensor) -> Tensor:
+        found: Tensor = _fused(made, query, key, plain, *args, **how).weights.mT @ gradient
+        groups = found.shape[1] // value.shape[1]
+        return found if groups == 1 else found.unflatten(1, (-1, groups)).sum(2)  # type: ignore[no-untyped-call]  # torch
+
+    return _fixed(value, made, back)
+
+
+def _softmax(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A softmax of three axes or more weighs something: its result is as if it were fixed."""
+
+    def called(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return function(values.detach() if values.ndim > 2 else values, *args, **kwargs)
+
+    return called
+
+
+def _product(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def called(one: Any, other: Any, *args: Any, **kwargs: Any) -> Tensor:
+        if not (_standing(one) and _standing(other)):
+            return function(one, other, *args, **kwargs)
+        with torch.no_grad():
+            made = function(one, other, *args, **kwargs)
+        half = function(one, other.detach() / 2) + function(other, one.detach() / 2)
+        return made + (half - half.detach())
+
+    return called
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,3 +423,16 @@ _FROM_INSIDE: Callable[..., Any] = types.FunctionType(
 )
 """torch hands this function to a mode whole; here it runs as it is written, and the mode sees the
 functions that it calls."""
+
+
+_LIBRA: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.layer_norm: _layer_norm,
+    F.rms_norm: _rms_norm,
+    F.gelu: _gated(F.gelu, _gelu_gate),
+    F.silu: _gated(F.silu, torch.sigmoid),
+    F.mish: _gated(F.mish, lambda values: torch.tanh(F.softplus(values))),
+    F.hardswish: _gated(F.hardswish, F.hardsigmoid),
+    F.scaled_dot_product_attention: _fused_attention,
+    **{each: _softmax(each) for each in (F.softmax, torch.softmax, Tensor.softmax)},
+    **{each: _product(each) for each in (torch.mul, Tensor.mul, Tensor.__mul__)},
+}

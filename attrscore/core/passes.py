@@ -154,7 +154,7 @@ class Pass:
         self._to_input = to_input
         self._keep_graph = keep_graph
         self._keep_attention = keep_attention
-        self._as_torch = False
+        self._as_torch = self._libra = False
         self._which = output
         self.autocast = autocast
         self._output: Tensor | None = None
@@ -327,6 +327,19 @@ class Pass:
                 self._graph = self.on(self.batch.inputs, layers={}).graph
         return cast("Graph", self._graph)
 
+    def libra(self) -> Pass:
+        """The same question with the gradients of LibraGrad, at one forward and backward pass more.
+
+        See :class:`attrscore.core.functions.LightGradients`.
+        """
+
+        def made() -> Pass:
+            other = self.on(self.batch.inputs)
+            other._libra, other._to_input = True, self._to_input
+            return other
+
+        return self if self._libra else self.once((Pass, "libra"), made)
+
     @property
     def attention(self) -> SeenAttention:
         """Every softmax attention of the forward pass, with its gradient."""
@@ -404,7 +417,7 @@ class Pass:
     def _again(
         self, batch: Batch, layers: Mapping[str, nn.Module], *, to_input: bool = False
     ) -> Pass:
-        return Pass(
+        made = Pass(
             self.model,
             batch,
             self.target,
@@ -414,6 +427,8 @@ class Pass:
             pool=self.pool,
             autocast=self.autocast,
         )
+        made._libra = self._libra
+        return made
 
     def _backward(self) -> None:
         """One forward and one backward pass for all layers.
@@ -466,8 +481,8 @@ class Pass:
                 seen = stack.enter_context(seeing_attention(self.layers, len(inputs)))
             if self._keep_graph:
                 stack.enter_context(severed)
-            elif not self._as_torch:
-                stack.enter_context(LightGradients())
+            elif self._libra or not self._as_torch:
+                stack.enter_context(LightGradients(libra=self._libra))
             output = self._forward(inputs)
         self._output = output.detach()
         self._activations = {

@@ -7,18 +7,20 @@ import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import safetensors.numpy
 import torch
 from torch import Tensor
 
-from attrscore.errors import ConfigError, DataError
+from attrscore.core.passes import Pass
+from attrscore.errors import ConfigError, DataError, choose
 
 __all__ = [
     "PerAxis",
     "WithBaseline",
+    "WithGradients",
     "blurred",
     "check_per_axis",
     "check_positive",
@@ -31,6 +33,21 @@ Number = TypeVar("Number", int, float)
 
 PerAxis = int | tuple[int, ...]
 """One number of pixels for every spatial axis, or one an axis: (Y, X) or (Z, Y, X)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithGradients:
+    """The option of methods that take the gradients of the shared pass."""
+
+    gradients: Literal["plain", "libra"] = "plain"
+    """torch's, or balanced as in LibraGrad, for transformers; libra takes a pass of its own."""
+
+    def __post_init__(self) -> None:
+        choose(self.gradients, ("plain", "libra"), option="gradients")
+
+    def differentiated(self, run: Pass, /) -> Pass:
+        """The pass with these gradients."""
+        return run if self.gradients == "plain" else run.libra()
 
 
 def check_whole(method: object, /, *options: str, least: int = 1) -> None:

@@ -19,7 +19,7 @@ from attrscore.core.contracts import Batch, Maps, Target
 from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError, choose
-from attrscore.methods._options import check_share, check_whole
+from attrscore.methods._options import WithGradients, check_share, check_whole
 from attrscore.targets import scores_of
 
 __all__ = [
@@ -176,14 +176,25 @@ def by_stain(
     return found.reshape(len(activation), -1, *found.shape[2:])
 
 
-class _LayerByLayer:
+@dataclass(frozen=True)
+class _OfLayers(WithGradients):
+    """A map of each layer from what the pass has of it."""
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether it runs the model itself."""
+        return self.gradients != "plain"
+
+
+@dataclass(frozen=True)
+class _LayerByLayer(_OfLayers):
     """A map of each layer from its activation and gradient alone."""
 
     formula: ClassVar[staticmethod[[Tensor, Tensor], Tensor]]
-    needs_model: ClassVar[bool] = False
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
+        run = self.differentiated(run)
         return {
             name: by_stain(run, name, self._in_pieces, gradient)
             for name, gradient in run.gradients.items()
@@ -201,7 +212,7 @@ class _LayerByLayer:
 
 @METHODS.register("grad_cam")
 @dataclass(frozen=True)
-class GradCAM:
+class GradCAM(_OfLayers):
     """Grad-CAM: activations weighted by the spatial mean of their gradients.
 
     L = sum_k alpha_k A_k, alpha_k = mean over space of dy / dA_k, signed; the ReLU of the paper is
@@ -216,16 +227,16 @@ class GradCAM:
     high [0.172 0.104 0.062 0.   ]
     """
 
-    needs_model: ClassVar[bool] = False
     channels: Literal["sum", "keep"] = "sum"
     """Over the channels of the layer."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choose(self.channels, ("sum", "keep"), option="channels")
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s), or (N, C, *s)."""
-        formula = partial(grad_cam, channels=self.channels)
+        run, formula = self.differentiated(run), partial(grad_cam, channels=self.channels)
         return {
             name: by_stain(run, name, formula, gradient) for name, gradient in run.gradients.items()
         }
@@ -233,7 +244,7 @@ class GradCAM:
 
 @METHODS.register("finer_cam")
 @dataclass(frozen=True, kw_only=True)
-class FinerCAM:
+class FinerCAM(WithGradients):
     """Finer-CAM: Grad-CAM of what sets the class apart from those that are most like it.
 
     The explained scalar is the mean of y_c - alpha y_d over the ``compared`` classes d whose scores
@@ -249,6 +260,7 @@ class FinerCAM:
     """Classes of the nearest scores, or all others where there are fewer."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_share(self, "alpha")
         check_whole(self, "compared")
 
@@ -260,7 +272,9 @@ class FinerCAM:
                 f"finer_cam compares a class with those like it, and target={run.target} explains "
                 "none; use target=predicted, label or index, or grad_cam."
             )
-        (finer,) = run.towards([_Finer(run.target, run.aux, self.alpha, self.compared)])
+        (finer,) = self.differentiated(run).towards(
+            [_Finer(run.target, run.aux, self.alpha, self.compared)]
+        )
         return GradCAM()(finer)
 
 
@@ -350,16 +364,15 @@ class EigenGradCAM(_LayerByLayer):
 
 @METHODS.register("activation_x_gradient")
 @dataclass(frozen=True)
-class ActivationXGradient:
+class ActivationXGradient(_OfLayers):
     """Activation times gradient with its channels kept; their sum is HiResCAM.
 
     As Captum's ``LayerGradientXActivation``. Shrikumar et al., arXiv 1605.01713 (2016), for layers.
     """
 
-    needs_model: ClassVar[bool] = False
-
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, C, *s)."""
+        run = self.differentiated(run)
         return {name: run.activations[name] * each for name, each in run.gradients.items()}
 
 

@@ -14,14 +14,14 @@ from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import ConfigError, choose
 from attrscore.methods._copies import noisy
-from attrscore.methods._options import check_share, check_whole
+from attrscore.methods._options import WithGradients, check_share, check_whole
 
 __all__ = ["InputXGradient", "Saliency", "SmoothGrad"]
 
 
 @METHODS.register("saliency", aliases=("vanilla_gradient",))
 @dataclass(frozen=True)
-class Saliency:
+class Saliency(WithGradients):
     """Saliency: the gradient of the explained score with respect to each pixel, |dy / dx|.
 
     ``values="absolute"`` is saliency as defined, and what Captum's ``Saliency`` returns;
@@ -41,17 +41,18 @@ class Saliency:
     """Of the gradient."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         choose(self.values, ("absolute", "signed"), option="values")
 
     def __call__(self, run: Pass, /) -> Maps:
         """INPUT -> (N, C, *S)."""
-        gradient = run.input_gradient
+        gradient = self.differentiated(run).input_gradient
         return {INPUT: gradient.abs() if self.values == "absolute" else gradient}
 
 
 @METHODS.register("input_x_gradient")
 @dataclass(frozen=True)
-class InputXGradient:
+class InputXGradient(WithGradients):
     """Input x gradient: each pixel times the gradient of the explained score, x dy / dx, signed.
 
     A black pixel gets nothing, whatever the model makes of it. Costs no more than ``saliency``,
@@ -63,7 +64,7 @@ class InputXGradient:
 
     def __call__(self, run: Pass, /) -> Maps:
         """INPUT -> (N, C, *S)."""
-        return {INPUT: run.batch.inputs * run.input_gradient}
+        return {INPUT: run.batch.inputs * self.differentiated(run).input_gradient}
 
 
 _KINDS = ("smoothgrad", "smoothgrad_sq", "vargrad")

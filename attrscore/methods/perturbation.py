@@ -416,6 +416,7 @@ class RISE(WithBaseline):
     """
 
     explains: ClassVar[str] = INPUT
+    needs_gradients: ClassVar[bool] = False
     samples: int = 1000
     """Masks a crop: forward passes."""
     grid: PerAxis = 8
@@ -509,6 +510,7 @@ class ScoreCAM(WithBaseline):
     not. Wang et al., CVPR workshops 2020; numbers as torchcam's ``ScoreCAM``.
     """
 
+    needs_gradients: ClassVar[bool] = False
     chunk: int | None = None
     """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 
@@ -557,6 +559,7 @@ class AblationCAM:
     model, gradients or not. Desai, Ramaswamy, WACV 2020.
     """
 
+    needs_gradients: ClassVar[bool] = False
     chunk: int | None = None
     """Most copies of an input in memory at once; null: as many as suit the size of the crops."""
 

@@ -102,3 +102,94 @@ def test_convolutions_that_learn_keep_their_own_gradients():
     with LightGradients():
         model(inputs.requires_grad_()).sum().backward()
     assert model.weight.grad is not None
+
+
+class Balanced(nn.Module):
+    """A transformer of everything that LibraGrad balances, with its own attention or torch's."""
+
+    def __init__(self, *, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+        self.embed = nn.Conv2d(2, 8, 4, 4)
+        self.norm1, self.norm2 = nn.LayerNorm(8), nn.RMSNorm(8, eps=1e-6)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+        self.up, self.gate, self.down = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 8)
+        self.acts = nn.ModuleList(
+            [nn.GELU(), nn.GELU("tanh"), nn.SiLU(inplace=True), nn.Mish(), nn.Hardswish()]
+        )
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).mT
+        q, k, v = (
+            each.unflatten(2, (2, 4)).transpose(1, 2)
+            for each in self.qkv(self.norm1(x)).chunk(3, 2)
+        )
+        if self.fused:
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.mT / 2).softmax(-1) @ v
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        y = self.norm2(x)
+        x = x + self.down(self.up(y) * self.acts[2](self.gate(y)))
+        for act in self.acts:
+            x = x + act(1.5 * x)
+        return self.head(x.mean(1))
+
+
+def balanced(*, fused: bool) -> Balanced:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Balanced(fused=fused).double().eval()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_libras_gradients_add_up_to_the_score_and_change_no_output(fused):
+    """FullGrad completeness: x dy/dx + sum of b dy/db = y, which torch's gradients miss.
+
+    The property that LibraGrad restores (Mehri et al., CVPR 2025)."""
+    model, errors = balanced(fused=fused), []
+    inputs = torch.rand(2, 2, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+    biases = [each for name, each in model.named_parameters() if name.endswith("bias")]
+    model.requires_grad_(requires_grad=False)
+    expected = model(inputs)
+    for libra in (False, True):
+        x = inputs.clone().requires_grad_()
+        for bias in biases:
+            bias.requires_grad_()
+        with LightGradients(libra=libra):
+            output = model(x)
+        assert torch.equal(output, expected)
+        score = output[:, 1].sum()
+        sources = [x, *biases]
+        gradients = torch.autograd.grad(score, sources, allow_unused=True)
+        terms = [(g * s).sum() for g, s in zip(gradients, sources, strict=True) if g is not None]
+        errors.append((torch.stack(terms).sum() - score).abs().item() / score.abs().item())
+    assert errors[0] > 0.05
+    assert errors[1] < 1e-12
+
+
+def test_fused_and_plain_attention_are_balanced_alike():
+    found = []
+    for fused in (True, False):
+        model = balanced(fused=fused).requires_grad_(requires_grad=False)
+        x = torch.rand(2, 2, 16, 16, generator=torch.Generator().manual_seed(1)).double()
+        x.requires_grad_()
+        with LightGradients(libra=True):
+            found.append(torch.autograd.grad(model(x)[:, 0].sum(), x)[0])
+    torch.testing.assert_close(*found, rtol=1e-10, atol=1e-14)
+
+
+def test_keys_shared_by_several_heads_are_balanced():
+    q, kv = torch.randn(2, 4, 5, 3).double(), torch.randn(2, 2, 5, 3).double()
+    value = kv.clone().requires_grad_()
+    wanted = kv.clone().requires_grad_()
+    with LightGradients(libra=True):
+        found = nn.functional.scaled_dot_product_attention(q, kv, value, enable_gqa=True)
+    plain = nn.functional.scaled_dot_product_attention(q, kv, wanted, enable_gqa=True)
+    for a, b in zip(
+        torch.autograd.grad(found.square().sum(), value),
+        torch.autograd.grad(plain.square().sum(), wanted),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)  # of the values alone, both are the same
