@@ -464,14 +464,14 @@ def survey(model: nn.Module, batch: Batch, /, *, output: str | int | None = None
     for info in ran:
         notes = [name for name, chosen in rules.items() if info.name in chosen]
         lowest = highest = None
-        if info.calls > 1:
+        if info.repeats:
             notes = [f"runs {info.calls} times: cannot be explained"]
         elif info.grid is None:
             notes = [info.reason or "no grid"]
         else:
             low, high = Grid(batch.space, info.grid, "linear").attainable(mask)
             lowest, highest = float(low), float(high)
-            if info.layout is not None and info.layout.axes != "channels_first":
+            if info.layout is not None and str(info.layout) != "channels first":
                 notes.append(str(info.layout))
             if unresolvable(high, areas[middle]):
                 notes.append("unresolvable: every map scores chance")
