@@ -14,7 +14,14 @@ from torch import nn
 from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Target
 from attrscore.core.layers import Layers, select_layers
 from attrscore.core.layouts import LayoutOptions
-from attrscore.core.model import SealedModel, as_found, call, is_out_of_memory
+from attrscore.core.model import (
+    SealedModel,
+    as_found,
+    call,
+    check_output,
+    is_out_of_memory,
+    seed_all,
+)
 from attrscore.core.passes import Pass
 from attrscore.core.statuses import Status
 from attrscore.errors import (
@@ -36,6 +43,7 @@ __all__ = [
     "explains_layers",
     "failure_of",
     "frames_of",
+    "is_random",
     "layers_of",
     "new_pass",
     "sentence",
@@ -138,6 +146,11 @@ def layers_of(
                 return _select(model, wanted, first, layout=layout, output=output)
             with torch.no_grad():
                 call(model, first.inputs, *first.others)
+        except LayerError as error:
+            with contextlib.suppress(Exception):  # of the output, which is not what was asked
+                if _draws(model, first, output):
+                    error.add_note(f"{is_random(model)} No layout can be found of such a model.")
+            raise
         except AttrscoreError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
@@ -150,6 +163,25 @@ def layers_of(
                 "them otherwise needs a wrapper."
             ) from error
     return Chosen(Layers(), dict.fromkeys(wanted, refusal) if refusal else {})
+
+
+def is_random(model: nn.Module, /) -> str:
+    """What is said of a model that is."""
+    return (
+        f"{type(model).__name__} gives other scores when the same crop is run again (a dropout or "
+        "a masking that stays on in eval mode?), so each map is one draw of many."
+    )
+
+
+def _draws(model: nn.Module, first: Batch, output: str | int | None) -> bool:
+    """Whether the model gives other scores with other random numbers."""
+    found = []
+    for seed in range(2):
+        seed_all(seed)
+        with torch.no_grad():
+            scores = call(model, first.inputs, *first.others)
+        found.append(check_output(scores, len(first), output, first.inputs.ndim))
+    return not torch.allclose(*found, equal_nan=True)
 
 
 def _select(model: nn.Module, wanted: Sequence[str], first: Batch, **options: Any) -> Chosen:

@@ -44,6 +44,7 @@ from attrscore.engine.attribution import (
     declared,
     explains_layers,
     failure_of,
+    is_random,
     layers_of,
     new_pass,
 )
@@ -213,14 +214,11 @@ def of_the_model(
             together, draws = _seeded(scores)
             seeds = range(1, DRAWS if draws else 2)
             if any(_apart(together, _seeded(scores, seed)[0]) for seed in seeds):
-                found["random"] = (
-                    f"{type(model).__name__} gives other scores when the same crop is run again "
-                    "(a dropout or a masking that stays on in eval mode?), so each map is one draw "
-                    "of many."
-                )
+                found["random"] = is_random(model)
             elif why := _company(scores, together):
                 found["batch"] = _depends_on_batch(model, why)
-        if not found and (share := _blocked(scores, inputs, together)):
+        share = None if found else _blocked(scores, inputs, together)
+        if share is not None:
             found["gradients"] = (
                 f"Gradients of {type(model).__name__} reach {share:.0%} of the pixels of a crop, "
                 "and its scores depend on others (a detach() or a rounding inside of it?), which "
@@ -286,10 +284,10 @@ def _company(scores: Callable[..., Tensor], together: Tensor) -> str:
     return "the same crop alone scores differently" if _apart(together, alone) else ""
 
 
-def _blocked(scores: Callable[..., Tensor], inputs: Tensor, together: Tensor) -> float:
+def _blocked(scores: Callable[..., Tensor], inputs: Tensor, together: Tensor) -> float | None:
     """The share of the pixels that gradients of the output reach, where it depends on others too.
 
-    0 where they reach most, or none at all, which each layer says for itself.
+    None where they reach most; and where there are no gradients at all, as each layer says.
     """
     reached = torch.zeros(inputs.shape[2:], dtype=torch.bool, device=inputs.device)
     for row in range(2):
@@ -301,14 +299,14 @@ def _blocked(scores: Callable[..., Tensor], inputs: Tensor, together: Tensor) ->
         except Exception as error:  # comes back at what asks for gradients
             if is_out_of_memory(error):
                 raise
-            return 0
+            return None
         reached |= (gradient != 0).flatten(0, 1).any(0)
     share = float(reached.double().mean())
-    if not 0 < share < MOST:
-        return 0
+    if share >= MOST:
+        return None
     others = torch.where(reached, inputs, inputs.flip(0))
     with torch.no_grad():
-        return share if _apart(together, scores(x=others)) else 0
+        return share if _apart(together, scores(x=others)) else None
 
 
 def _changes_its_input(model: nn.Module, batch: Batch, options: Mapping[str, Any]) -> bool:

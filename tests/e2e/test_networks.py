@@ -120,3 +120,64 @@ def test_an_unknown_precision_and_layout(capsys):
     assert "precision='float8'" in capsys.readouterr().err
     assert main([*SMALL, "layout.axes=last"]) == 2
     assert "layout.axes='last'" in capsys.readouterr().err
+
+
+UNFAIR = """
+import torch
+from torch import nn
+
+
+class Drawing(nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.features = nn.Conv2d(channels, 8, 3, padding=1)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, x):
+        x = nn.functional.dropout(self.features(x).relu(), training=True)
+        return self.head(x.mean((2, 3)))
+
+
+def segmenter(channels, classes):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, classes, 1))
+"""
+
+
+def test_a_model_that_draws_at_random_has_no_scores_unless_that_is_accepted(monkeypatch, capsys):
+    Path("unfair_nets.py").write_text(UNFAIR)
+    monkeypatch.syspath_prepend(Path.cwd())
+    job = [*SMALL[:3], "model=factory", "model.target=unfair_nets.Drawing", "layers=features"]
+    assert main(job) == 3
+    said = " ".join(capsys.readouterr().err.split())
+    assert "refused: grad_cam at features: Drawing gives other scores" in said
+    scores = attrscore.read_scores("results")
+    assert set(scores["status"]) == {"unsupported"}
+    assert scores["reason"].str.contains(r"accept=\[random\]").all()
+    assert main([*job, "accept=[random]"]) == 0
+    assert "caution: grad_cam at features: Drawing gives other scores" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    both = attrscore.read_scores("results")
+    assert set(both["status"]) == {"unsupported", "ok"}  # another job, beside the first
+    assert main([*job, "accept=[randm]"]) == 2
+    assert "must be a list of random | batch | gradients" in capsys.readouterr().err
+
+
+def test_a_dense_output_from_the_command_line(monkeypatch, capsys):
+    Path("dense_nets.py").write_text(UNFAIR)
+    monkeypatch.syspath_prepend(Path.cwd())
+    job = [*SMALL, "model=factory", "model.target=dense_nets.segmenter", "layers=[0]"]
+    assert main([*job]) == 1
+    assert "target=region explains" in " ".join(capsys.readouterr().err.split())
+    asked = ["target=region", "method=[hires_cam,saliency]", "scorer=[grad_camo,swap]"]
+    assert main([*job, *asked, "keep=native", "pool=8"]) == 0
+    scores = attrscore.read_scores("results")
+    assert set(scores["target"]) == {"region:cell:predicted"}
+    assert set(scores["status"]) == {"ok"}
+    assert scores["swap.cell"].notna().all()
+    assert main(["report", "results", "-o", "report"]) == 0
+    assert Path("report/report.html").exists()
+    ids, maps = attrscore.read_maps("results", "hires_cam", "0")
+    assert (len(ids), maps.shape[2:]) == (12, (32, 32))
+    assert main([*job, *asked, "target.of=nucleoli", "results=other"]) == 1
+    assert "no region 'nucleoli'" in " ".join(capsys.readouterr().err.split())
