@@ -175,13 +175,14 @@ def is_random(model: nn.Module, /) -> str:
 
 def _draws(model: nn.Module, first: Batch, output: str | int | None) -> bool:
     """Whether the model gives other scores with other random numbers."""
-    found = []
-    for seed in range(2):
+
+    def scores(seed: int) -> torch.Tensor:
         seed_all(seed)
         with torch.no_grad():
-            scores = call(model, first.inputs, *first.others)
-        found.append(check_output(scores, len(first), output, first.inputs.ndim))
-    return not torch.allclose(*found, equal_nan=True)
+            found = call(model, first.inputs, *first.others)
+        return check_output(found, len(first), output, first.inputs.ndim)
+
+    return not torch.allclose(scores(0), scores(1), equal_nan=True)
 
 
 def _select(model: nn.Module, wanted: Sequence[str], first: Batch, **options: Any) -> Chosen:
