@@ -36,7 +36,11 @@ INPUT = "input"
 """The layer name of maps that live on the input grid."""
 
 Maps = Mapping[str, "Tensor"]
-"""Layer name (or INPUT) -> signed map (N, C, *s), raw: nothing normalised, no sign taken."""
+"""Layer name (or INPUT) -> signed map (N, C, *s), raw: nothing normalised, no sign taken.
+
+C is 1, or counts what the heat joins: the layer's channels, or those of the image, at INPUT and at
+layers that keep them apart.
+"""
 
 
 class Diagnosed(dict[str, "Tensor"]):

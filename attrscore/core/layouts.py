@@ -344,7 +344,7 @@ def measure_changes(
             hidden = hidden_state(value)
             if sight not in kept or hidden is None:
                 return
-            kept[sight].append(hidden.detach().to(torch.float64, copy=True))
+            kept[sight].append(hidden.detach().clone())
             if all(len(kept[each]) == calls for each, calls in sights.items()):
                 raise _EnoughSeen
 

@@ -12,7 +12,7 @@ from attrscore.core.contracts import Batch
 from attrscore.core.dry_run import trace
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layers import select_layers
-from attrscore.core.layouts import LayoutOptions
+from attrscore.core.layouts import Layout, LayoutOptions
 from attrscore.core.passes import Pass
 from attrscore.core.registry import SCORERS
 from attrscore.engine.evaluate import evaluate
@@ -288,3 +288,20 @@ def test_heads_of_attention_are_no_positions():
 
     with pytest.raises(LayerError, match="its axes are not those of the image"):
         select_layers(seeded(Heads), "norm", torch.rand(1, 3, 32, 32).double())
+
+
+def test_tokens_mixed_before_they_are_seen_are_laid_out_as_is_said():
+    class Mixed(ChannelViT):
+        def forward(self, x):
+            tokens = self.patches(x[:, None]).flatten(2).mT
+            tokens = (tokens @ tokens.mT).softmax(-1) @ tokens
+            return self.head(self.blocks[0](tokens).mean(1))
+
+    model = seeded(Mixed)
+    with pytest.raises(LayerError, match="tokens are mixed before they can be seen"):
+        select_layers(model, "blocks.0", cells().inputs)
+    said = LayoutOptions(grid=GRID, channels="last")
+    layers = select_layers(model, "blocks.0", cells().inputs, layout=said)
+    assert layers.layouts["blocks.0"] == Layout("tokens", GRID, 0, "last", (0, 1, 2))
+    with pytest.raises(LayerError, match="do not fit layout.grid"):
+        select_layers(model, "blocks.0", cells().inputs, layout=LayoutOptions(grid=(4, 4)))

@@ -37,6 +37,7 @@ WRONG = {
     "model=null": "model=null: a model must be chosen",
     "heat.sign=both": "heat.sign='both' is not a choice",
     "+layout.axis=tokens": "There is no setting 'axis' in layout. Did you mean 'axes'",
+    "layout.channels=middle": "layout.channels='middle' is not a choice",
     "layout.grid=[a]": "layout.grid=['a'] must be a list of a whole number",
     "train.epochs=ten": "train.epochs=ten must be",
     "train.learning_rate=0": "train.learning_rate=0 must be a number more than 0",
@@ -60,6 +61,7 @@ def test_a_wrong_setting_is_refused(given):
         ["depth=0.5"],
         ["depth=[0.25,1]", "layers=[0,features.3]", "output=1"],
         ["layout.axes=tokens", "layout.prefix=1", "layout.grid=[4,4]", "+mine=1"],
+        ["layout.channels=last"],
         ["train.learning_rate=1", "train.split_by=null", "train.dataset={seed: 1}"],
     ],
 )
