@@ -304,4 +304,4 @@ def test_tokens_mixed_before_they_are_seen_are_laid_out_as_is_said():
     layers = select_layers(model, "blocks.0", cells().inputs, layout=said)
     assert layers.layouts["blocks.0"] == Layout("tokens", GRID, 0, "last", (0, 1, 2))
     with pytest.raises(LayerError, match="do not fit layout.grid"):
-        select_layers(model, "blocks.0", cells().inputs, layout=LayoutOptions(grid=(4, 4)))
+        select_layers(model, "blocks.0", cells().inputs, layout=LayoutOptions(grid=(7, 7)))
