@@ -82,12 +82,12 @@ def _through_hydra(
 ) -> tuple[list[Ended], Sweep]:
     here: list[Ended] = []
 
-    def one(cfg: DictConfig) -> Ended:
+    def one(cfg: DictConfig) -> Ended | float:
         overrides = tuple(unresolved(HydraConfig.get().overrides.task))
         with stoppable(), _recorded(_recording(cfg, sweep), overrides) as said:
             said.append(replace(job(cfg), overrides=overrides))
         here.append(said[0])  # in another process, to a copy
-        return said[0]
+        return said[0] if said[0].objective is None else said[0].objective
 
     register_installed(arguments)
     argv = sys.argv
@@ -176,6 +176,9 @@ class Sweep:
             config.hydra.overrides.hydra.append(f"hydra.sweep.dir={_quoted(str(self.folder))}")
         sweeper = config.hydra.sweeper
         if not str(sweeper["_target_"]).endswith(".BasicSweeper"):
+            if config.get("objective") and "direction" in sweeper:
+                with read_write(config), open_dict(config):
+                    sweeper.direction = _direction(str(config.objective))
             return  # what its values mean, and which jobs it makes, is not known
         parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
         params = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
@@ -229,6 +232,16 @@ class Sweep:
             with suppress(StoreError):
                 asked.answered(self.results, overrides, how)
         return Ended.known(how, overrides, why)
+
+
+def _direction(objective: str) -> str:
+    """Which way an objective is better, as Optuna says it."""
+    from attrscore.core.readings import readings_of
+    from attrscore.core.registry import SCORERS
+
+    scorer, _, end = objective.partition(".")
+    reading = readings_of(SCORERS.load(scorer)).get(end or "score", {})
+    return "minimize" if reading.get("better") == "lower" else "maximize"
 
 
 _SWEEP: ContextVar[Sweep | None] = ContextVar("sweep", default=None)

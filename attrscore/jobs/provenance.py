@@ -35,7 +35,8 @@ _NO_TRANSPORT = {
 }
 
 NO_NUMBERS = (
-    *("figures", "fuse", "guide", "hydra", "label", "readers", "rerun", "results", "show"),
+    *("figures", "fuse", "guide", "hydra", "label", "objective", "readers", "rerun", "results"),
+    "show",
     *("threads", "train", "trust"),
 )
 """Settings that no number depends on: parts do not hold them, so that changing one of them changes

@@ -67,6 +67,7 @@ class Settings:
     fuse: bool = True
     rerun: Literal["missing", "failed", "all"] = "missing"
     keep: Literal["none", "native"] = "none"
+    objective: str | None = None
     figures: Literal["all", "none"] = "all"
     show: Sequence[Name] = ()
     batch_size: Count = 32

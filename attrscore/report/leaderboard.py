@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from attrscore.errors import DataError
 from attrscore.stats.agreement import map_agreement
 from attrscore.stats.comparisons import Ranking, auroc, estimates, pareto, ranked
 from attrscore.store.kept import Kept, kept
+
+if TYPE_CHECKING:
+    from attrscore.report.figures import Sheet
 
 __all__ = ["MEASURES", "TESTS", "Leaderboard", "Measure", "is_leaderboard", "leaderboard"]
 
@@ -131,6 +134,28 @@ class Leaderboard:
             f"{len(ranking.ranks)}."
         )
 
+    def figures(self) -> dict[str, tuple[str, str, Sheet]]:
+        """Drawings by name, with their titles and what is said of them."""
+        drawn = {
+            "methods": (
+                "Methods and tests",
+                "Means over networks. Colour: the rank within a column; the best are dark.",
+                heat_table(self),
+            ),
+            "ranks": (
+                "What can be told apart",
+                "Mean ranks. Entries that a bar joins cannot be told apart (Nemenyi, 5 %).",
+                rank_diagram(self),
+            ),
+        }
+        if self.table["seconds"].notna().any():
+            drawn["pareto"] = (
+                "Rank against time",
+                "CPU time over that of one forward and one backward pass. Red: on the front.",
+                pareto_figure(self),
+            )
+        return drawn
+
     def write(self, folder: Path, /) -> list[Path]:
         """The table as CSV, Parquet and LaTeX, whole or not at all; the paths."""
         from attrscore.store.commit import commit, make_folder
@@ -147,6 +172,87 @@ class Leaderboard:
             commit(path, text.encode())
         commit(paths[-1], self.table.to_parquet(index=False))
         return paths
+
+
+def _named(board: Leaderboard) -> list[str]:
+    """The ranked entries in words, in their order; the layer where there are several."""
+    table = board.table[board.table["rank"].notna()]
+    several = table["method"].duplicated(keep=False)
+    return [
+        f"{row['method']}{' ' + row['layer'] if more else ''}"
+        for row, more in zip(table.to_dict("records"), several, strict=True)
+    ]
+
+
+def heat_table(board: Leaderboard, /) -> Sheet:
+    """Draw entries down and measures across: means, coloured by the rank within a column."""
+    import seaborn as sns
+
+    from attrscore.report.figures._sheet import Sheet
+
+    table = board.table[board.table["rank"].notna()]
+    values = table[board.measures].set_axis(_named(board))
+    signs = [-1 if MEASURES[name].better == "lower" else 1 for name in board.measures]
+    places = (values * signs).rank(pct=True)
+    sheet = Sheet(inches=(2.6 + 0.75 * values.shape[1], 1.6 + 0.24 * len(values)))
+    ax = sheet.subplots()
+    sns.heatmap(
+        places, ax=ax, vmin=0, vmax=1, cmap="cividis_r", annot=values, fmt=".2f", cbar=False,
+        annot_kws={"fontsize": 7}, linewidths=0.5,
+    )  # fmt: skip
+    ways = {"higher": "higher", "lower": "lower"}
+    heads = [f"{MEASURES[n].title} ({ways[MEASURES[n].better]})" for n in board.measures]
+    ax.set_xticks(np.arange(len(heads)) + 0.5, heads, rotation=40, ha="left", fontsize=8)
+    ax.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
+    ax.tick_params(axis="y", rotation=0, labelsize=8, length=0)
+    ax.set(xlabel="", ylabel="")
+    return sheet
+
+
+def rank_diagram(board: Leaderboard, /) -> Sheet:
+    """Draw mean ranks, with a bar over each set of entries that cannot be told apart."""
+    from attrscore.report.figures._sheet import Sheet
+
+    ranking, names = board.ranking, _named(board)
+    rank = ranking.ranks["rank"]
+    groups = [group for group in ranking.groups if len(group) > 1]
+    sheet = Sheet(inches=(7.5, 1.2 + 0.22 * len(names)))
+    ax = sheet.subplots()
+    ax.hlines(range(len(names)), 1, rank, color="0.85", linewidth=1)
+    ax.plot(rank, range(len(names)), "o", color="C0", markersize=5)
+    where = {entry: row for row, entry in enumerate(rank.index)}
+    for number, group in enumerate(groups):
+        at = len(names) + 0.5 + 0.35 * number
+        ends = where[group[0]], where[group[-1]]
+        ax.plot([at, at], [ends[0] - 0.2, ends[1] + 0.2], color="0.25", linewidth=3)
+    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set(xlabel=f"mean rank over {ranking.blocks} blocks; critical difference "
+           f"{ranking.critical:.2f}", ylim=(len(names) - 0.4, -0.6), xlim=(0.5, None))  # fmt: skip
+    ax.spines[["top", "right"]].set_visible(False)
+    return sheet
+
+
+def pareto_figure(board: Leaderboard, /) -> Sheet:
+    """Draw the mean rank of each entry against what it takes, and the front."""
+    from attrscore.report.figures._sheet import Sheet
+
+    table = board.table[board.table["rank"].notna()].assign(name=_named(board))
+    table = table[table["seconds"].notna()]
+    sheet = Sheet(inches=(7.5, 5.5))
+    ax = sheet.subplots()
+    front = table[table["pareto"]].sort_values("seconds")
+    ax.step(front["seconds"], front["rank"], where="post", color="0.5", linewidth=1)
+    ax.scatter(table["seconds"], table["rank"], c=["C3" if on else "C0" for on in table["pareto"]])
+    for row in table.to_dict("records"):
+        ax.annotate(
+            row["name"], (row["seconds"], row["rank"]), xytext=(4, 3),
+            textcoords="offset points", fontsize=7, color="0.1" if row["pareto"] else "0.4",
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.invert_yaxis()
+    ax.set(xlabel="CPU time / one forward and one backward pass", ylabel="mean rank (1 is best)")
+    ax.spines[["top", "right"]].set_visible(False)
+    return sheet
 
 
 def is_leaderboard(table: pd.DataFrame, /) -> bool:

@@ -37,9 +37,12 @@ def report(arguments: Sequence[str]) -> int:
     from attrscore import stats, store
     from attrscore.cli import output
     from attrscore.report import text
+    from attrscore.report.leaderboard import is_leaderboard
     from attrscore.report.provenance import classes_of, jobs_of, red_flags_of
 
     table = store.read_scores(*options.results)
+    if is_leaderboard(table) and len(options.results) == 1:
+        return _leaderboard(options, arguments)
     jobs = jobs_of(options.results)
     options.score = options.score or output.headline(table)
     found = stats.report(
@@ -85,6 +88,39 @@ def report(arguments: Sequence[str]) -> int:
     return OK
 
 
+def _leaderboard(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """The report of a leaderboard: its table, one of its figures, or its page."""
+    from attrscore.cli import output
+    from attrscore.report import figures as plots
+    from attrscore.report import leaderboard as boards
+    from attrscore.report import text
+    from attrscore.report.page import leaderboard_page
+
+    (results,) = options.results
+    board = boards.leaderboard(results)
+    out = output.stdout()
+    if options.figure:
+        drawn = board.figures()
+        if options.figure not in drawn:
+            raise ConfigError(
+                f"A leaderboard has no figure {options.figure!r}. "
+                f"{did_you_mean(options.figure, drawn)}"
+            )
+        path = plots.save(drawn[options.figure][2], options.output or Path(f"{options.figure}.png"))
+        out.print(f"figure: {path}", soft_wrap=True)
+    elif options.output:
+        command = shlex.join(["attrscore", "report", *arguments])
+        page = leaderboard_page(board, results=results, command=command)
+        path = _commit_page(options.output, page)
+        out.print(f"report: {path}", soft_wrap=True)
+    elif options.json:
+        out.file.write(board.table.to_json(orient="records", indent=1) + "\n")
+    else:
+        for part in text.of_leaderboard(board):
+            out.print(part, soft_wrap=isinstance(part, str))
+    return OK
+
+
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     from attrscore.report.figures import FIGURES
     from attrscore.stats import Rule
@@ -125,10 +161,7 @@ def _write_page(
     from attrscore import store
     from attrscore.cli import output
     from attrscore.report.page import page
-    from attrscore.store.commit import commit, make_folder
 
-    path: Path = options.output
-    path = path if path.suffix == ".html" else path / PAGE
     runs = {}
     if len(options.results) > 1:
         runs = {name: store.read_scores(name) for name in options.results}
@@ -141,6 +174,13 @@ def _write_page(
         null=options.null,
         progress=output.stderr().print,
     )
+    return _commit_page(options.output, text)
+
+
+def _commit_page(output: Path, text: str) -> Path:
+    from attrscore.store.commit import commit, make_folder
+
+    path = output if output.suffix == ".html" else output / PAGE
     make_folder(path.parent)
     commit(path, text.encode("utf-8", "backslashreplace"))
     return path

@@ -20,9 +20,11 @@ from omegaconf.errors import OmegaConfBaseException
 from attrscore.cli import sweeps
 from attrscore.cli.hydra_app import checked_settings, configuration, help_asked, unresolved
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, Ended, of_system, say, sentence
-from attrscore.errors import AttrscoreError, ConfigError, EmptyShardError
+from attrscore.errors import AttrscoreError, ConfigError, EmptyShardError, did_you_mean
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from attrscore.jobs.planning import Plan
     from attrscore.jobs.run import Outcome
 
@@ -53,7 +55,9 @@ def job(cfg: DictConfig, *, shown: Literal["all", "progress"] = "all") -> Ended:
                 on_findings=output.say_findings if shown == "all" else _quiet,
                 notify=output.say if shown == "all" else _quiet,
             )
-        return Ended(_show(outcome, settings, sweep=sweep) if shown == "all" else OK)
+        objective = _objective(outcome.scores, settings["objective"])
+        code = _show(outcome, settings, sweep=sweep) if shown == "all" else OK
+        return Ended(code, objective=objective)
     except EmptyShardError as error:
         output.stderr().print(str(error), soft_wrap=True)
         return Ended(OK)
@@ -66,6 +70,18 @@ def job(cfg: DictConfig, *, shown: Literal["all", "progress"] = "all") -> Ended:
             raise
         traceback.print_exc()
         return Ended(FAILED, f"{type(error).__name__}: {error}")
+
+
+def _objective(scores: pd.DataFrame, column: str | None) -> float | None:
+    """The mean of a column over the cells that have it, where a sweeper asks for one.
+
+    :raises ConfigError: no such column.
+    """
+    if column is None:
+        return None
+    if column not in scores:
+        raise ConfigError(f"objective={column} is no column. {did_you_mean(column, scores)}")
+    return float(scores[column].mean())
 
 
 def _quiet(_said: object) -> None:

@@ -22,24 +22,27 @@ from attrscore.core.columns import title_of
 from attrscore.core.readings import reading_of
 from attrscore.report import provenance
 from attrscore.report.figures import FIGURES, figures_of
+from attrscore.report.leaderboard import ENTRY, HEADLINE, MEASURES, TESTS, Leaderboard
 from attrscore.report.page import _conditions as comparing
 from attrscore.report.page import _sections as sections
 from attrscore.report.page._conditions import conditions_of
 from attrscore.report.page._gallery import (
     BINS,
     NUMBERS,
+    Gallery,
     cards_of,
     gallery,
     percentiles_of,
     swaps,
 )
 from attrscore.report.page._pictures import inline
+from attrscore.stats.conditions import by_condition, columns_of
 from attrscore.stats.verdict import KINDS, model_verdicts
 
 if TYPE_CHECKING:
     from attrscore.stats import Report
 
-__all__ = ["page"]
+__all__ = ["leaderboard_page", "page"]
 
 _JOBS = 40
 
@@ -78,10 +81,7 @@ def page(
     environment = _environment()
     context = {
         "title": _title(conditions),
-        "version": version("attrscore"),
-        "css": _read("page.css"),
-        "js": _read("page.js"),
-        "js_hash": _hash(_read("page.js")),
+        **_shell(),
         "lede": _lede(found, conditions, words),
         "red_flags": provenance.red_flags_of(jobs),
         "notes": [n for n in dict.fromkeys(found.summary["note"]) if n],
@@ -121,20 +121,12 @@ def page(
         "undefined": sections.undefined(found, null),
         "reasons": reasons,
         "more_reasons": more_reasons,
-        "cards": cards_of(shown, found.score),
-        "kept": shown.kept,
-        "heats_left_out": shown.left_out,
-        "gallery_conditions": shown.conditions,
-        "bins": BINS,
-        "number_names": ["score", *(title_of(end) for end in NUMBERS[1:])],
-        "gallery_command": _with_maps(jobs),
+        **_shown(shown, found.score, jobs),
         "tables_only": not any(Path(path).is_dir() for path in results),
         "cells_note": _cells_note(cells),
         "cell_columns": columns,
         "cell_filters": _filters(columns, cells["rows"]),
         "report_command": command,
-        "jobs": jobs[:_JOBS],
-        "more_jobs": len(jobs[_JOBS:]),
         "data": {
             "threshold": curves,
             "metrics": metrics,
@@ -145,6 +137,99 @@ def page(
     context["contents"] = _contents(context)
     progress("writing the page")
     return environment.get_template("page.html.j2").render(context)
+
+
+def leaderboard_page(board: Leaderboard, /, *, results: str | Path, command: str) -> str:
+    """The page of a leaderboard as text; ``command`` makes it again."""
+    conditions = _of_leaderboard(board)
+    shown = gallery([results], conditions)
+    jobs = provenance.jobs_of([results])
+    ranked = board.table[board.table["rank"].notna()]
+    better = {name: MEASURES[name].better for name in board.measures}
+    places = {
+        name: ranked[name].rank(ascending=way == "lower", pct=True) for name, way in better.items()
+    }
+    entries = [
+        {
+            **{str(name): value for name, value in row.items()},
+            "best": row["as_good_as_the_best"],
+            "cells": [
+                {
+                    "value": row[name],
+                    "low": row[f"{name}.low"],
+                    "high": row[f"{name}.high"],
+                    "strength": 1 - places[name][number],
+                }
+                for name in board.measures
+            ],
+        }
+        for number, row in zip(ranked.index, ranked.to_dict("records"), strict=True)
+    ]
+    drawings = [
+        {"name": name, "title": title, "caption": caption, "svg": inline(sheet, name, title)}
+        for name, (title, caption, sheet) in board.figures().items()
+    ]
+    contents = [("table", "Leaderboard"), *((each["name"], each["title"]) for each in drawings)]
+    context = {
+        "title": f"{len(ranked)} entries · attrscore leaderboard",
+        **_shell(),
+        "lede": board.statement,
+        "entries": entries,
+        "heads": [MEASURES[name] for name in board.measures],
+        "tests": [(name, TESTS[name]) for name in board.networks],
+        "unranked": board.table[board.table["rank"].isna()].to_dict("records"),
+        "drawings": drawings,
+        "contents": [*contents, ("gallery", "Gallery"), ("making", "How it was made")],
+        **_shown(shown, HEADLINE, jobs),
+        "tables_only": False,
+        "report_command": command,
+        "data": {"gallery": percentiles_of(shown)},
+    }
+    return _environment().get_template("leaderboard.html.j2").render(context)
+
+
+def _of_leaderboard(board: Leaderboard, /) -> list[comparing.Condition]:
+    """The honest network of the first seed under every entry, in 2D and in 3D; the best first."""
+    scores = board.scores
+    planted = scores[(scores["test"] == "planted") & (scores["model"] == "cell")]
+    first = planted.groupby(planted["network"].str.partition("/")[0])["network"].transform("min")
+    planted = planted[planted["network"] == first]
+    order = {tuple(row): n for n, row in enumerate(board.table[ENTRY].to_numpy().tolist())}
+    made = []
+    columns = columns_of(planted)
+    for about, rows in by_condition(planted, columns):
+        entry = (about["method"], about["layer"], str(rows["explains"].iloc[0]))
+        if entry in order and rows[HEADLINE].notna().any():
+            words = f"{about['method']} {about['layer']}"
+            series = f"{rows['network'].iloc[0]}, reads the cell"
+            made.append((order[entry], about, series, words, rows))
+    made.sort(key=lambda each: each[0])
+    return [
+        comparing.Condition(f"c{i}", about, series, words, rows, HEADLINE)
+        for i, (_, about, series, words, rows) in enumerate(made)
+    ]
+
+
+def _shell() -> dict[str, Any]:
+    """What every page has."""
+    script = _read("page.js")
+    own = {"css": _read("page.css"), "js": script, "js_hash": _hash(script)}
+    return {"version": version("attrscore"), **own}
+
+
+def _shown(shown: Gallery, score: str, jobs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The gallery, and how the results were made."""
+    return {
+        "cards": cards_of(shown, score),
+        "kept": shown.kept,
+        "heats_left_out": shown.left_out,
+        "gallery_conditions": shown.conditions,
+        "bins": BINS,
+        "number_names": ["score", *(title_of(end) for end in NUMBERS[1:])],
+        "gallery_command": _with_maps(jobs),
+        "jobs": jobs[:_JOBS],
+        "more_jobs": len(jobs[_JOBS:]),
+    }
 
 
 def _environment() -> Environment:

@@ -86,6 +86,17 @@
     });
   }
 
+  // Tables whose rows are found by their text
+  for (const find of document.querySelectorAll("[data-rows]")) {
+    find.addEventListener("input", () => {
+      const wanted = find.value.toLowerCase().split(" ");
+      for (const row of document.querySelector(find.dataset.rows).tBodies[0].rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !wanted.every((word) => text.includes(word));
+      }
+    });
+  }
+
   // The table of cells: filtered, sorted, a page at a time
   const table = byId("cells-table");
   if (table) {
