@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrscore.cli.hydra_app import composed
 from attrscore.cli.outcomes import INCOMPLETE, OK
+from attrscore.errors import preview
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attrscore.core.contracts import Batch
+    from attrscore.engine.preflight import Survey
 
 _SHOWN = {2: 24, 3: 12}
 """Cells on the contact sheet, by dimensions."""
+
+RESOLVES = 0.9
+"""Of the heat: what a map on a layer's grid must be able to put on the cell of median area."""
+
+TRIED = (
+    *("hires_cam", "legrad", "integrated_gradients", "input_x_gradient"),
+    *("layer_cam", "grad_cam", "saliency", "lrp", "deep_lift"),
+)
+"""Methods of few passes, in the order in which they are recommended: what is exact about what was
+used, by layer before by input. ``attrscore leaderboard`` says how they fare where that is known."""
 
 _OF_MODELS = ("depth", "heat", "layers", "layout", "method", "model", "output", "precision",
                 "target")  # fmt: skip
@@ -75,17 +92,103 @@ def inspect(arguments: Sequence[str]) -> int:
             heat=HeatOptions(**settings["heat"]),
             accept=settings["accept"],
         )
+    with answering(model):
+        advice = _recommended(found, model, batch, settings)
     if as_json:
         shown = {
             "model": asdict(found),
             "findings": list(map(asdict, findings)),
+            "recommended": asdict(advice),
             "red_flags": [flag.as_dict() for flag in flags],
         }
         sys.stdout.write(json.dumps(shown, indent=1) + "\n")
     else:
         out.print(output.finding_table(findings))
+        for line in advice.lines():
+            out.print(line, soft_wrap=True, highlight=False)
     refused = any(finding.verdict == "refused" for finding in findings)
     return INCOMPLETE if output.say_skipped(dataset) or refused else OK
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to use on a model, by the layers that it has and the methods that can explain it."""
+
+    method: str | None
+    """None: none of those tried can."""
+    layer: str | None
+    """None: no grid resolves cells of this size."""
+    highest: float
+    """Of a map on its grid, on the cell of median area."""
+    scalar: str | None
+    """Of the target; None where it is not one of classes."""
+    score: str
+    explains: Sequence[str]
+    """Every method tried that can explain the model, there or at the input."""
+    refused: Mapping[str, str]
+    """Method -> why not."""
+
+    def lines(self) -> Iterator[str]:
+        """The recommendation and its reasons, as text."""
+        if self.method is None:
+            yield f"recommended: nothing: none of {preview(list(self.refused))} can explain it."
+            return
+        chosen = [f"method=[{self.method}]", "scorer=[grad_camo,swap]"]
+        chosen += [f"'layers=[{self.layer}]'"] if self.layer else []
+        chosen += [f"target.scalar={self.scalar}"] if self.scalar else []
+        yield f"recommended: {' '.join(chosen)}, and read {self.score}"
+        if self.layer:
+            yield (
+                f"  layer: the deepest whose grid can put {RESOLVES:.0%} of the heat on the cell "
+                f"of median area; here up to {self.highest:.0%}"
+            )
+        else:
+            yield "  layer: no grid resolves cells of this size, so a method at the input"
+        yield f"  method: the first that can, of {preview(TRIED)}; so can {preview(self.explains)}"
+        for name, why in self.refused.items():
+            yield f"  not {name}: {why}"
+        if self.scalar:
+            yield f"  target: the {self.scalar} is free of what all scores of classes share"
+        yield "  score: corrected for chance, whatever the area. How they fare: docs/leaderboard.md"
+
+
+def _recommended(
+    found: Survey, model: nn.Module, batch: Batch, settings: Mapping[str, Any]
+) -> Recommendation:
+    """Try the methods of :data:`TRIED` at the deepest layer that resolves the cells."""
+    from attrscore.core.contracts import INPUT
+    from attrscore.core.heat import HeatOptions
+    from attrscore.core.registry import TARGETS
+    from attrscore.engine.preflight import preflight
+    from attrscore.jobs.assembly import plugin_of
+
+    able = [each for each in found.layers if each.highest is not None and each.depth is not None]
+    convolutions = [each for each in able if each.type.startswith("Conv")] or able
+    fine = [each for each in convolutions if (each.highest or 0) >= RESOLVES]
+    layer = fine[-1] if fine else None
+    target = plugin_of(TARGETS, settings)
+    scalar = "margin" if hasattr(target, "scalar") else None
+    findings = preflight(
+        model,
+        batch,
+        methods=list(TRIED),
+        layers=[layer.name] if layer else "last_conv",
+        target=replace(target, scalar=scalar) if scalar else target,
+        output=settings["output"],
+        heat=HeatOptions(**settings["heat"]),
+        accept=settings["accept"],
+    )
+    usable = [f for f in findings if layer or f.layer == INPUT]
+    explains = [f.method for f in usable if f.verdict in ("ok", "caution")]
+    return Recommendation(
+        method=next((name for name in TRIED if name in explains), None),
+        layer=layer.name if layer else None,
+        highest=(layer.highest or 0.0) if layer else 0.0,
+        scalar=scalar,
+        score="grad_camo.log_odds",
+        explains=explains,
+        refused={f.method: f.reason for f in usable if f.method not in explains},
+    )
 
 
 def _about_dataset(overrides: Sequence[str], /) -> bool:
