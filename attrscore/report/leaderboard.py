@@ -42,6 +42,8 @@ class Measure:
     title: str
     better: Literal["higher", "lower"]
     says: str
+    limits: tuple[float, float] = (-np.inf, np.inf)
+    """Of its values, which no interval leaves."""
 
 
 TESTS: Mapping[str, str] = {
@@ -54,19 +56,20 @@ TESTS: Mapping[str, str] = {
 MEASURES: Mapping[str, Measure] = {
     "blind": Measure(
         "hand_built", "on what cannot matter", "lower",
-        "share of heat on the half that provably cannot reach the output; 0 is right",
+        "share of heat on the half that provably cannot reach the output; 0 is right", (0, 1),
     ),
     "background": Measure(
         "planted", "against background", "higher",
-        "AUROC of cells under the honest network against one that reads the background",
+        "AUROC of cells under the honest network against one that reads the background", (0, 1),
     ),
     "neighbours": Measure(
         "planted", "against neighbours", "higher",
-        "AUROC of cells under the honest network against one that reads the neighbours",
+        "AUROC of cells under the honest network against one that reads the neighbours", (0, 1),
     ),
     "mixture": Measure(
         "planted", "against mixture", "higher",
         "AUROC of cells under the honest network against one that reads cell and background",
+        (0, 1),
     ),
     "swap": Measure(
         "planted", "as the swap", "higher",
@@ -83,11 +86,12 @@ MEASURES: Mapping[str, Measure] = {
     ),
     "scores_random": Measure(
         "sanity", "scores, random weights", "higher",
-        "AUROC of cells under the honest network against random weights",
+        "AUROC of cells under the honest network against random weights", (0, 1),
     ),
     "scores_chance": Measure(
         "sanity", "scores, permuted labels", "higher",
         "AUROC of cells under the honest network against one that learnt labels nothing shows",
+        (0, 1),
     ),
     "insertion": Measure("faithfulness", "insertion", "higher", "score of the scorer insertion"),
     "deletion": Measure("faithfulness", "deletion", "lower", "score of the scorer deletion"),
@@ -392,6 +396,7 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
         own = found[found["measure"] == name].drop(columns=["measure", "networks"])
         if len(own):
             ends = {"value": name, "low": f"{name}.low", "high": f"{name}.high"}
+            own[["low", "high"]] = own[["low", "high"]].clip(*MEASURES[name].limits)
             table = table.merge(own.rename(columns=ends), "left", on=ENTRY)
     cells = scores[scores["test"] == "planted"]
     blank = cells[ENTRY].assign(undefined=cells[HEADLINE].isna() if len(cells) else False)
