@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,7 @@ import torch
 from rich.console import Console
 
 import attrscore
+from attrscore.cli.hydra_app import configuration
 from attrscore.cli.main import main
 from attrscore.cli.output import headline, summary
 from attrscore.datasets import write_hdf5
@@ -165,6 +168,67 @@ def test_inspect_shows_grids_and_what_can_be_reached(capsys):
     assert "features.6" in out
     assert "last_conv" in out
     assert "3 channels" in out
+
+
+def test_inspect_ends_with_what_to_use_and_why(capsys):
+    assert main(["inspect", "model=tiny_cnn", "dataset.cells=4", "--json"]) == 0
+    advice = json.loads(capsys.readouterr().out)["recommended"]
+    assert advice["method"] == "hires_cam"
+    assert (advice["layer"], advice["scalar"]) == ("features.6", "margin")
+    assert "lrp" in advice["refused"]
+    tiny = ["dataset.cells=4", "dataset.size=[8,8]", "dataset.area=[0.01,0.02]"]
+    assert main(["inspect", "model=tiny_cnn", *tiny]) == 0
+    out = capsys.readouterr().out
+    assert "recommended: method=[" in out
+    assert "the deepest whose grid can put" in out or "no grid resolves" in out
+
+
+@pytest.mark.parametrize(
+    ("preset", "method", "scalar"),
+    [("paper", "grad_cam", "logit"), ("recommended", "hires_cam", "margin")],
+)
+def test_a_preset_is_one_word_and_what_is_said_besides_wins(preset, method, scalar):
+    found = configuration([f"preset={preset}"])
+    assert (list(found.method), found.layers, found.target.scalar) == (
+        [method],
+        "last_conv",
+        scalar,
+    )
+    found = configuration([f"preset={preset}", "method=[saliency]", "layers=stages"])
+    assert (list(found.method), found.layers) == (["saliency"], "stages")
+
+
+def test_a_job_returns_its_objective_to_a_sweeper_that_optimises(capsys):
+    from hydra.core.utils import JobStatus
+    from hydra.experimental.callback import Callback
+
+    told = []
+
+    class Heard(Callback):
+        def on_job_end(self, config, job_return, **_):
+            assert job_return.status is JobStatus.COMPLETED
+            told.append(job_return.return_value)
+
+    sys.modules["heard"] = types.SimpleNamespace(Heard=Heard)
+    try:
+        heard = "+hydra.callbacks.heard._target_=heard.Heard"
+        assert main([*SMALL, "objective=grad_camo.log_odds", heard]) == 0
+    finally:
+        del sys.modules["heard"]
+    scores = attrscore.read_scores("results")
+    assert told == [scores["grad_camo.log_odds"].mean()]
+    assert main([*SMALL, "objective=grad_camo.logodds"]) == 2
+    assert "objective=grad_camo.logodds is no column." in capsys.readouterr().err
+
+
+def test_optuna_searches_for_the_better_objective(capsys):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna")
+    search = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
+    search += ["hydra.sweeper.sampler.seed=1", "model.seed=choice(1,2,3)"]
+    assert main([*search, *SMALL, "objective=grad_camo.log_odds"]) == 0
+    best = next(Path().rglob("optimization_results.yaml")).read_text()
+    means = attrscore.read_scores("results").groupby("model.seed")["grad_camo.log_odds"].mean()
+    assert float(best.partition("best_value: ")[2]) == pytest.approx(means.max())
 
 
 def test_processes_that_read_ahead_change_no_number():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 import torch
+from browser import chromium, opened
 
 import attrscore
 from attrscore.cli.main import main
@@ -99,6 +102,35 @@ def test_the_table_is_handed_over_as_csv_parquet_and_latex(board):
 def test_networks_are_trained_once_and_named_by_what_they_depend_on(board):
     names = sorted(path.name for path in (board / "networks").iterdir())
     assert len(names) == 4  # cell, background, neighbours, chance
+
+
+def test_the_page_sorts_filters_and_shows_cells_under_every_method(board, tmp_path):
+    assert main(["report", str(board), "-o", str(tmp_path)]) == 0
+    with chromium() as browser, opened(browser, tmp_path / "report.html") as page:
+        heads = [each.inner_text() for each in page.query_selector_all("#entries thead th")]
+        assert heads[:2] == ["method", "layer"]
+        rows = "#entries tbody tr:not([hidden]) th"
+        assert page.query_selector(rows).inner_text() == "reads_as_it_is"
+        page.locator("#entries thead th").nth(3).locator("button").click(click_count=2)
+        assert page.query_selector_all(rows)[0].inner_text() in ("noise", "reads_as_it_is")
+        page.fill("#find-entries", "salie")
+        assert [each.inner_text() for each in page.query_selector_all(rows)] == ["saliency"]
+        for name in ("methods", "ranks", "pareto"):
+            assert page.query_selector(f"#{name} svg")
+        card = page.query_selector(".card")
+        columns = [each.inner_text() for each in card.query_selector_all("thead th")]
+        assert {"noise input", "saliency input"} <= set(columns)
+        assert card.query_selector(".tile .view")
+        assert "--lines:url(" in card.get_attribute("style") + page.content()
+
+
+def test_a_figure_of_it_alone_and_its_numbers(board, tmp_path, capsys):
+    assert main(["report", str(board), "--figure", "pareto", "-o", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").stat().st_size > 5000
+    assert main(["report", str(board), "--figure", "area"]) == 2
+    assert "A leaderboard has no figure 'area'." in capsys.readouterr().err
+    assert main(["report", str(board), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["method"] == "reads_as_it_is"
 
 
 def test_another_results_folder_is_no_leaderboard(tmp_path):

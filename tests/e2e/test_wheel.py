@@ -153,6 +153,15 @@ def test_new_plugins_of_all_kinds_work_from_their_wheels(python, tmp_path):
     assert {row["method.power"] for row in found["summary"]} == {0, 1}
 
 
+def test_a_strangers_method_from_its_wheel_gets_its_row_in_the_leaderboard(python, tmp_path):
+    small = ["seed=0", "plane=2D", "planes={2D:[16,16]}", "train.epochs=1", "dataset.cells=4"]
+    small += ["train.dataset.cells=16", "method=[my_method,hires_cam,grad_cam]", "results=board"]
+    run(python.with_name("attrscore"), "leaderboard", *small, cwd=tmp_path)
+    table = pd.read_csv(tmp_path / "board" / "leaderboard.csv").set_index("method")
+    assert set(table.index) == {"my_method", "hires_cam", "grad_cam"}
+    assert table.loc["my_method", ["rank", "blind", "background", "seconds"]].notna().all()
+
+
 def test_a_broken_plugin_breaks_only_itself(python, tmp_path):
     attrscore = python.parent / "attrscore"
     listed = run(attrscore, "plugins", "--json", cwd=tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -103,9 +103,19 @@ def _methods(given: Sequence[str]) -> tuple[list[str], list[str]]:
     others = [each for each in given if not each.startswith("method=")]
     if asked:
         return [name.strip() for name in asked[-1].strip("[]").split(",")], others
-    known = [entry.name for entry in METHODS.entries() if not entry.alias_of]
+    return list(_all_methods()), others
+
+
+def _all_methods() -> Iterator[str]:
+    """Every registered method that needs no option; a package that is broken costs its own."""
+    from attrscore.cli import output
+
     needed = inspect.Parameter.empty
-    return [n for n in known if needed not in METHODS.options(n).values()], others
+    for entry in METHODS.examined():
+        if entry.problem:
+            output.say(f"left out: {entry.problem}")
+        elif entry.alias_of is None and needed not in METHODS.options(entry.name).values():
+            yield entry.name
 
 
 def _overrides(name: str, size: str, methods: Sequence[str], others: Sequence[str]) -> list[str]:

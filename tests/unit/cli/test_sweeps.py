@@ -157,3 +157,11 @@ def test_devices_are_dealt_round(monkeypatch):
 def test_a_job_is_known_by_its_overrides_as_hydra_spells_them(typed, known):
     (override,) = OverridesParser.create().parse_overrides([typed])
     assert sweeps._texts(override) == known
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [("grad_camo.log_odds", "maximize"), ("grad_camo", "maximize"), ("deletion", "minimize")],
+)
+def test_the_direction_of_an_objective_is_that_of_its_readings(objective, direction):
+    assert sweeps._direction(objective) == direction
