@@ -134,10 +134,10 @@ def channel_shares(masses: Tensor, /) -> Tensor:
 @SCORERS.register("channel_shares")
 @dataclass(frozen=True, kw_only=True)
 class ChannelShares:
-    """How attribution is spread over the stains: of maps on the input, and at layers that tell.
+    """How attribution is spread over the stains, at the input and at layers that keep them apart.
 
-    Such a layer keeps the channels of the image apart: tokens of single channels (ChannelViT,
-    OpenPhenom), channels folded into the batch (MorphEm), a patch embedding called once a channel.
+    Such layers have tokens of single channels (ChannelViT, OpenPhenom), channels folded into the
+    batch (MorphEm), or run once for each channel, as patch embeddings do.
 
     With h_c the map of channel c after the sign rule of the heat (``channels=absolute`` takes
     absolutes; a sum over the stains is not made), the columns are
