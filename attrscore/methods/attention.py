@@ -206,6 +206,8 @@ class Attention(_OfTokens):
     Refused for models without attention over tokens, and for attention within windows (Swin).
     """
 
+    needs_gradients: ClassVar[bool] = False
+
     def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:
         return _read(read, blocks[-1].weights.mean(1))
 
@@ -219,6 +221,8 @@ class AttentionRollout(_OfTokens):
     does not depend on what is explained: a control, as ``attention``. Never below 0. Costs no pass
     of its own. Refused as ``attention``. Abnar, Zuidema, ACL 2020.
     """
+
+    needs_gradients: ClassVar[bool] = False
 
     def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:
         return _read(read, rollout([each.weights for each in blocks]))

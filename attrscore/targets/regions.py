@@ -82,7 +82,7 @@ class Region:
 
     def __call__(self, output: Tensor, aux: Tensor, /) -> Tensor:
         """(N, K, *s) twice -> (N,)."""
-        return torch.where(aux == 0, 0.0, output * aux).flatten(1).sum(1)
+        return (output * aux).flatten(1).sum(1)
 
 
 def _on_grid(region: Tensor, grid: tuple[int, ...]) -> Tensor:

@@ -102,9 +102,9 @@ def test_imagenet_learns_kinds_of_nuclei_and_is_audited(tmp_path, monkeypatch, c
         *("train.split_by=Metadata_image", "train.epochs=1", "train.learning_rate=0.001"),
         *("train.balance=true", "train.watched=0", "train.output=kind.safetensors"),
     ]
-    learnt = fields("dsb2018_nuclei", "*_[25]*.tif", **options)
+    learnt = fields("dsb2018_nuclei", "*_2*.tif", **options)
     assert main(["train", *learnt, *model, *fit]) == 0
-    audited = fields("dsb2018_nuclei", "*_[35][0-4a]*.tif", limit="48", **options)
+    audited = fields("dsb2018_nuclei", "spotted_3*.tif", limit="24", **options)
     asked = ["layers=[_blocks.4,_conv_head]", "method=[grad_cam,hires_cam]", "figures=none"]
     assert main([*audited, *model, *asked, "model.weights=kind.safetensors"]) == 0
     table = attrscore.read_scores("results")
