@@ -90,6 +90,7 @@ def about(kind, registry, name) -> list[str]:
 
     plugin = registry.load(name)
     lines = [*escaped(inspect.getdoc(plugin)).splitlines(), ""]
+    lines += row_of(name) if kind == "method" else []
     options = options_of(plugin).values()
     for option in options:
         default = "required" if option.required else f"``{option.default!r}``"
@@ -101,6 +102,23 @@ def about(kind, registry, name) -> list[str]:
         f"* ``{column}``: {verbatim(Reading(**how).sentence)}" for column, how in readings.items()
     ]
     return [*lines, ""]
+
+
+def row_of(method) -> list[str]:
+    """What the leaderboard of the docs says of a method."""
+    import pandas as pd
+
+    table = pd.read_csv(ROOT / "docs" / "leaderboard.csv")
+    lines = []
+    for row in table[(table["method"] == method) & table["rank"].notna()].to_dict("records"):
+        lines += [
+            f"Leaderboard, {verbatim(row['layer'])}: mean rank {row['rank']:.1f}; on what cannot "
+            f"matter {row['blind']:.2f}; AUROC against background {row['background']:.2f}, "
+            f"neighbours {row['neighbours']:.2f}; {row['seconds']:.1f} times a forward and a "
+            "backward pass.",
+            "",
+        ]
+    return lines
 
 
 def of_docstring(_app, _what, _name, _object, _options, lines: list[str]) -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 from common import Check, Scale
-from torch import Tensor, nn
 
 import attrscore
+from attrscore.core.contracts import InputSpec
 from attrscore.core.heat import HeatOptions
 from attrscore.targets import Index
+from attrscore.testing.samples import HalfBlind, halves
 
 LAYER_METHODS = (
     *("hires_cam", "layer_cam", "activation_x_gradient", "grad_cam", "xgrad_cam"),
@@ -22,42 +23,23 @@ EXACT = {"hires_cam", "layer_cam", "activation_x_gradient", *INPUT_METHODS}
 """Methods that multiply by, or are, the gradient at each place: where that is 0, so are they."""
 
 
-class HalfBlind(nn.Module):
-    """Two 1-wide convolutions; the right half is multiplied by 0 before the pooling.
-
-    Nothing on the right can reach the output, whatever the weights; the layer ``features`` itself
-    is as active on the right as on the left.
-    """
-
-    def __init__(self, dimensions: int, seed: int) -> None:
-        super().__init__()
-        conv = getattr(nn, f"Conv{dimensions}d")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.features = nn.Sequential(conv(3, 8, 1), nn.ReLU(), conv(8, 8, 1), nn.ReLU())
-            self.head = nn.Linear(8, 2)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        features = self.features(inputs)
-        seen = torch.zeros_like(features)
-        seen[..., : features.shape[-1] // 2] = 1
-        return self.head((features * seen).flatten(2).mean(2))
-
-
 def run(scale: Scale, out: Path) -> list[Check]:
     """The share of heat on the half that cannot matter, by method."""
     rows = []
     for plane in scale.planes:
-        space = (16, 16) if plane == "2D" else (6, 16, 16)
+        space = (16, 16) if plane == "2D" else (8, 16, 16)
         for seed in scale.seeds:
-            inputs = torch.rand((8, 3, *space), generator=torch.Generator().manual_seed(seed))
-            blind = torch.zeros((8, *space), dtype=torch.bool)
-            blind[..., space[-1] // 2 :] = True
+            inputs, read, _ = zip(*halves(space, cells=8, seed=seed), strict=True)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model = HalfBlind(InputSpec(channels=3, size=space, classes=2)).eval()
             scores = attrscore.evaluate(
-                HalfBlind(len(space), seed).double(),
-                attrscore.Batch(inputs=inputs.double(), regions={"cell": blind}),
+                model.double(),
+                attrscore.Batch(
+                    inputs=torch.stack(inputs).double(), regions={"cell": ~torch.stack(read)}
+                ),
                 methods=[*LAYER_METHODS, *INPUT_METHODS],
-                layers="features",
+                layers="features.3",
                 target=Index(index=0, scalar="margin"),
                 heat=HeatOptions(sign="absolute"),
                 progress="none",
