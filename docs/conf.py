@@ -112,10 +112,9 @@ def row_of(method) -> list[str]:
     lines = []
     for row in table[(table["method"] == method) & table["rank"].notna()].to_dict("records"):
         lines += [
-            f"Leaderboard, {verbatim(row['layer'])}: mean rank {row['rank']:.1f}; on what cannot "
-            f"matter {row['blind']:.2f}; AUROC against background {row['background']:.2f}, "
-            f"neighbours {row['neighbours']:.2f}; {row['seconds']:.1f} times a forward and a "
-            "backward pass.",
+            f"Leaderboard, {verbatim(row['layer'])}: mean rank {row['rank']:.1f}; heat on what "  # noqa: ISC004
+            f"cannot matter {row['blind']:.2f}; AUROC against background {row['background']:.2f}, "
+            f"neighbours {row['neighbours']:.2f}; {row['seconds']:.1f} x the floor.",
             "",
         ]
     return lines
