@@ -18,6 +18,7 @@ import repair
 import sanity
 import torch
 import verdict
+import vision_transformers
 from common import Check, Scale
 
 PARTS = {
@@ -28,6 +29,7 @@ PARTS = {
     "paper": paper.run,
     "real": real.run,
     "repair": repair.run,
+    "vision_transformers": vision_transformers.run,
     "verdict": verdict.run,  # on two processes of its own
 }
 
