@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+import attention
 import cost_of_layers
 import integrated_gradients
 import memory
@@ -14,6 +15,6 @@ import scoring
 import slopes
 
 if __name__ == "__main__":
-    for each in (cost_of_layers, scoring, memory, integrated_gradients, slopes):
+    for each in (cost_of_layers, attention, scoring, memory, integrated_gradients, slopes):
         print(f"\n## {each.__name__}\n", flush=True)
         each.main(sys.argv[1:])

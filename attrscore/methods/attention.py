@@ -13,7 +13,7 @@ blocks. What a layer's map is made of is the last attention that runs inside the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, cast
 
@@ -37,53 +37,60 @@ __all__ = [
 ]
 
 
-def rollout(attentions: Sequence[Tensor], /) -> Tensor:
-    """How much of each token of the image reaches each token behind the last block.
+def rollout(attentions: Iterable[Tensor], /) -> Iterator[Tensor]:
+    """How much of each token of the image reaches each token behind a block.
 
-    (N, H, T, T) of each block -> (N, T, T): the product over blocks of half the mean over heads
-    and half the identity, which stands for the shortcut. Abnar, Zuidema, ACL 2020.
+    (N, H, T, T) of each block -> (N, T, T) behind each: the product of the blocks so far, half of
+    each the mean over heads and half the identity, which stands for the shortcut. Abnar, Zuidema,
+    ACL 2020.
 
     >>> attention = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])
-    >>> rollout([attention, attention])
+    >>> *_, last = rollout([attention, attention])
+    >>> last
     tensor([[[0.5625, 0.4375],
              [0.0000, 1.0000]]])
     """
-    mixed = [(each.mean(1) + _identity(each)) / 2 for each in attentions]
-    product = mixed[0]
-    for each in mixed[1:]:
-        product = each @ product
-    return product
+    product: Tensor | None = None
+    for each in attentions:
+        mixed = (each.mean(1) + _identity(each)) / 2
+        product = mixed if product is None else mixed @ product
+        yield product
 
 
-def grad_attention(attentions: Sequence[Tensor], gradients: Sequence[Tensor], /) -> Tensor:
-    """The relevance of each token of the image for each token behind the last block.
+def grad_attention(pairs: Iterable[tuple[Tensor, Tensor]], /) -> Iterator[Tensor]:
+    """The relevance of each token of the image for each token behind a block.
 
-    (N, H, T, T) and its gradients of each block -> (N, T, T), without the identity from which it
-    begins: R <- R + mean over heads of max(0, A dy / dA) times R. Chefer, Gur, Wolf, ICCV 2021,
-    equations 5 and 6.
+    (N, H, T, T) and its gradients of each block -> (N, T, T) behind each, without the identity from
+    which it begins: R <- R + mean over heads of max(0, A dy / dA) times R. Chefer, Gur, Wolf, ICCV
+    2021, equations 5 and 6.
 
     >>> attention = torch.tensor([[[[0.5, 0.5], [0.0, 1.0]]]])
-    >>> grad_attention([attention], [torch.tensor([[[[2.0, 4.0], [-1.0, 1.0]]]])])
-    tensor([[[1., 2.],
-             [0., 1.]]])
+    >>> list(grad_attention([(attention, torch.tensor([[[[2.0, 4.0], [-1.0, 1.0]]]]))]))
+    [tensor([[[1., 2.],
+             [0., 1.]]])]
     """
-    relevance = torch.zeros_like(attentions[0][:, 0])
-    for attention, gradient in zip(attentions, gradients, strict=True):
-        step = (attention * gradient).clamp(min=0).mean(1)
-        relevance = relevance + step + step @ relevance  # the identity apart
-    return relevance
+    relevance: Tensor | None = None
+    for attention, gradient in pairs:
+        step = (attention * gradient).clamp_(min=0).mean(1)
+        # the identity apart
+        relevance = step if relevance is None else relevance + step + step @ relevance
+        yield relevance
 
 
-def legrad(gradients: Sequence[Tensor], /) -> Tensor:
+def legrad(gradients: Iterable[Tensor], /) -> Iterator[Tensor]:
     """How much more attention to each token would raise the score.
 
-    (N, H, T, T), the gradients of each block -> (N, T): the mean over blocks, heads and queries of
-    max(0, dy / dA). Bousselham et al., ICCV 2025 (arXiv 2404.03214, 2024).
+    (N, H, T, T), the gradients of each block -> (N, T) behind each: the mean over heads, queries
+    and the blocks so far of max(0, dy / dA). Bousselham et al., ICCV 2025 (arXiv 2404.03214, 2024).
 
-    >>> legrad([torch.tensor([[[[2.0, 4.0], [-1.0, 1.0]]]])])
-    tensor([[1.0000, 2.5000]])
+    >>> list(legrad([torch.tensor([[[[2.0, 4.0], [-1.0, 1.0]]]])]))
+    [tensor([[1.0000, 2.5000]])]
     """
-    return torch.stack([each.clamp(min=0).mean((1, 2)) for each in gradients]).mean(0)
+    total: Tensor | None = None
+    for number, each in enumerate(gradients, start=1):
+        found = each.clamp(min=0).mean((1, 2))
+        total = found if total is None else total + found
+        yield total / number
 
 
 def _identity(attention: Tensor) -> Tensor:
@@ -99,6 +106,7 @@ class _OfTokens:
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
         blocks, read = _blocks(run)
+        by_block = dict(zip(blocks, self._each(list(blocks.values()), read), strict=True))
         maps: dict[str, Tensor] = {}
         refused: dict[str, str] = {}
         for layer in run.layers:
@@ -114,19 +122,21 @@ class _OfTokens:
                     "choose another block, or use grad_cam."
                 )
             else:
-                tokens = self._tokens([blocks[i] for i in blocks if i <= last], read)
-                found = _on_grid(run, layer, tokens)
+                found = _on_grid(run, layer, by_block[last])
                 maps |= {} if found is None else {layer: found}
                 if found is None:
                     refused[layer] = (
-                        f"The {tokens.shape[1]} tokens that '{layer}' attends to are not those of "
+                        f"The {read.shape[1]} tokens that '{layer}' attends to are not those of "
                         "its grid (it attends within windows, say); choose another block, or use "
                         "grad_cam."
                     )
         return Partial(maps, refused)
 
-    def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:
-        """From the attention up to a layer, and the share of each token that is read: (B, T)."""
+    def _each(self, blocks: Sequence[Seen], read: Tensor) -> Iterable[Tensor]:
+        """From the attention of the blocks and the share of each token that is read, (B, T).
+
+        (B, T) for each block.
+        """
         raise NotImplementedError
 
 
@@ -187,12 +197,10 @@ def _read(read: Tensor, over: Tensor) -> Tensor:
     return (read[:, None].to(over) @ over)[:, 0]
 
 
-def _gradients(blocks: Sequence[Seen]) -> list[Tensor]:
-    """Of each block; 0 where the score does not depend on it."""
-    return [
-        torch.zeros_like(each.weights) if each.gradient is None else each.gradient
-        for each in blocks
-    ]
+def _gradient(block: Seen) -> Tensor:
+    """Of a block's weights; 0 where the score does not depend on it."""
+    found = block.gradient
+    return torch.zeros(block.shape, device=block.source.device) if found is None else found
 
 
 @METHODS.register("attention")
@@ -208,8 +216,8 @@ class Attention(_OfTokens):
 
     needs_gradients: ClassVar[bool] = False
 
-    def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:
-        return _read(read, blocks[-1].weights.mean(1))
+    def _each(self, blocks: Sequence[Seen], read: Tensor) -> Iterable[Tensor]:
+        return (_read(read, each.weights.mean(1)) for each in blocks)
 
 
 @METHODS.register("attention_rollout")
@@ -224,8 +232,8 @@ class AttentionRollout(_OfTokens):
 
     needs_gradients: ClassVar[bool] = False
 
-    def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:
-        return _read(read, rollout([each.weights for each in blocks]))
+    def _each(self, blocks: Sequence[Seen], read: Tensor) -> Iterable[Tensor]:
+        return (_read(read, each) for each in rollout(each.weights for each in blocks))
 
 
 @METHODS.register("grad_attention")
@@ -239,8 +247,9 @@ class GradAttention(_OfTokens):
     Gur, Wolf, ICCV 2021, for networks of self-attention.
     """
 
-    def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:
-        return _read(read, grad_attention([each.weights for each in blocks], _gradients(blocks)))
+    def _each(self, blocks: Sequence[Seen], read: Tensor) -> Iterable[Tensor]:
+        pairs = ((each.weights, _gradient(each)) for each in blocks)
+        return (_read(read, each) for each in grad_attention(pairs))
 
 
 @METHODS.register("legrad")
@@ -255,5 +264,5 @@ class LeGrad(_OfTokens):
     ICCV 2025.
     """
 
-    def _tokens(self, blocks: Sequence[Seen], read: Tensor) -> Tensor:  # noqa: ARG002  # all tokens
-        return legrad(_gradients(blocks))
+    def _each(self, blocks: Sequence[Seen], read: Tensor) -> Iterable[Tensor]:  # noqa: ARG002  # all
+        return legrad(map(_gradient, blocks))

@@ -26,6 +26,11 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
             ["--model", "efficientnet-b0-2d"],
             ["| a step at a time |", "peak memory"],
         ),
+        (
+            "attention",
+            [],
+            ["| attrscore: the four methods, maps alone |", "| 12 blocks of a ViT-S |"],
+        ),
         ("slopes", [], ["| cells |", "| scorers |"]),
         ("reading", [], ["| tif |", "both, share"]),
     ],
@@ -88,6 +93,19 @@ def test_the_validation_holds_in_small(tmp_path):
         "no layer has more cells above 0.5 than can be",
     ):
         assert claim in summary
+
+
+def test_transformers_are_validated_in_small(tmp_path):
+    """One network that reads the cell and one that reads the background, all methods and blocks."""
+    command = [sys.executable, BENCHMARKS / "validation", "--quick", "--only"]
+    command += ["vision_transformers"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    table = (tmp_path / "validation" / "vision_transformers.csv").read_text(encoding="utf-8")
+    for name in ('"hires_cam, libra",tokens,', "attention_rollout,blocks.2,", "saliency,input,"):
+        assert name in table
+    summary = (tmp_path / "validation" / "summary.md").read_text(encoding="utf-8")
+    assert "plain: hires_cam, libra at tokens tells honest from background" in summary
 
 
 def test_repair_is_tried_in_small_and_goes_on_where_it_was(tmp_path):
