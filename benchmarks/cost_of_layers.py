@@ -21,6 +21,8 @@ from timing import begin, measure, parser, table
 from torch import Tensor, nn
 
 import attrscore
+from attrscore.core.layers import select_layers
+from attrscore.core.model import as_found
 from attrscore.core.passes import Pass
 
 CAMS = (
@@ -34,8 +36,9 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 def ours_pass(model: nn.Module, layers: Sequence[str], inputs: Tensor, mask: Tensor):
     """The shared pass of attrscore, without maps, heat and scores."""
     target = attrscore.TARGETS.build("predicted")
-    modules = {name: model.get_submodule(name) for name in layers}
-    return lambda: Pass(model, batch(inputs, mask), target, modules).gradients
+    with as_found(model):
+        chosen = select_layers(model, list(layers), inputs[:1])  # once a run, as in a job
+    return lambda: Pass(model, batch(inputs, mask), target, chosen).gradients
 
 
 def ours(
