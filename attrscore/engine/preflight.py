@@ -269,7 +269,7 @@ def _seeded(scores: Callable[[], Tensor], seed: int = 0) -> tuple[Tensor, bool]:
 
 def _random_states() -> bytes:
     states = [torch.get_rng_state()]
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch
         states += torch.cuda.get_rng_state_all()
     drawn = random.getstate(), np.random.get_state()  # noqa: NPY002  # some draw from it
     return pickle.dumps((*map(Tensor.tolist, states), drawn))
