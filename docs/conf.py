@@ -108,7 +108,10 @@ def row_of(method) -> list[str]:
     """What the leaderboard of the docs says of a method."""
     import pandas as pd
 
-    table = pd.read_csv(ROOT / "docs" / "leaderboard.csv")
+    path = ROOT / "docs" / "leaderboard.csv"
+    if not path.exists():
+        return []
+    table = pd.read_csv(path)
     lines = []
     for row in table[(table["method"] == method) & table["rank"].notna()].to_dict("records"):
         lines += [
