@@ -298,3 +298,41 @@ def test_all_blocks_and_methods_cost_one_forward_and_one_backward_pass():
         assert method(current).keys() == {"low", "high"}
     assert current.output is not None
     assert calls == ["forward"]
+
+
+class ByChannel(nn.Module):
+    """A class token and the patches of each channel, together (apart) or in the batch (folded)."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.embed = nn.Conv2d(1, 8, 8, 8)
+        self.first, self.which = (nn.Parameter(torch.randn(1, n, 1, 8)) for n in (1, 2))
+        self.tokens = nn.Identity()
+        self.blocks = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        n, channels = x.shape[:2]
+        x = self.embed(x.flatten(0, 1)[:, None]).flatten(2).mT.unflatten(0, (n, channels))
+        x = x + self.which
+        x = x.flatten(1, 2) if self.kind == "apart" else x.flatten(0, 1)
+        x = self.tokens(torch.cat([self.first[0].expand(len(x), -1, -1), x], 1))
+        for block in self.blocks:
+            x = x + block(*[self.norm(x)] * 3, need_weights=False)[0]
+        x = x[:, 0]
+        return self.head(x if self.kind == "apart" else x.unflatten(0, (n, channels)).mean(1))
+
+
+@pytest.mark.parametrize("kind", ["apart", "folded"])
+def test_a_layer_that_keeps_the_channels_apart_has_a_map_of_each(kind):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ByChannel(kind).double().eval()
+    data = crops()
+    found = maps(model, data, layers=["blocks.0", "blocks.1"])
+    assert {each.shape for each in found.values()} == {(2, 2, 4, 4)}
+    layers = {"blocks.1": model.blocks[1]}
+    weights = Pass(model, data, Index(index=0), layers).attention.calls[1].weights.mean(1)
+    expected = weights[:, 0, 1:].reshape(2, 2, 4, 4).numpy()
+    np.testing.assert_allclose(found["attention", "blocks.1"], expected, rtol=1e-10)
