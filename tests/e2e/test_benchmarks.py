@@ -29,7 +29,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
         (
             "attention",
             [],
-            ["| attrscore: the four methods, maps alone |", "| 12 blocks of a ViT-S |"],
+            ["| attrscore: maps of the four methods |", "| 12 blocks of a ViT-S |"],
         ),
         ("slopes", [], ["| cells |", "| scorers |"]),
         ("reading", [], ["| tif |", "both, share"]),
