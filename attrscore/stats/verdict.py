@@ -14,7 +14,6 @@ from attrscore.core.statuses import reasons_of
 from attrscore.errors import ConfigError, DataError, preview
 from attrscore.stats.comparisons import answers
 from attrscore.stats.conditions import (
-    CONFLICTING,
     GUIDE,
     UNSCORED,
     by_condition,
@@ -260,7 +259,7 @@ def verdicts(
                 *swaps[target],
                 _ranked(cells, draws_of(about, random, score, null), score, rule),
                 _resolvable(cells, score, rule),
-                _conflicting(cells, rule, options),
+                *_conflicting(cells, rule, options),
             )
             guide = str(about.get(GUIDE) or "none").replace("nan", "none")
             kind, sentence = _judge({each.name: each for each in evidence}, rule, guide)
@@ -321,9 +320,9 @@ def _judge(found: Mapping[Name, Evidence], rule: Rule, guide: str) -> tuple[Kind
     else:
         open_ = [name for name in (*CELL, *AROUND) if found[name].answer == "unclear"]
         why = f"the swap does not decide{' on ' * bool(open_)}{', '.join(open_)}"
-    flipped = found["conflicting"]
-    if guide != "none" and kind in ("cell-focused", "guided") and flipped.answer == "no":
-        kind, why = "inconclusive", flipped.text
+    flipped = found.get("conflicting")
+    if guide != "none" and kind in ("cell-focused", "guided") and flipped is not None:
+        kind, why = (kind, why) if flipped.answer == "yes" else ("inconclusive", flipped.text)
     if guide not in UNSCORED:
         gamed = draws.answer == "yes" and "yes" in around
         trained = f"gamed by guide={guide}" if gamed else f"trained with guide={guide}"
@@ -333,7 +332,7 @@ def _judge(found: Mapping[Name, Evidence], rule: Rule, guide: str) -> tuple[Kind
         why = f"{trained}; {why}" if why else trained
     swap = ", ".join(found[n].text for n in (*CELL, *AROUND) if np.isfinite(found[n].value))
     rank = draws.text if np.isfinite(draws.value) else ""
-    flip = flipped.text if flipped.answer != "missing" else ""
+    flip = "" if flipped is None else flipped.text
     said = dict.fromkeys(filter(None, (why, swap, flip, rank, enough.text)))
     return kind, f"{kind}: {'; '.join(said)}"
 
@@ -411,17 +410,18 @@ def _resolvable(rows: pd.DataFrame, score: str, rule: Rule) -> Evidence:
     return Evidence("resolvable", "yes" if share >= rule.resolvable else "no", text, share)
 
 
-def _conflicting(rows: pd.DataFrame, rule: Rule, options: dict[str, Any]) -> Evidence:
+def _conflicting(rows: pd.DataFrame, rule: Rule, options: dict[str, Any]) -> list[Evidence]:
+    """Whether it is right where a shortcut speaks for another class; empty without such cells."""
     found = answers(rows, conflicting=True, **options)
     if found is None or found.cells < rule.cells:
-        return Evidence("conflicting", "missing", f"fewer than {rule.cells} cells of {CONFLICTING}")
+        return []
     guess = 1 / rows["label"].nunique()
     text = (
         f"right in {found.value:.0%} [{found.low:.0%}, {found.high:.0%}] of conflicting cells, "
         f"where a guess is in {guess:.0%}"
     )
     answer: Answer = "yes" if found.low > guess else "no"
-    return Evidence("conflicting", answer, text, found.value, found.low, found.high)
+    return [Evidence("conflicting", answer, text, found.value, found.low, found.high)]
 
 
 def model_verdicts(verdicts: Sequence[Verdict], shown: Sequence[str], /) -> list[ModelVerdict]:
