@@ -148,8 +148,9 @@ class DeepLiftShap:
         check_whole(self, "seed", least=0)
 
     def check(self, run: Pass, /) -> None:
-        """Whether there are other cells, and what ``deep_lift`` asks."""
-        self._chosen(run)
+        """What ``deep_lift`` asks; that there are other cells shows where there is a pool."""
+        if run.pool is not None:
+            self._chosen(run)
         DeepLift().check(run)
 
     def __call__(self, run: Pass, /) -> Maps:

@@ -239,8 +239,10 @@ def test_deep_lift_shap_never_takes_the_cell_itself_and_needs_others():
     chosen = DeepLiftShap(baselines=9)._chosen(Pass(model, data, Predicted(), {}, pool=data))
     assert chosen.shape == (len(data), len(data) - 1)
     assert not (chosen == torch.arange(len(data))[:, None]).any()
+    without = Pass(model, data, Predicted(), {})
+    DeepLiftShap().check(without)  # a preflight has no pool yet
     with pytest.raises(UnsupportedError, match="there is no pool"):
-        DeepLiftShap()(Pass(model, data, Predicted(), {}))
+        DeepLiftShap()(without)
     alone = Pass(model, data.rows(0, 1), Predicted(), {}, pool=data.rows(0, 1))
     with pytest.raises(UnsupportedError, match="needs other cells as baselines"):
         DeepLiftShap()(alone)
