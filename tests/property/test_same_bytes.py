@@ -19,6 +19,7 @@ CHANGES = {
     "fuse": ["fuse=false"],
     "guide": ["guide=swap"],
     "figures": ["figures=all", "show=[phantom-0-000003]"],
+    "objective": ["objective=grad_camo"],
     "label": ["label.model=mine", "label.dataset=ours"],
     "readers": ["readers=1"],
     "rerun": ["rerun=all"],
