@@ -147,7 +147,7 @@ def layers_of(
             with torch.no_grad():
                 call(model, first.inputs, *first.others)
         except LayerError as error:
-            with contextlib.suppress(Exception):  # of the output, which is not what was asked
+            with contextlib.suppress(AttrscoreError, RuntimeError):  # of the output: not asked
                 if _draws(model, first, output):
                     error.add_note(f"{is_random(model)} No layout can be found of such a model.")
             raise

@@ -190,7 +190,7 @@ class _OfLayers(WithGradients):
 class _LayerByLayer(_OfLayers):
     """A map of each layer from its activation and gradient alone."""
 
-    formula: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    formula: ClassVar[Callable[..., Tensor]]
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
