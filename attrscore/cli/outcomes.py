@@ -45,7 +45,7 @@ class Ended:
     how: str = ""
     """In a word or two, where it is more than the code says: ``cancelled``, ``out of memory``."""
     objective: float | None = None
-    """What an optimising sweeper is told, where ``objective=`` names a column."""
+    """What an optimising sweeper gets, where ``objective=`` names a column."""
 
     @property
     def state(self) -> str:

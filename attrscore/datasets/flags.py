@@ -84,7 +84,7 @@ KINDS: Mapping[str, Kind] = {
         "compare dataset.image_key and dataset.object_key with the names of the files",
     ),
     "class_by_plate": Kind(
-        "the plate, or batch, alone tells the class of {count} of {of} cells",
+        "the plate, or batch, alone shows the class of {count} of {of} cells",
         "a model can read the plate in place of the cell: take plates that hold every class, and "
         "hold out whole ones by train.split_by",
     ),

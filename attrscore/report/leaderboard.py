@@ -1,6 +1,6 @@
 """The leaderboard: what the results of its jobs say of each method, against known truth.
 
-The jobs are those of ``conf/experiment/leaderboard*.yaml``, told by the name of their dataset,
+The jobs are those of ``conf/experiment/leaderboard*.yaml``, known by the name of their dataset,
 ``TEST/PLANE/SEED``, and of their model, what it was made to read. It reads results, and needs no
 torch.
 """
@@ -126,8 +126,8 @@ class Leaderboard:
             return f"{of}: too few to compare."
         found = f"Friedman p {'< 0.001' if ranking.p < 0.001 else f'= {ranking.p:.3f}'}"
         return (
-            f"{of}: {found}; mean ranks closer than {ranking.critical:.2f} cannot be told apart "
-            f"(Nemenyi, 5 %). Not told from the best: {table['as_good_as_the_best'].sum()} of "
+            f"{of}: {found}; mean ranks closer than {ranking.critical:.2f} are not separated "
+            f"(Nemenyi, 5 %). Not separated from the best: {table['as_good_as_the_best'].sum()} of "
             f"{len(ranking.ranks)}."
         )
 
@@ -140,8 +140,8 @@ class Leaderboard:
                 heat_table(self),
             ),
             "ranks": (
-                "What can be told apart",
-                "Mean ranks. Entries that a bar joins cannot be told apart (Nemenyi, 5 %).",
+                "What is separated",
+                "Mean ranks. Entries that a bar joins are not separated (Nemenyi, 5 %).",
                 rank_diagram(self),
             ),
         }
@@ -207,7 +207,7 @@ def heat_table(board: Leaderboard, /) -> Sheet:
 
 
 def rank_diagram(board: Leaderboard, /) -> Sheet:
-    """Draw mean ranks, with a bar over each set of entries that cannot be told apart."""
+    """Draw mean ranks, with a bar over each set of entries that are not separated."""
     from attrscore.report.figures._sheet import Sheet
 
     ranking, names = board.ranking, _named(board)

@@ -80,7 +80,7 @@ def of_leaderboard(found: Leaderboard, /) -> Iterator[Table | str]:
     tests = ", ".join(f"{number} {test}" for test, number in found.networks.items())
     names = ["method", "layer", "explains"]
     table = _table(
-        f"Mean over networks ({tests}); * not told from the best, ° on the Pareto front",
+        f"Mean over networks ({tests}); * not separated from the best, ° on the Pareto front",
         names,
         ["mean rank", *heads, "CPU ↓", "memory ↓", "undefined"],
     )

@@ -309,7 +309,7 @@ def answers(
     clusters: Sequence[str] | None = None,
     **options: Any,
 ) -> Estimate | None:
-    """How often one model is right, with an interval; None where no cell tells.
+    """How often one model is right, with an interval; None where no cell says.
 
     With ``conflicting`` on the cells alone that ``Metadata_conflicting`` marks with 1: what may be
     a shortcut, the plate or the background, speaks there for another class than the cell, and a
@@ -501,11 +501,11 @@ class Ranking:
     p: float
     """Of Friedman's test that no entry is better than another; NaN with fewer than 3 entries."""
     critical: float
-    """Mean ranks that lie closer than this cannot be told apart (Nemenyi)."""
+    """Mean ranks that lie closer than this are not separated (Nemenyi)."""
 
     @property
     def groups(self) -> list[list[Any]]:
-        """The largest sets of entries of which no two can be told apart, the best set first."""
+        """The largest sets of entries of which no two are separated, the best set first."""
         rank = self.ranks["rank"]
         ends = [int((rank < first + self.critical).sum()) for first in rank]
         starts = [i for i, end in enumerate(ends) if i == 0 or end > ends[i - 1]]

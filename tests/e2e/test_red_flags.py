@@ -23,7 +23,7 @@ SETTINGS = [
     "dataset.crop=[32,32]",
 ]
 SHIFTED = "red flag: the nucleus is empty in 16 of 16 cells (f0:1, f0:2, f0:3): "
-PLATES = "red flag: the plate, or batch, alone tells the class of 16 of 16 cells (DMSO: P1, "
+PLATES = "red flag: the plate, or batch, alone shows the class of 16 of 16 cells (DMSO: P1, "
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_from_inspect_to_the_report(study, capsys):
     assert "red flag: fields: the nucleus is empty in 16 of 16 cells" in terminal
     assert main(["report", "results", "-o", "page"]) == 0
     page = Path("page/report.html").read_text()
-    assert "the plate, or batch, alone tells the class of 16 of 16 cells" in page
+    assert "the plate, or batch, alone shows the class of 16 of 16 cells" in page
     assert main(["report", "results", "--json"]) == 0
     capsys.readouterr()
 
