@@ -14,8 +14,6 @@ from torch import Tensor, nn
 
 from attrscore.models.weights import load_weights
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-
 
 def weights_of(package: str, file: str) -> Path:
     """Where a package keeps its weights; a test without them is skipped."""

@@ -25,6 +25,7 @@ __all__ = [
     "columns_of",
     "distinguishing",
     "draws_of",
+    "guide_of",
     "is_null",
     "label",
     "named",
@@ -51,6 +52,12 @@ _OF_MAPS = ("method", "layer", "target", "heat", "scorer")
 """First words of the columns that say what was computed; the others say of which model."""
 _OF_A_SHARD = ("dataset.shard", "dataset.of", "dataset.fingerprint")
 _FINGERPRINT = re.compile(r"(fingerprint=[0-9a-f]{8})[0-9a-f]+")
+
+
+def guide_of(about: Mapping[str, Any], /) -> str:
+    """What guided a model while it was trained; "none" where nothing did, or nobody knows."""
+    guide = about.get(GUIDE)
+    return "none" if not guide or pd.isna(guide) else str(guide)
 
 
 def columns_of(table: pd.DataFrame, /, *, without: Sequence[str] = ()) -> list[str]:

@@ -14,12 +14,12 @@ from attrscore.core.statuses import reasons_of
 from attrscore.errors import ConfigError, DataError, preview
 from attrscore.stats.comparisons import answers
 from attrscore.stats.conditions import (
-    GUIDE,
     UNSCORED,
     by_condition,
     by_model,
     columns_of,
     draws_of,
+    guide_of,
     is_null,
     label,
     named,
@@ -261,8 +261,7 @@ def verdicts(
                 _resolvable(cells, score, rule),
                 *_conflicting(cells, rule, options),
             )
-            guide = str(about.get(GUIDE) or "none").replace("nan", "none")
-            kind, sentence = _judge({each.name: each for each in evidence}, rule, guide)
+            kind, sentence = _judge({each.name: each for each in evidence}, rule, guide_of(about))
             found.append(Verdict(kind, sentence, evidence, about, i == speaks, rule))
     return found
 

@@ -5,8 +5,6 @@ The images lie beside the checkout in ../shared/data, as for test_microscopy.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pandas as pd
@@ -14,6 +12,7 @@ import pytest
 import tifffile
 import torch
 import zarr
+from microscopy import DATA, needs_images
 from PIL import Image
 from skimage.exposure import rescale_intensity
 
@@ -21,11 +20,7 @@ from attrscore.cli.main import main
 from attrscore.datasets import DeepProfiler, DeepProfilerFields, Fields
 from attrscore.store import read_scores
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"the microscopy of {DATA.name} is not beside this checkout"
-)
+pytestmark = needs_images
 
 VOLUMES = ("Emb01_t201", "Emb01_t301", "Emb04_t201", "Emb04_t301")
 SPACING = (1.75, 0.8, 0.8)

@@ -17,16 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from microscopy import DATA, fields, needs_images
 
 import attrscore
 from attrscore.cli.main import main
 from attrscore.datasets import Fields
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
-pytestmark = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"the microscopy of {DATA.name} is not beside this checkout"
-)
+pytestmark = needs_images
 
 AUDIT = ["target.scalar=margin", "layers=[features.3,features.7]", "method=[grad_cam,hires_cam]"]
 
@@ -34,17 +31,6 @@ AUDIT = ["target.scalar=margin", "layers=[features.3,features.7]", "method=[grad
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def fields(name: str, pattern: str, **options: str) -> list[str]:
-    folder = DATA / name
-    settings = {
-        "images": f"'{folder}/images/{pattern}'",
-        "masks": f"'{folder}/labels/{pattern}'",
-        "labels": f"{folder}/labels.csv",
-        **options,
-    }
-    return ["dataset=fields", *(f"dataset.{key}={value}" for key, value in settings.items())]
 
 
 def audit(capsys, training: list[str], held_out: list[str], *, split_by: str, epochs: int):

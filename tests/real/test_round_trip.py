@@ -5,24 +5,19 @@ The images lie beside the checkout in ../shared/data and are no part of it; see 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 import torch
+from microscopy import DATA, needs_images
 
 import attrscore
 from attrscore.cli.main import main
 from attrscore.core.heat import Heat
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-
 pytestmark = [
-    pytest.mark.skipif(
-        not DATA.is_dir(), reason=f"the microscopy of {DATA.name} is not beside this checkout"
-    ),
+    needs_images,
     pytest.mark.filterwarnings("ignore:.*future.infer_string"),  # anndata's, of pandas 3
 ]
 

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
+from microscopy import fields, needs_images
 from skimage import data, transform
 from trained_nets import (
-    DATA,
     EfficientNetLite0,
     PlateletUNet,
     efficientnet_weights,
@@ -25,21 +24,6 @@ from trained_nets import (
 import attrscore
 from attrscore.cli.main import main
 from attrscore.models.weights import load_weights
-
-needs_images = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"the microscopy of {DATA.name} is not beside this checkout"
-)
-
-
-def fields(name: str, pattern: str, **options: str) -> list[str]:
-    folder = DATA / name
-    settings = {
-        "images": f"'{folder}/images/{pattern}'",
-        "masks": f"'{folder}/labels/{pattern}'",
-        "labels": f"{folder}/labels.csv",
-        **options,
-    }
-    return ["dataset=fields", *(f"dataset.{key}={value}" for key, value in settings.items())]
 
 
 @needs_images

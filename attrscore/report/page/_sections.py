@@ -11,7 +11,7 @@ import pandas as pd
 from attrscore.core.columns import column_of, title_of
 from attrscore.report.page._conditions import Condition
 from attrscore.stats.comparisons import FINDINGS
-from attrscore.stats.conditions import GUIDE, is_null, label, named, records, short
+from attrscore.stats.conditions import guide_of, is_null, label, named, records, short
 from attrscore.stats.resampling import numbers
 from attrscore.stats.summary import CORRECTED, Names, class_name, threshold_curve
 from attrscore.store.maps import order_of
@@ -279,8 +279,8 @@ def reasons_of(verdict: Verdict, /) -> Sequence[tuple[str, str, str]]:
     """
     if verdict.kind not in ("inconclusive", "unresolvable"):
         return []
-    guided = str(verdict.about.get(GUIDE) or "none") not in ("none", "nan")
-    against = ("evidence", "draws", "resolvable", *(["conflicting"] if guided else []))
+    against = ["evidence", "draws", "resolvable"]
+    against += ["conflicting"] if guide_of(verdict.about) != "none" else []
     found: list[tuple[str, str, str]] = [
         (EVIDENCE[each.name], each.answer, each.text)
         for each in verdict.conditions
