@@ -80,7 +80,7 @@ SWEEPS = {
                     "model.width=4,8"], 2),
     "lists": (["method=[grad_cam,saliency],[hires_cam]", "layers=[features.3,features.6],[stages]",
                "scorer=[grad_camo]"], 1),
-    "globs and ranges": (["method=glob(gr*)", "layers='features.*',last_conv",
+    "globs and ranges": (["method=glob(grad_c*)", "layers='features.*',last_conv",
                           "dataset.seed=range(2)"], 2),
     "options": (["method=[grad_cam,integrated_gradients]", "layers=features.3,features.7",
                  "method.integrated_gradients.steps=2,3"], 2),
