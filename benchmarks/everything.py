@@ -11,10 +11,12 @@ import attention
 import cost_of_layers
 import integrated_gradients
 import memory
+import planning
 import scoring
 import slopes
 
 if __name__ == "__main__":
-    for each in (cost_of_layers, attention, scoring, memory, integrated_gradients, slopes):
+    costs = (cost_of_layers, attention, scoring, memory, integrated_gradients, slopes)
+    for each in (*costs, planning):
         print(f"\n## {each.__name__}\n", flush=True)
         each.main(sys.argv[1:])

@@ -301,9 +301,9 @@ def _blocked(scores: Callable[..., Tensor], inputs: Tensor, together: Tensor) ->
                 raise
             return None
         reached |= (gradient != 0).flatten(0, 1).any(0)
-    share = float(reached.double().mean())
-    if share >= MOST:
-        return None
+        share = float(reached.double().mean())
+        if share >= MOST:
+            return None
     others = torch.where(reached, inputs, inputs.flip(0))
     with torch.no_grad():
         return share if _apart(together, scores(x=others)) else None

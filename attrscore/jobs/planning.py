@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from attrscore import store
 from attrscore.core.contracts import Batch, Result
@@ -41,8 +41,8 @@ What is killed or out of time loses no more than that."""
 PROBED = 5.0
 """Seconds that a probe of several crops may take."""
 
-_TRIED = 3
-"""Crops that a job tries alone before it computes: a preflight, what a pass takes, a sample."""
+_TRIED = 12
+"""Crops, about, whose time a job takes before it computes: its preflight, what a pass takes."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def plan(
     :raises AttrscoreError: as the job would, before it starts.
     """
     draws = draws_of(settings)
+    began = time.perf_counter()
     parts = build(draws[0])
+    built = time.perf_counter() - began
     results = Path(settings["results"])
     conditions = done = cells = 0
     probed: _Probe | None = None
@@ -101,6 +103,7 @@ def plan(
         here = _cells_left(results, replace(job, conditions=absent)) if left else 0
         if here and probed is None:
             probed = _probe(parts, left, on_method)
+            seconds += built
         if here and probed is not None:
             seconds += probed.seconds(here, settings["batch_size"])
             megabytes += probed.a_cell * here + probed.a_part * math.ceil(here / job.part_rows)
@@ -304,12 +307,35 @@ def part_rows(parts: Parts, left: tuple[store.Condition, ...], /) -> int:
     with _counted(parts.model) as counts:
         for _ in run(parts.model, [cell], replace(parts.options, skip=frozenset(skip))):
             pass
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _Operations() as operations:
         call(parts.model, cell.inputs, *cell.others)
     # a backward pass is two products of the size of those of a forward pass
     passes = counts["forwards"] + 2 * counts["backwards"]
-    batches = PART_WORK / max(1, counter.get_total_flops() * passes) / size
+    batches = PART_WORK / max(1, operations.total * passes) / size
     return most if batches * size >= most else min(most, max(1, int(batches)) * size)
+
+
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch
+    """Counts floating-point operations as torch's FlopCounterMode does.
+
+    That one imports torch's compiler and SymPy, which takes two seconds of every job.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:  # of torch: else it imports its compiler to keep it out
+        return False
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=made)
+        return made
 
 
 def _bytes(job: store.Job, results: Sequence[Result]) -> int:

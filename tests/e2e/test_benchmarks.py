@@ -31,6 +31,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
             [],
             ["| attrscore: maps of the four methods |", "| 12 blocks of a ViT-S |"],
         ),
+        ("planning", [], ["| tiny CNN, 2D |"]),
         ("slopes", [], ["| cells |", "| scorers |"]),
         ("reading", [], ["| tif |", "both, share"]),
     ],

@@ -72,10 +72,10 @@ def test_what_a_pass_costs_besides_is_paid_once_a_batch(monkeypatch, settings):
 @pytest.mark.parametrize(
     ("took", "seconds"),
     [
-        ({1: 2.0}, 64 * 2.0 + 3 * 2.0),
-        ({2: 1.0, 8: 1.6}, 2 * (1.6 + 24 * 0.1) + 3 * 0.5),
-        ({2: 0.1, 8: 0.1, 32: 0.5}, 2 * 0.5 + 3 * 0.05),
-        ({2: 1.0, 8: 0.8}, 2 * (0.8 + 24 * 0.025) + 3 * 0.5),  # noise: no batch costs nothing
+        ({1: 2.0}, 64 * 2.0 + 12 * 2.0),
+        ({2: 1.0, 8: 1.6}, 2 * (1.6 + 24 * 0.1) + 12 * 0.5),
+        ({2: 0.1, 8: 0.1, 32: 0.5}, 2 * 0.5 + 12 * 0.05),
+        ({2: 1.0, 8: 0.8}, 2 * (0.8 + 24 * 0.025) + 12 * 0.5),  # noise: no batch costs nothing
     ],
 )
 def test_seconds_of_batches_from_those_tried(took, seconds):
