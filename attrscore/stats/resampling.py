@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 Array = np.ndarray[Any, Any]
-Statistic = Callable[[Array], float]
 
 CLUSTERS = ("Metadata_Plate", "Metadata_Well")
 """Columns that name units of replication, the outermost first."""
@@ -49,12 +48,10 @@ _BLOCK = 2**21
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Cells by the unit that is resampled, and by the innermost unit within it."""
+    """Cells by the unit that is resampled."""
 
     outer: Array
-    """(cells,) number of the unit that is resampled; 0 where there is no unit."""
-    inner: Array
-    """(cells,) number of the innermost unit, nested in the outer ones."""
+    """(cells,) number of the unit; 0 where there is none."""
     level: str
     """The column whose groups are resampled; "" where no column names units."""
     caveat: str = ""
@@ -84,8 +81,7 @@ class Clusters:
             if name not in table:
                 raise ConfigError(f"There is no column '{name}'. {did_you_mean(name, table)}")
         if not names:
-            nothing = np.zeros(len(table), dtype=np.intp)
-            return cls(nothing, nothing, "")
+            return cls(np.zeros(len(table), dtype=np.intp), "")
         levels = [
             table.groupby(names[: i + 1], sort=True, dropna=False, observed=True).ngroup()
             for i in range(len(names))
@@ -97,8 +93,7 @@ class Clusters:
         if chosen and counts[chosen] > 1:
             groups, above = counts[chosen - 1], names[chosen - 1]
             caveat = f"on {'this' if groups == 1 else f'these {groups} groups of'} {above} only"
-        outer, inner = (levels[i].to_numpy(dtype=np.intp) for i in (chosen, -1))
-        return cls(outer, inner, names[chosen], caveat)
+        return cls(levels[chosen].to_numpy(dtype=np.intp), names[chosen], caveat)
 
     @property
     def units(self) -> int:
@@ -109,7 +104,7 @@ class Clusters:
     def effective(self) -> float:
         """How many units of equal size would weigh as these do: (sum n)^2 / sum n^2 (Kish, 1965).
 
-        >>> Clusters(np.array([0, 0, 0, 1]), np.zeros(4, int), "well").effective
+        >>> Clusters(np.array([0, 0, 0, 1]), "well").effective
         1.6
         """
         sizes = np.bincount(self.outer).astype(float)
@@ -131,10 +126,8 @@ class Clusters:
 
     def among(self, rows: Array, /) -> Clusters:
         """The units of some of the rows, numbered from 0."""
-        outer, inner = (
-            np.unique(codes[rows], return_inverse=True)[1] for codes in (self.outer, self.inner)
-        )
-        return Clusters(outer, inner, self.level, self.caveat)
+        outer = np.unique(self.outer[rows], return_inverse=True)[1]
+        return Clusters(outer, self.level, self.caveat)
 
 
 def totals(codes: Array, values: Array, /) -> Array:
@@ -172,16 +165,14 @@ def bootstrap(
     *,
     clusters: Sequence[str] | None = None,
     fewest: int = 2,
-    statistic: Literal["mean"] | Statistic = "mean",
     threshold: float | None = None,
     **options: Any,
 ) -> Estimate:
     """The mean of a column over its defined cells, with an interval over units.
 
-    With ``threshold`` it is P(value > threshold). A callable statistic takes (cells,) values and
-    is computed again for every resample. ``clusters`` are nested columns, the outermost first, and
-    with ``fewest`` say what the units are (:meth:`Clusters.of`); further options are those of
-    :class:`Resampling`.
+    With ``threshold`` it is P(value > threshold). ``clusters`` are nested columns, the outermost
+    first, and with ``fewest`` say what the units are (:meth:`Clusters.of`); further options are
+    those of :class:`Resampling`.
 
     >>> wells = pd.DataFrame({"Metadata_Well": list("AABBCCDDEE"), "x": [0.2, 0.4] * 5})
     >>> found = bootstrap(wells, "x")
@@ -195,13 +186,9 @@ def bootstrap(
     found = Clusters.of(table, clusters, fewest=fewest).among(finite)
     kept = values[finite] if threshold is None else (values[finite] > threshold).astype(float)
     plan = Resampling(**options)
-    if callable(statistic):
-        point, low, high, interval = plan.of_any(kept, found, statistic)
-    else:
-        choose(statistic, ("mean",), option="statistic")
-        made = plan.means if threshold is None else plan.shares
-        points, lows, highs, interval = made(kept[:, None], found)
-        point, low, high = (float(end[0]) for end in (points, lows, highs))
+    made = plan.means if threshold is None else plan.shares
+    points, lows, highs, interval = made(kept[:, None], found)
+    point, low, high = (float(end[0]) for end in (points, lows, highs))
     undefined = int((~finite).sum())
     return Estimate(
         *(point, low, high, len(kept), undefined, found.units, found.level, interval, found.note)
@@ -226,21 +213,19 @@ def numbers(table: pd.DataFrame, column: str, /) -> Array:
 class Resampling:
     """How an interval is made.
 
-    ``resample``: ``outermost`` draws units with all their cells; ``every`` draws also the inner
-    units within them, which overestimates the variance. ``interval``: ``studentised`` divides every
-    resampled deviation by its own cluster-robust error (bootstrap-t), which follows skewed units
+    ``interval``: ``studentised`` divides every resampled deviation of units by its own
+    cluster-robust error (bootstrap-t), which follows skewed units
     (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008), and reaches at least
     sqrt(n / (n - 1)) times as far as the t interval of n units, which follows units of unlike
     sizes: its error is from leaving out one unit at a time (MacKinnon, Nielsen, Webb, Journal of
     Applied Econometrics 2023), its degrees of freedom are one less than :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
-    it replaces ``studentised`` for callables and for ``every``, which have no such error. Fewer
-    than 5 units: the t interval, widened likewise. More than 2000, or ``t``: the t interval as it
+    it replaces ``studentised`` for :func:`attrscore.stats.separation`, which has no such error.
+    Fewer than 5 units: the t interval, widened likewise. More than 2000, or ``t``: the t interval as it
     is. Shares have one method, that of :meth:`shares`. One unit: NaN.
     """
 
     confidence: float = 0.95
-    resample: Literal["outermost", "every"] = "outermost"
     interval: Literal["studentised", "expanded", "percentile", "t"] = "studentised"
     resamples: int = 9999
     seed: int = 0
@@ -250,7 +235,6 @@ class Resampling:
             raise ConfigError(f"confidence={self.confidence} must lie within [0.5, 1).")
         if self.resamples < 99:
             raise ConfigError(f"resamples={self.resamples} must be at least 99.")
-        choose(self.resample, ("outermost", "every"), option="resample")
         choose(self.interval, ("studentised", "expanded", "percentile", "t"), option="interval")
 
     @property
@@ -288,7 +272,7 @@ class Resampling:
         if few:
             return point, low, high, "binomial"
         if units > MANY:  # groups of units at random resample alike
-            clusters = Clusters(clusters.outer % MANY, clusters.inner, clusters.level)
+            clusters = Clusters(clusters.outer % MANY, clusters.level)
         interval = "percentile" if self.interval == "percentile" else "expanded"
         drawn = self._percentiles(flags, clusters, interval)
         sizes = np.bincount(clusters.outer)
@@ -307,9 +291,8 @@ class Resampling:
 
     def _percentiles(self, values: Array, clusters: Clusters, interval: str) -> Array:
         """The ends of resampled means of (cells, T): (2, T)."""
-        codes = clusters.inner if self.resample == "every" else clusters.outer
-        sums, counts = totals(codes, values), np.bincount(codes).astype(float)
-        draws = [(w @ sums) / (w @ counts)[:, None] for w in self._weights(clusters)]
+        sums, counts = totals(clusters.outer, values), np.bincount(clusters.outer).astype(float)
+        draws = [(w @ sums) / (w @ counts)[:, None] for w in self._weights(clusters.units)]
         tails = self._tails(interval, clusters.units)
         ends: Array = np.quantile(np.concatenate(draws), tails, axis=0)
         return ends
@@ -334,28 +317,6 @@ class Resampling:
             low, high = self._percentiles(values, clusters, interval)
         return point, low, high, by_t, interval
 
-    def of_any(
-        self, values: Array, clusters: Clusters, statistic: Statistic, /
-    ) -> tuple[float, float, float, str]:
-        """Any statistic of finite (cells,), computed on the cells of every resample."""
-        point = float(statistic(values)) if len(values) else np.nan
-        units = clusters.units
-        if not len(values) or units < 2:
-            return point, np.nan, np.nan, "none"
-        interval = self._interval(clusters).replace("studentised", "expanded")
-        if interval == "t":
-            rest = [float(statistic(values[clusters.outer != unit])) for unit in range(units)]
-            low, high = self._by_t(np.array([point]), np.array(rest)[:, None], clusters)
-            return point, float(low[0]), float(high[0]), "t"
-        codes = clusters.inner if self.resample == "every" else clusters.outer
-        draws = [
-            float(statistic(np.repeat(values, times[codes].astype(int))))
-            for block in self._weights(clusters)
-            for times in block
-        ]
-        low, high = np.quantile(draws, self._tails(interval, units))
-        return point, float(low), float(high), interval
-
     def of_units(
         self, statistic: Callable[[Array], Array], clusters: Clusters, /
     ) -> tuple[float, float, float, str]:
@@ -369,22 +330,21 @@ class Resampling:
             low, high = self._by_t(np.array([point]), rest[:, None], clusters)
             return point, float(low[0]), float(high[0]), "t"
         interval = self._interval(clusters).replace("studentised", "expanded")
-        draws = np.concatenate([statistic(w) for w in self._outer_weights(units)])
+        draws = np.concatenate([statistic(w) for w in self._weights(units)])
         low, high = np.nanquantile(draws, self._tails(interval, units))
         return point, float(low), float(high), interval
 
     def _interval(self, clusters: Clusters) -> str:
         if self.interval == "t" or not FEWEST <= clusters.units <= MANY:
             return "t"
-        studentised = self.interval == "studentised" and self.resample == "every"
-        return "expanded" if studentised else self.interval
+        return self.interval
 
     def _studentised(self, sums: Array, counts: Array, point: Array) -> tuple[Array, Array]:
         """Bootstrap-t with the linearised error of a ratio of sums."""
         centred = sums - point * counts[:, None]  # so that the squares below do not cancel
         squares, products = centred**2, centred * counts[:, None]
         blocks = []
-        for w in self._outer_weights(len(counts)):
+        for w in self._weights(len(counts)):
             size = (w @ counts)[:, None]
             moved = (w @ centred) / size
             most = w @ squares
@@ -400,23 +360,8 @@ class Resampling:
         low, high = np.where(finite, point - np.where(finite, ends, 0) * error, -ends)
         return low, high
 
-    def _weights(self, clusters: Clusters) -> Iterator[Array]:
-        """Blocks (resamples, units): how often each is drawn; inner units for ``every``."""
-        if self.resample == "outermost":
-            yield from self._outer_weights(clusters.units)
-            return
-        parents = np.zeros(int(clusters.inner.max()) + 1, dtype=np.intp)
-        parents[clusters.inner] = clusters.outer
-        children = [np.flatnonzero(parents == unit) for unit in range(clusters.units)]
-        rng = np.random.default_rng([self.seed, 1])
-        for block in self._outer_weights(clusters.units):
-            drawn = np.zeros((len(block), len(parents)))
-            for unit, mine in enumerate(children):
-                times = block[:, unit].astype(int) * len(mine)
-                drawn[:, mine] = rng.multinomial(times, np.full(len(mine), 1 / len(mine)))
-            yield drawn
-
-    def _outer_weights(self, units: int) -> Iterator[Array]:
+    def _weights(self, units: int) -> Iterator[Array]:
+        """Blocks (resamples, units): how often each is drawn."""
         rng = np.random.default_rng(self.seed)
         rows = max(1, _BLOCK // units)
         for start in range(0, self.resamples, rows):

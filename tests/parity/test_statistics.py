@@ -28,16 +28,6 @@ def test_percentiles_of_one_level_are_those_of_scipy(cells):
     assert ours.interval == "percentile"
 
 
-def test_any_statistic_of_one_level_is_that_of_scipy(cells):
-    ours = bootstrap(
-        cells, "x", clusters=["id"], statistic=np.median, interval="percentile", resamples=9999
-    )
-    theirs = stats.bootstrap(
-        (cells["x"],), np.median, method="percentile", n_resamples=9999, random_state=0
-    ).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx(theirs, abs=0.06)
-
-
 def test_studentised_intervals_of_many_units_are_those_of_student(cells):
     normal = cells.assign(x=stats.norm.ppf((np.arange(30) + 0.5) / 30))
     ours = bootstrap(normal, "x", clusters=["id"], resamples=20_000)

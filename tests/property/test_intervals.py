@@ -68,14 +68,6 @@ def test_percentiles_of_few_units_fall_short_and_studentising_repairs_it():
     assert covered["studentised"] > covered["percentile"]
 
 
-def test_resampling_within_units_too_only_widens():
-    table = nested(np.random.default_rng(3), 10)
-    outer = bootstrap(table, "x", interval="expanded")
-    every = bootstrap(table, "x", resample="every")
-    assert every.interval == "expanded"
-    assert every.high - every.low > outer.high - outer.low
-
-
 def test_sign_flips_reject_a_true_null_no_more_often_than_they_say():
     rng = np.random.default_rng(4)
     p = []
@@ -118,7 +110,7 @@ def _table(seed: int, plates: int, share: float) -> pd.DataFrame:
 @settings(max_examples=40)
 @given(tables)
 def test_ends_are_ordered_and_shares_stay_shares(table):
-    for options in ({}, {"threshold": 0.5}, {"interval": "percentile"}, {"resample": "every"}):
+    for options in ({}, {"threshold": 0.5}, {"interval": "percentile"}):
         found = bootstrap(table, "grad_camo", resamples=99, **options)
         assert found.cells + found.undefined == len(table)
         if found.units > 1:
@@ -137,12 +129,12 @@ def test_ends_are_ordered_and_shares_stay_shares(table):
 @given(
     st.lists(st.integers(1, 30), min_size=2, max_size=24),
     st.randoms(use_true_random=False),
-    st.sampled_from([{}, {"interval": "percentile"}, {"resample": "every"}]),
+    st.sampled_from([{}, {"interval": "percentile"}]),
 )
 def test_another_event_lowers_no_end_of_a_share(sizes, random, options):
     """Whatever the units and whichever cells are next: counts rise, and both ends with them."""
     wells = np.repeat(np.arange(len(sizes)), sizes)
-    units = Clusters(wells, np.arange(len(wells)), "Metadata_Well")
+    units = Clusters(wells, "Metadata_Well")
     order = list(range(len(wells)))
     if random.random() < 0.8:
         random.shuffle(order)  # else well after well, which is as unlike as they can be
