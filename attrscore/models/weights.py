@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attrscore.core.code import is_plain, text_of
 from attrscore.core.contracts import InputSpec
 from attrscore.errors import AbsentError, ConfigError, DataError, did_you_mean, preview
-from attrscore.models.record import TrainingRecord, check_trained_for, read_record
+from attrscore.models.record import TrainingRecord
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -127,16 +127,6 @@ def load_weights(
             "options, and the dataset's channels and classes are those of the training."
         )
     model.load_state_dict(state, strict=False)
-
-
-def check_classes(path: str | Path, classes: Sequence[str], /) -> None:
-    """Check that weights were trained for these classes, in this order, as far as they say so.
-
-    :raises DataError: other classes, or another order.
-    """
-    record = read_record(path) if classes else None
-    if record is not None:
-        check_trained_for(path, record, classes=classes)
 
 
 def save_weights(

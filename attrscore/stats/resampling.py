@@ -213,16 +213,16 @@ def numbers(table: pd.DataFrame, column: str, /) -> Array:
 class Resampling:
     """How an interval is made.
 
-    ``interval``: ``studentised`` divides every resampled deviation of units by its own
-    cluster-robust error (bootstrap-t), which follows skewed units
-    (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008), and reaches at least
-    sqrt(n / (n - 1)) times as far as the t interval of n units, which follows units of unlike
-    sizes: its error is from leaving out one unit at a time (MacKinnon, Nielsen, Webb, Journal of
-    Applied Econometrics 2023), its degrees of freedom are one less than :attr:`Clusters.effective`.
+    ``studentised`` divides every resampled deviation by its own cluster-robust error (bootstrap-t),
+    which follows skewed units (Cameron, Gelbach, Miller, Review of Economics and Statistics 2008),
+    and reaches at least sqrt(n / (n - 1)) times as far as the t interval of n units, which follows
+    units of unlike sizes: its error is from leaving out one unit at a time (MacKinnon, Nielsen,
+    Webb, Journal of Applied Econometrics 2023), its degrees of freedom are one less than
+    :attr:`Clusters.effective`.
     ``expanded`` widens percentiles to where t would end (Hesterberg, American Statistician 2015);
     it replaces ``studentised`` for :func:`attrscore.stats.separation`, which has no such error.
-    Fewer than 5 units: the t interval, widened likewise. More than 2000, or ``t``: the t interval as it
-    is. Shares have one method, that of :meth:`shares`. One unit: NaN.
+    Fewer than 5 units: the t interval, widened likewise. More than 2000, or ``t``: the t interval
+    as it is. Shares have one method, that of :meth:`shares`. One unit: NaN.
     """
 
     confidence: float = 0.95

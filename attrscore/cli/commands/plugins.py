@@ -120,7 +120,6 @@ def _new(arguments: Sequence[str]) -> int:
     )
     options = parser.parse_args(list(arguments))
     from attrscore.cli import output
-    from attrscore.cli.commands.plugins import new_plugin
 
     written = new_plugin(options.kind, options.name, options.output)
     root = options.output / options.name

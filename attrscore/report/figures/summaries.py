@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,7 +33,7 @@ from attrscore.stats.resampling import CLUSTERS, numbers
 from attrscore.stats.summary import threshold_curve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -76,8 +77,7 @@ def bands(
     summary: pd.DataFrame,
     /,
     *,
-    shown: Sequence[str] = ("model", "method", "layer"),
-    null: str | None = None,
+    shown: Sequence[str] = _KEYS,
     words: str = "score",
     ax: Axes | None = None,
 ) -> Axes:
@@ -89,7 +89,7 @@ def bands(
     :raises DataError: an empty summary.
     """
     rows = named(summary, shown)
-    hidden = is_null(rows, null=null if null in set(rows["model"].astype(str)) else None)
+    hidden = is_null(rows)
     tested, nulls = rows[~hidden], rows[hidden]
     if tested.empty:
         raise DataError("There is no condition to draw.")
@@ -99,22 +99,18 @@ def bands(
     colours = dict(zip(series, colours_for(len(series)), strict=True))
     for y, (_, row) in enumerate(tested.iterrows()):
         alike = nulls[nulls["method_layer"] == row["method_layer"]]
-        own = alike[(alike["model"] == row["model"]) | (alike["model"].astype(str) == null)]
-        for _, of in own.iterrows():
+        for _, of in alike[alike["model"] == row["model"]].iterrows():
             ends = [of[name] if np.isfinite(of[name]) else of["mean"] for name in ("low", "high")]
             ax.fill_between(ends, y - 0.4, y + 0.4, color=_NULL, lw=0.8, gid="null")
         ax.plot([row["chance"]] * 2, [y - 0.3, y + 0.3], color=_CHANCE, lw=1.4, gid="chance")
         colour = colours[row["series"]]
         ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2, gid="interval")
         ax.plot([row["mean"]], [y], "o", color=colour, ms=5, gid="mean")
-    ax.set_yticks(range(len(tested)), list(tested["method_layer"]))
-    ax.set_ylim(len(tested) - 0.4, -0.6)
+    _name_rows(ax, list(tested["method_layer"]))
+    ax.grid(axis="x", color="0.92", linewidth=0.8)
     if tested["mean"].dropna().between(0, 1).all():
         ax.set_xlim(0, 1)
     ax.set_xlabel(f"mean {words}")
-    ax.tick_params(axis="y", length=0, labelsize=8)
-    ax.grid(axis="x", color="0.92", linewidth=0.8)
-    ax.set_axisbelow(True)
     handles: list[Artist] = [
         Line2D([], [], color=c, marker="o", ms=5, label=s) for s, c in colours.items()
     ]
@@ -124,8 +120,16 @@ def bands(
     ax.legend(
         handles=handles, frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=3
     )
-    sns.despine(ax=ax, left=True)
     return ax
+
+
+def _name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """A name beside each row, the first on top."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0, labelsize=8)
+    ax.set_axisbelow(True)
+    sns.despine(ax=ax, left=True)
 
 
 @plain_text
@@ -133,12 +137,10 @@ def score_table(
     summary: pd.DataFrame,
     /,
     *,
-    value: str = "mean",
-    shown: Sequence[str] = ("model", "method", "layer"),
-    words: str = "",
+    shown: Sequence[str] = _KEYS,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a heat table: models down, methods and layers across, one number of the summary in each.
+    """Draw a heat table of mean scores: models down, methods and layers across.
 
     A share is coloured from 0 to 1; what has chance at 0 in two colours around it. Undefined is
     blank.
@@ -148,38 +150,34 @@ def score_table(
     rows = named(summary, shown)
     if rows.empty:
         raise DataError("There is no condition to draw.")
-    order = [list(dict.fromkeys(rows[name])) for name in ("series", "method_layer")]
-    first = rows.drop_duplicates(["series", "method_layer"]).set_index(["series", "method_layer"])[
-        value
-    ]
-    wide = pd.DataFrame(
-        [[first.get((one, each), np.nan) for each in order[1]] for one in order[0]],
-        index=order[0],
-        columns=order[1],
-        dtype=float,
+    first = rows.drop_duplicates(["series", "method_layer"])
+    wide = first.pivot_table(
+        "mean", "series", "method_layer", aggfunc="first", dropna=False, sort=False
     )
     finite = wide.to_numpy()[np.isfinite(wide.to_numpy())]
     share = not len(finite) or bool((finite >= 0).all() and (finite <= 1).all())
     ends = (0.0, 1.0) if share else (-float(np.abs(finite).max()), float(np.abs(finite).max()))
     ax = axes_of(ax, 2.6 + 0.7 * wide.shape[1], 1.9 + 0.4 * wide.shape[0])
-    sns.heatmap(
+    _coloured_table(
+        ax,
         wide,
-        ax=ax,
-        vmin=ends[0],
-        vmax=ends[1],
+        *ends,
         cmap="cividis" if share else "vlag",
         annot=wide.shape[1] <= 24,
-        fmt=".2f",
-        annot_kws={"fontsize": 8},
         linewidths=1,
-        cbar_kws={"label": words or value.replace("_", " "), "shrink": 0.8},
+        cbar_kws={"label": "mean", "shrink": 0.8},
     )
+    ax.set_xticks(np.arange(wide.shape[1]) + 0.5, [textwrap.fill(name, 22) for name in wide])
+    ax.tick_params(length=0)
+    return ax
+
+
+def _coloured_table(ax: Axes, table: pd.DataFrame, low: float, high: float, **options: Any) -> None:
+    sns.heatmap(table, ax=ax, vmin=low, vmax=high, fmt=".2f", annot_kws={"fontsize": 8}, **options)
     ax.set(xlabel="", ylabel="")
-    ax.set_xticks(np.arange(wide.shape[1]) + 0.5, [textwrap.fill(p, 22) for p in order[1]])
-    ax.tick_params(labelsize=8, length=0)
+    ax.tick_params(labelsize=8)
     ax.tick_params(axis="x", rotation=90)
     ax.tick_params(axis="y", rotation=0)
-    return ax
 
 
 @plain_text
@@ -351,12 +349,9 @@ def region_bars(
     for y, (name, _) in enumerate(bars):
         if name.endswith("area"):
             ax.axhspan(y - 0.5, y + 0.5, color="0.93", lw=0, zorder=0)
-    ax.set_yticks(range(len(bars)), [name for name, _ in bars])
-    ax.set_ylim(len(bars) - 0.4, -0.6)
+    _name_rows(ax, [name for name, _ in bars])
     ax.set(xlim=(0, 1), xlabel="mean share of the attribution; of the area, its share of the crop")
-    ax.tick_params(axis="y", length=0, labelsize=8)
     ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
-    sns.despine(ax=ax, left=True)
     return ax
 
 
@@ -396,13 +391,9 @@ def differences(
     for y, (_, row) in enumerate(comparison.iterrows()):
         ax.plot([row["low"], row["high"]], [y, y], color="#0173b2", lw=2, gid="interval")
         ax.plot([row["difference"]], [y], "o", color="#0173b2", ms=5, gid="difference")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
+    _name_rows(ax, names)
     ax.set_xlabel(textwrap.fill(f"mean difference of {words}, same cells", 46))
-    ax.tick_params(axis="y", length=0, labelsize=8)
     ax.grid(axis="x", color="0.92", linewidth=0.8)
-    ax.set_axisbelow(True)
-    sns.despine(ax=ax, left=True)
     return ax
 
 
@@ -465,22 +456,15 @@ def agreement_matrix(matrix: pd.DataFrame, /, *, title: str = "", ax: Axes | Non
         raise DataError("There is no condition whose agreement could be drawn.")
     side = 1.6 + 0.55 * len(matrix)
     ax = axes_of(ax, side + 1.2, side)
-    sns.heatmap(
+    _coloured_table(
+        ax,
         matrix,
-        ax=ax,
-        vmin=-1,
-        vmax=1,
+        *(-1, 1),
         cmap="vlag",
         annot=len(matrix) <= 12,
-        fmt=".2f",
-        annot_kws={"fontsize": 8},
         square=True,
         cbar_kws={"label": "rank correlation over cells", "shrink": 0.7},
     )
-    ax.set(xlabel="", ylabel="")
-    ax.tick_params(labelsize=8)
-    ax.tick_params(axis="x", rotation=90)
-    ax.tick_params(axis="y", rotation=0)
     ax.set_title(textwrap.fill(title, 50), loc="left", fontsize=9)
     return ax
 
@@ -551,20 +535,31 @@ def distributions_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
 @plain_text
 def threshold_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
     """Threshold curves, a panel a model and method; None where no cell has a score."""
-    panels = _panels(scores, found)
+    draw = partial(threshold_curves, score=found.score, over=["layer"], clusters=found.clusters)
+    sheet = _side_by_side(_panels(scores, found), (4.6, 3.6), draw)
+    if sheet is not None:
+        sheet.head(
+            "Share of cells above every threshold",
+            [
+                "Dashed: attainable on the layer's grid. Dotted: a map that ignores the mask.",
+                "Bands: 95 % at each threshold, over units of replication.",
+            ],
+        )
+    return sheet
+
+
+def _side_by_side(
+    panels: Sequence[tuple[str, pd.DataFrame]],
+    inches: tuple[float, float],
+    draw: Callable[..., Axes],
+) -> Sheet | None:
+    """A panel of so many inches for each table, under its title; None where there is none."""
     if not panels:
         return None
-    sheet, axes = grid(len(panels), (4.6, 3.6))
+    sheet, axes = grid(len(panels), inches)
     for ax, (title, part) in zip(axes, panels, strict=True):
-        threshold_curves(part, score=found.score, over=["layer"], ax=ax, clusters=found.clusters)
-        ax.set_title(textwrap.fill(title, 48), loc="left", fontsize=9)
-    sheet.head(
-        "Share of cells above every threshold",
-        [
-            "Dashed: attainable on the layer's grid. Dotted: a map that ignores the mask.",
-            "Bands: 95 % at each threshold, over units of replication.",
-        ],
-    )
+        draw(part, ax=ax)
+        ax.set_title(textwrap.fill(title, int(10.5 * inches[0])), loc="left", fontsize=9)
     return sheet
 
 
@@ -577,15 +572,12 @@ def area_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
         for panel in _panels(scores, found)
         if chance in panel[1] and panel[1][chance].notna().any()
     ]
-    if not panels:
-        return None
-    sheet, axes = grid(len(panels), (4.0, 3.4))
-    for ax, (title, part) in zip(axes, panels, strict=True):
-        score_against_area(part, score=found.score, over=["layer"], ax=ax)
-        ax.set_title(textwrap.fill(title, 42), loc="left", fontsize=9)
-    ends = np.array([ax.get_ylim() for ax in axes])
+    draw = partial(score_against_area, score=found.score, over=["layer"])
+    sheet = _side_by_side(panels, (4.0, 3.4), draw)
+    axes = [] if sheet is None else sheet.axes
+    ends = [end for ax in axes for end in ax.get_ylim()]
     for ax in axes:  # one scale, so that panels can be compared
-        ax.set_ylim(ends.min(), ends.max())
+        ax.set_ylim(min(ends), max(ends))
     return sheet
 
 
@@ -658,12 +650,9 @@ def plates_sheet(scores: pd.DataFrame, found: Report, /) -> Sheet | None:
         ]
     ).dropna()
     ends = (float(means.min()), float(means.max())) if len(means) else (0.0, 1.0)
-    sheet, axes = grid(len(panels), (5.2, 3.4))
     words = found.reading.axis or found.score
-    for ax, (title, part) in zip(axes, panels, strict=True):
-        plate_map(part, score=found.score, well=well, limits=ends, words=words, ax=ax)
-        ax.set_title(textwrap.fill(title, 50), loc="left", fontsize=9)
-    return sheet
+    draw = partial(plate_map, score=found.score, well=well, limits=ends, words=words)
+    return _side_by_side(panels, (5.2, 3.4), draw)
 
 
 def _tested(rows: pd.DataFrame) -> pd.DataFrame:

@@ -73,12 +73,8 @@ class Condition:
     @cached_property
     def percentiles(self) -> Array:
         """The share of defined cells below each cell's score, ties counted half, in percent."""
-        values = self.scores
-        finite = np.sort(values[np.isfinite(values)])
-        if not len(finite):
-            return np.full(len(values), np.nan)
-        below = (np.searchsorted(finite, values) + np.searchsorted(finite, values, "right")) / 2
-        return np.where(np.isfinite(values), 100 * below / len(finite), np.nan)
+        ranks = pd.Series(self.scores).rank()
+        return (100 * (ranks - 0.5) / ranks.count()).to_numpy()
 
 
 def conditions_of(table: pd.DataFrame, found: Report, /, *, null: str | None) -> list[Condition]:

@@ -124,9 +124,7 @@ class Gallery:
     """Dataset and id -> anchor."""
 
 
-def gallery(
-    results: Sequence[str | Path], conditions: Sequence[Condition], /, *, cells: int = CELLS
-) -> Gallery:
+def gallery(results: Sequence[str | Path], conditions: Sequence[Condition], /) -> Gallery:
     """The gallery of results folders; empty where no crops are kept.
 
     Of the cells with crops those with the smallest hashes of their ids are shown, so no score has a
@@ -145,7 +143,7 @@ def gallery(
             for row, name in enumerate(crops.ids if crops is not None else ()):
                 seen.add((data, part.name))
                 drawn.setdefault((data, name), (job.folder.dataset, crops, row))  # type: ignore[arg-type]  # not None, as it has ids
-    chosen = sorted(drawn, key=lambda each: (order_of(each[1]), each[0]))[:cells]
+    chosen = sorted(drawn, key=lambda each: (order_of(each[1]), each[0]))[:CELLS]
     there = {each.condition.key for each in maps}
     shown = [condition for condition in conditions if condition.key in there]
     left_out, shown = len(shown[HEATS:]), shown[:HEATS]

@@ -19,8 +19,8 @@ from attrscore.core.contracts import InputSpec
 from attrscore.core.registry import MODELS
 from attrscore.errors import ConfigError, DataError, UnsupportedError
 from attrscore.models import fingerprint, load_weights, save_weights
+from attrscore.models.record import check_trained_for, read_record
 from attrscore.models.tiny import TinyCNN
-from attrscore.models.weights import check_classes
 
 FLAT = InputSpec(channels=5, size=(64, 64), classes=3)
 STACK = InputSpec(channels=2, size=(16, 48, 48), classes=3)
@@ -417,15 +417,15 @@ def test_weights_remember_their_classes(small, tmp_path):
     file = tmp_path / "w.safetensors"
     save_weights(small, file, classes=("dmso", "Taxol"))
     load_weights(small, file)
-    check_classes(file, ("dmso", "Taxol"))
-    check_classes(file, ())
-    check_classes(file, ("0", "1"))  # without names
+    record = read_record(file)
+    for fitting in (("dmso", "Taxol"), (), ("0", "1")):  # the last without names
+        check_trained_for(file, record, classes=fitting)
     for other in (("Taxol", "dmso"), ("dmso",), ("dmso", "Taxol", "x")):
         with pytest.raises(DataError, match=r"class_order=\[dmso,Taxol\]"):
-            check_classes(file, other)
+            check_trained_for(file, record, classes=other)
     save_weights(small, file)
-    check_classes(file, ("Taxol", "dmso"))
-    check_classes(tmp_path / "nowhere.safetensors", ("a",))
+    assert read_record(file) is None
+    assert read_record(tmp_path / "nowhere.safetensors") is None
     file.write_bytes(b"damaged")
     with pytest.raises(DataError, match=r"w\.safetensors"):
-        check_classes(file, ("a",))
+        read_record(file)
