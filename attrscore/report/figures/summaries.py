@@ -167,7 +167,7 @@ def score_table(
         linewidths=1,
         cbar_kws={"label": "mean", "shrink": 0.8},
     )
-    ax.set_xticks(np.arange(wide.shape[1]) + 0.5, [textwrap.fill(name, 22) for name in wide])
+    ax.set_xticks(np.arange(wide.shape[1]) + 0.5, [textwrap.fill(str(name), 22) for name in wide])
     ax.tick_params(length=0)
     return ax
 
