@@ -16,7 +16,7 @@ from attrscore.errors import ConfigError, choose, preview
 from attrscore.scorers.intervention import mask_of
 from attrscore.training.live import LivePass
 
-__all__ = ["Guide", "MaskedCrops", "Outside", "Rrr", "Swap", "Unguided", "altered"]
+__all__ = ["Guide", "MaskedCrops", "Outside", "Rrr", "Swap", "Unguided", "altered", "penalises"]
 
 
 class Guide(Protocol):
@@ -40,6 +40,11 @@ def altered(guide: Any, batch: Batch, generator: torch.Generator, /) -> Batch:
     """The batch as a guide alters it, if it does."""
     alter = getattr(guide, "alter", None)
     return batch if alter is None else alter(batch, generator)
+
+
+def penalises(guide: Any, /) -> bool:
+    """Whether a guide adds to the loss: its models are trained on attribution."""
+    return hasattr(guide, "penalty")
 
 
 @GUIDES.register("none")
