@@ -186,6 +186,17 @@ def did_you_mean(given: object, known: Iterable[object], /) -> str:
     return f"{hint}Known: {preview(names, most=40) or 'none'}."
 
 
+def check_names(given: Iterable[str], known: Iterable[str], /, *, of: str) -> None:
+    """Refuse the first name that is not one of ``known``.
+
+    >>> check_names(["resize"], ("resize", "sign"), of="heat")
+    """
+    known = tuple(known)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{name!r} is no option of {of}. {did_you_mean(name, known)}")
+
+
 def choose(value: str, known: Iterable[str], /, *, option: str) -> str:
     """``value`` if it is one of ``known``; else a ConfigError that names the option.
 

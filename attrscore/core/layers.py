@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -94,6 +94,20 @@ LAYER_RULES: Mapping[str, Callable[[Sequence[LayerInfo]], list[LayerInfo]]] = {
 a model repeats)."""
 
 
+def listed(wanted: str | Sequence[str], /) -> tuple[str, ...]:
+    """What was asked for of the layers, one by one.
+
+    :raises ConfigError: it is neither text nor a list of that.
+    """
+    found = (wanted,) if isinstance(wanted, str) else wanted
+    if not isinstance(found, Collection) or not all(isinstance(each, str) for each in found):
+        raise ConfigError(
+            f"layers={wanted!r} must be the name of a layer, a glob ('features.*'), a rule "
+            f"({preview(LAYER_RULES)}) or a relative depth ('depth=0.5'), or a list of these."
+        )
+    return tuple(found)
+
+
 def select_layers(
     model: nn.Module,
     wanted: str | Sequence[str],
@@ -121,7 +135,7 @@ def select_layers(
     ran = trace(model, inputs, *others, layout=layout)
     infos = {info.name: info for info in ran}
     chosen: set[str] = set()
-    for entry in [wanted] if isinstance(wanted, str) else wanted:
+    for entry in listed(wanted):
         if entry in LAYER_RULES:
             found = _by_rule(model, entry, ran, inputs.ndim - 2)
         elif entry.startswith(DEPTH):

@@ -364,10 +364,16 @@ class Registry:
         if isinstance(given, Mapping):
             pairs = list(given.items())
         else:
-            single = isinstance(given, str) or callable(given)
-            pairs = [(None, item) for item in ([given] if single else given)]
+            several = isinstance(given, Iterable) and not (
+                isinstance(given, str) or callable(given)
+            )
+            pairs = [(None, item) for item in (given if several else [given])]
         chosen: dict[str, Any] = {}
         for key, item in pairs:
+            if isinstance(item, type):
+                raise ConfigError(
+                    f"{item.__name__} is a class, and no {self.kind} yet; give {item.__name__}()."
+                )
             if not (isinstance(item, str) or callable(item)):
                 raise ConfigError(
                     f"{item!r} is no {self.kind}; expected a registered name or a callable. "

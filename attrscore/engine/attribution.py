@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attrscore.core.contracts import INPUT, Batch, InputSpec, Maps, Method, Target
-from attrscore.core.layers import Layers, select_layers
+from attrscore.core.layers import Layers, listed, select_layers
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import (
     SealedModel,
@@ -137,7 +137,9 @@ def layers_of(
     """
     if isinstance(layers, Chosen):
         return layers
-    wanted = [layers] if isinstance(layers, str) else list(layers)
+    wanted = listed(layers)
+    if not wanted:
+        raise ConfigError("layers=[] names no layer; give names, patterns or a rule: last_conv.")
     first = batch.rows(0, 1)
     refusal = model.refusal if isinstance(model, SealedModel) else ""
     with as_found(model):

@@ -10,7 +10,7 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -49,7 +49,13 @@ from attrscore.engine.attribution import (
 from attrscore.engine.memory import Gauge, Room, higher
 from attrscore.engine.preflight import Unfair, accepted, of_the_model
 from attrscore.engine.reading import check_pool
-from attrscore.errors import AttrscoreWarning, UnsupportedError, choose, stoppable
+from attrscore.errors import (
+    AttrscoreWarning,
+    UnsupportedError,
+    check_names,
+    choose,
+    stoppable,
+)
 from attrscore.targets import target_of
 
 __all__ = ["Keep", "RunOptions", "Triple", "batches_of", "run"]
@@ -114,7 +120,9 @@ class RunOptions:
         choose(self.on_error, ("record", "raise"), option="on_error")
         object.__setattr__(self, "accept", accepted(self.accept))
         if not isinstance(self.heat, HeatOptions):
-            object.__setattr__(self, "heat", HeatOptions(**(self.heat or {})))
+            given = self.heat or {}
+            check_names(given, (each.name for each in fields(HeatOptions)), of="heat")
+            object.__setattr__(self, "heat", HeatOptions(**given))
 
 
 def run(
@@ -146,6 +154,7 @@ def run(
     :raises LayerError: a layer that does not exist.
     :raises DataError: inputs on which the model cannot run.
     """
+    check_names(changes, (each.name for each in fields(RunOptions)), of="run")
     options = replace(options or RunOptions(), **changes)
     methods: dict[str, Method] = METHODS.resolve(options.methods)
     scorers: dict[str, Scorer] = SCORERS.resolve(options.scorers)

@@ -89,8 +89,6 @@ def check_settings(settings: Mapping[str, Any], /) -> None:
     """
     for problem in _problems(settings, Settings, ""):
         raise ConfigError(problem)
-    if settings.get("layers") == []:
-        raise ConfigError("layers=[] names no layer; give names, patterns or a rule: last_conv.")
 
 
 def check_results(path: Path, /) -> None:

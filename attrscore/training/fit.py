@@ -38,7 +38,14 @@ from attrscore.models.randomized import randomized
 from attrscore.scorers import GradCAMO
 from attrscore.scorers.intervention import Swap as SwapScorer
 from attrscore.targets import Predicted
-from attrscore.training.guides import Guide, Unguided, altered
+from attrscore.training.guides import (
+    Guide,
+    Unguided,
+    altered,
+    check_guide,
+    penalises,
+    penalty_of,
+)
 from attrscore.training.live import UNDEFINED, mean_of_defined, watch
 
 __all__ = [
@@ -214,6 +221,7 @@ def train(
     """
     _check_options(epochs, batch_size, learning_rate, augment)
     guided = GUIDES.build(guide) if isinstance(guide, str) else guide
+    check_guide(guided)
     if isinstance(model, SealedModel):
         raise UnsupportedError(
             f"The model is {model.what}, which is not trained here; give the nn.Module that it "
@@ -233,7 +241,6 @@ def train(
         regions=() if isinstance(guided, Unguided) else ("cell", "neighbours"),
     )
     drawn = torch.Generator().manual_seed(seed)  # the guide's own: batches are those of none
-    penalty = getattr(guided, "penalty", None)
     some = [cells.learnt(inside[:ENOUGH], guided, torch.Generator())] if watched else []
     seen, band = _watched(model, dataset, outside[:watched], some, like=parameters[0])
     weights = _of_equal_classes(dataset.table["label"].to_numpy()[inside]) if balance else None
@@ -258,7 +265,7 @@ def train(
                         inputs, labels = cells.take(rows)
                         if augment == "flips":
                             inputs = _flipped(inputs, generator)
-                    if penalty is None:
+                    if not penalises(guided):
                         logits = _logits(model, inputs, dataset.classes)
                         error = whole = F.cross_entropy(logits, labels)
                     else:
@@ -267,7 +274,7 @@ def train(
                         with watch(model, getattr(guided, "layers", "last_conv")) as live:
                             logits = _logits(model, inputs, dataset.classes)
                         target = getattr(guided, "explained", "label")
-                        of_cells = penalty(live.of(logits, batch, target=target))
+                        of_cells = penalty_of(guided, live.of(logits, batch, target=target))
                         error, more = F.cross_entropy(logits, labels), mean_of_defined(of_cells)
                         whole = error + more
                         added += more.item() * len(rows) / len(inside)
@@ -285,7 +292,7 @@ def train(
                     accuracy += int((logits.argmax(1) == labels).sum()) / len(inside)
                 line = f"epoch {number}/{epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}"
                 epoch = Epoch(loss, accuracy)
-                if penalty is not None:
+                if penalises(guided):
                     epoch = replace(epoch, penalty=added, undefined=undefined / len(inside))
                     line += f"  penalty {added:.3f}"
                 if seen is not None:

@@ -37,9 +37,55 @@ class Guide(Protocol):
 
 
 def altered(guide: Any, batch: Batch, generator: torch.Generator, /) -> Batch:
-    """The batch as a guide alters it, if it does."""
+    """The batch as a guide alters it, if it does.
+
+    :raises ConfigError: it made no batch of as many cells.
+    """
     alter = getattr(guide, "alter", None)
-    return batch if alter is None else alter(batch, generator)
+    if alter is None:
+        return batch
+    made = alter(batch, generator)
+    if not isinstance(made, Batch) or len(made) != len(batch):
+        raise ConfigError(
+            f"alter of the guide {_name_of(guide)} must return a Batch of the {len(batch)} cells "
+            f"that it was given, as dataclasses.replace(batch, inputs=...) does; it returned "
+            f"{f'one of {len(made)}' if isinstance(made, Batch) else _name_of(made)}."
+        )
+    return made
+
+
+def penalty_of(guide: Any, run: LivePass, /) -> Tensor:
+    """What a guide adds to the loss of each cell, (N,).
+
+    :raises ConfigError: it is something else.
+    """
+    added = guide.penalty(run)
+    cells = len(run.output)
+    if not isinstance(added, Tensor) or added.shape != (cells,):
+        given = f"shape {tuple(added.shape)}" if isinstance(added, Tensor) else _name_of(added)
+        raise ConfigError(
+            f"penalty of the guide {_name_of(guide)} must return a tensor of one number a cell, "
+            f"shape ({cells},); it returned {given}."
+        )
+    return added
+
+
+def check_guide(guide: Any, /) -> None:
+    """Refuse what would guide nothing.
+
+    :raises ConfigError: a class, or it has neither ``alter`` nor ``penalty`` and is not ``none``.
+    """
+    if isinstance(guide, type):
+        raise ConfigError(f"guide={guide.__name__} is a class; give one of it: {guide.__name__}().")
+    if not (isinstance(guide, Unguided) or hasattr(guide, "alter") or hasattr(guide, "penalty")):
+        raise ConfigError(
+            f"guide={_name_of(guide)} has neither alter(batch, generator) nor penalty(run), so it "
+            "would guide nothing; give a name (none, swap, outside ...) or such an object."
+        )
+
+
+def _name_of(thing: Any) -> str:
+    return thing.__name__ if isinstance(thing, type) else type(thing).__name__
 
 
 def penalises(guide: Any, /) -> bool:

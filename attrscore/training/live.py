@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from attrscore.core.contracts import Batch, Method, Target
 from attrscore.core.grids import Grids
 from attrscore.core.heat import Heat, HeatOptions
-from attrscore.core.layers import Layers, no_grid, runs_twice, select_layers
+from attrscore.core.layers import Layers, listed, no_grid, runs_twice, select_layers
 from attrscore.core.layouts import hidden_state, replace_hidden_state
 from attrscore.core.model import as_found, call, check_output, unwrap, wide
 from attrscore.core.passes import Pass
@@ -103,7 +103,7 @@ class Live:
 
     def __init__(self, model: nn.Module, layers: str | Sequence[str], /) -> None:
         self._model = model
-        self._wanted = layers if isinstance(layers, str) else tuple(layers)
+        self._wanted = listed(layers)
         self._found: Layers | None = None
         self._kept: dict[str, Tensor] = {}
         self._first = model.register_forward_pre_hook(self._begin)
@@ -263,6 +263,8 @@ class LivePass:
                 "activations and gradients alone. Use hires_cam, grad_cam, layer_cam, xgrad_cam or "
                 "grad_cam_plus_plus."
             )
+        if not self._recorded:
+            raise LayerError("No layer is watched: watch(model, 'last_conv').")
         return method(cast("Pass", self))
 
     def _derived(self, scalar: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:

@@ -191,3 +191,32 @@ def test_a_guide_of_ones_own_needs_no_base_class_and_one_seed_gives_one_model():
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert not torch.equal(weights[0], weights[3])
+
+
+class Altering:
+    def __init__(self, made):
+        self.made = made
+
+    def alter(self, batch, generator):
+        return self.made(batch)
+
+
+class Penalising:
+    def penalty(self, run):
+        return torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    ("guide", "sentence"),
+    [
+        ({"swap": {"feather": 2}}, "guide=dict has neither alter.* nor penalty"),
+        (Swap, r"guide=Swap is a class; give one of it: Swap\(\)"),
+        (Altering(lambda batch: batch.inputs), "must return a Batch of the .* it returned Tensor"),
+        (Altering(lambda batch: batch.rows(0, 1)), "it returned one of 1"),
+        (Penalising(), r"must return a tensor of one number a cell, .* it returned shape \(\)"),
+    ],
+)
+def test_what_guides_nothing_is_refused(guide, sentence):
+    cells = Phantom(cells=12, size=(16, 16))
+    with pytest.raises(ConfigError, match=sentence):
+        train(TinyCNN(width=4)(cells.spec), cells, epochs=1, guide=guide)
