@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from attrscore.core.model import call
+from attrscore.core.options import from_mapping
 from attrscore.errors import ConfigError, choose
 
 Axes = Literal["auto", "channels_first", "channels_last", "tokens"]
@@ -138,11 +139,9 @@ class LayoutOptions:
     @classmethod
     def of(cls, given: LayoutOptions | Mapping[str, Any] | str | None, /) -> LayoutOptions:
         """Options from a word for ``axes``, from a mapping, or as they are."""
-        if isinstance(given, LayoutOptions):
-            return given
         if isinstance(given, str):
             return cls(axes=given)  # type: ignore[arg-type]  # checked when it is made
-        return cls(**(given or {}))
+        return from_mapping(cls, given, of="layout")
 
     @property
     def of_tokens(self) -> str:

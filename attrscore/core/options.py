@@ -19,15 +19,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from os import PathLike
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from attrscore.errors import did_you_mean
+from attrscore.errors import ConfigError, check_names, did_you_mean
 
 __all__ = [
     "Option",
     "as_written",
     "defaults_of",
     "fits",
+    "from_mapping",
     "options_of",
     "plain",
     "summary",
@@ -35,6 +36,9 @@ __all__ = [
     "words",
     "wrong_types",
 ]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -164,6 +168,23 @@ def wrong_types(plugin: Callable[..., Any], options: Mapping[str, Any], /) -> It
             yield f"{name}={value!r} is not a choice. {did_you_mean(value, typing.get_args(hint))}"
         else:
             yield f"{name}={as_written(value)} must be {words(hint)}."
+
+
+def from_mapping(kind: type[T], given: object, /, *, of: str) -> T:
+    """An options class from a mapping of its options, or as it is; None stands for the defaults.
+
+    :raises ConfigError: neither, or an option that it has not or of another type.
+    """
+    if isinstance(given, kind):
+        return given
+    known = defaults_of(kind)
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigError(f"{of}={given!r} must be a mapping of {', '.join(known)}.")
+    options = dict(given or {})
+    check_names(options, known, of=of)
+    for wrong in wrong_types(kind, options):
+        raise ConfigError(f"{of}.{wrong}")
+    return kind(**options)
 
 
 def types_of(plugin: Callable[..., Any], /) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -147,6 +148,8 @@ def installed(kind: str, group: str, /) -> dict[str, list[Installed]]:
 
 Plugin = TypeVar("Plugin", bound=Callable[..., Any])
 
+_NAME = re.compile(r"[A-Za-z_][\w-]*")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -195,7 +198,15 @@ class Registry:
 
         Registering the same name again from a notebook cell replaces it; replacing a built-in is
         an error.
+
+        :raises ConfigError: a name that cannot be written on a command line, or is taken.
         """
+        for key in (name, *aliases):
+            if not isinstance(key, str) or not _NAME.fullmatch(key):
+                raise ConfigError(
+                    f"{key!r} cannot name a {self.kind}: letters, digits, _ and -, a letter first: "
+                    "@register('my_own')."
+                )
 
         def keep(plugin: Plugin) -> Plugin:
             if _package(plugin) != "attrscore":

@@ -45,8 +45,19 @@ def batches_from(
     """
     if isinstance(data, TorchDataset):
         data = DataLoader(data, batch_size=batch_size)
+    if not (items is None or isinstance(items, Mapping | tuple | list)):
+        raise DataError(
+            f"items={items!r} must say what each item of a batch is: ('inputs', 'cell', 'label'), "
+            "or a dictionary from its keys to attrscore's names."
+        )
+    try:
+        given = iter([data] if _is_batch(data) else data)
+    except TypeError:
+        raise DataError(
+            f"{data!r} holds no batches; give a dataset, a batch, or an iterable of batches."
+        ) from None
     first = 0
-    for number, item in enumerate([data] if _is_batch(data) else data):
+    for number, item in enumerate(given):
         if isinstance(item, Batch):
             batch = item
         else:

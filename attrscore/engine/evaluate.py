@@ -21,7 +21,7 @@ from attrscore.core.statuses import reason_table
 from attrscore.datasets.batches import Data, Items, batches_from, how_many
 from attrscore.engine.reading import draw_pool, needs_pool
 from attrscore.engine.run import batches_of, run
-from attrscore.errors import AttrscoreWarning, DataError, stoppable
+from attrscore.errors import AttrscoreWarning, ConfigError, DataError, choose, stoppable
 
 __all__ = ["evaluate", "rows_of", "to_frame"]
 
@@ -52,7 +52,18 @@ def evaluate(
 
     :raises AttrscoreError: as :func:`attrscore.engine.run`.
     """
+    choose(progress, ("bar", "none"), option="progress")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r} must be a whole number from 1; 32 is usual.")
+    if not isinstance(pool, Batch | int):
+        raise ConfigError(
+            f"pool={pool!r} must be a Batch, or how many cells are drawn; 64 is usual."
+        )
     networks = model if isinstance(model, Mapping) else {_name_of(model): model}
+    if not networks:
+        raise ConfigError(
+            "There is no model to evaluate; give one, or a mapping from names to some."
+        )
     is_ours = hasattr(data, "read") and hasattr(data, "table")
     ours = cast("Dataset", data) if is_ours else None
     source: Iterable[Batch] = ()

@@ -35,7 +35,7 @@ from attrscore.core.model import (
     unwrap,
 )
 from attrscore.core.passes import Pass
-from attrscore.core.registry import METHODS, TARGETS
+from attrscore.core.registry import METHODS
 from attrscore.engine.attribution import (
     Chosen,
     Failure,
@@ -137,7 +137,7 @@ def preflight(
     model = in_precision(unwrap(model), precision)
     batch = batch.to(device_of(model))
     chosen_methods: dict[str, Method] = METHODS.resolve(methods)
-    ((_, chosen_target),) = TARGETS.resolve(target_of(target)).items()
+    chosen_target = target_of(target)
     asked = LayoutOptions.of(layout)
     chosen = layers_of(model, batch, chosen_methods, layers, layout=asked, output=output)
     options: dict[str, Any] = {"output": output, "autocast": precision == "autocast"}

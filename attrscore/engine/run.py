@@ -31,8 +31,9 @@ from attrscore.core.grids import grids_of
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layouts import LayoutOptions
 from attrscore.core.model import Precision, device_of, in_precision, is_out_of_memory, unwrap
+from attrscore.core.options import from_mapping
 from attrscore.core.passes import Pass
-from attrscore.core.registry import METHODS, SCORERS, TARGETS
+from attrscore.core.registry import METHODS, SCORERS
 from attrscore.core.statuses import SMALLER_BATCHES, Reason
 from attrscore.datasets.batches import Data, Items, batches_from
 from attrscore.engine import rows
@@ -119,10 +120,7 @@ class RunOptions:
         choose(self.keep, ("none", "native"), option="keep")
         choose(self.on_error, ("record", "raise"), option="on_error")
         object.__setattr__(self, "accept", accepted(self.accept))
-        if not isinstance(self.heat, HeatOptions):
-            given = self.heat or {}
-            check_names(given, (each.name for each in fields(HeatOptions)), of="heat")
-            object.__setattr__(self, "heat", HeatOptions(**given))
+        object.__setattr__(self, "heat", from_mapping(HeatOptions, self.heat, of="heat"))
 
 
 def run(
@@ -158,7 +156,7 @@ def run(
     options = replace(options or RunOptions(), **changes)
     methods: dict[str, Method] = METHODS.resolve(options.methods)
     scorers: dict[str, Scorer] = SCORERS.resolve(options.scorers)
-    ((_, whole),) = TARGETS.resolve(target_of(options.target)).items()
+    whole = target_of(options.target)
     heat, layout = cast("HeatOptions", options.heat), LayoutOptions.of(options.layout)
     model = in_precision(unwrap(model), options.precision)
     where = device_of(model)

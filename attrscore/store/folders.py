@@ -269,7 +269,10 @@ def find(paths: Sequence[Location], /) -> tuple[list[Found], list[Path]]:
     """
     jobs: dict[str, Found] = {}
     merged: dict[Path, None] = {}
-    for path in map(Path, paths):
+    for given in paths:
+        if not isinstance(given, str | os.PathLike):
+            raise StoreError(f"{given!r} is no path; give folders or files, each as an argument.")
+        path = Path(given)
         if path.is_dir():
             for folder in [JobFolder.read(f) for f in job_folders(path) if (f / JOB).exists()]:
                 found = jobs.setdefault(folder.job.id, Found(folder))

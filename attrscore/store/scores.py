@@ -191,7 +191,7 @@ def rows_and_bytes(
     folder: Location, output: Location, /, *, memory: int = MEMORY, excel: bool = False
 ) -> tuple[int, int]:
     """As :func:`collect`; with the rows, the bytes that they take in memory once read."""
-    path = Path(output)
+    path = Path(output or "")
     if path.suffix not in FORMATS:
         raise StoreError(f"{path} must end in one of {', '.join(FORMATS)}.")
     if excel and path.suffix != ".csv":

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import Batch
+from attrscore.core.contracts import Batch, Target
 from attrscore.core.registry import TARGETS
 from attrscore.errors import ConfigError, DataError, choose, preview
 
@@ -196,17 +196,25 @@ class Given(_ClassScore):
         return numbered(self.classes, output)
 
 
-def target_of(given: Any, /) -> Any:
-    """A target as Captum's users write it: ``3`` and ``tensor([3, 1])`` name classes.
+def target_of(given: Any, /) -> Target:
+    """A target by its name or itself, or as Captum's users write it: ``3``, ``tensor([3, 1])``.
 
-    Anything else is returned as it is.
+    :raises ConfigError: several, or something else.
     """
-    if isinstance(given, bool):
-        return given
     if isinstance(given, np.ndarray | np.generic | Tensor):
         given = given.tolist()
-    if isinstance(given, int):
+    if type(given) is int:
         return Index(index=given)
     if isinstance(given, Sequence) and given and all(type(each) is int for each in given):
         return Given(classes=tuple(given))
-    return given
+    found = list(TARGETS.resolve(given).values())
+    if len(found) > 1:
+        raise ConfigError(
+            f"target={given!r} names {len(found)} targets; one is explained at a time."
+        )
+    if not hasattr(found[0], "prepare"):
+        raise ConfigError(
+            f"{found[0]!r} is no target: it has no prepare(output, batch). A target of your own is "
+            "a registered function or such an object: attrscore plugins new target mine."
+        )
+    return cast("Target", found[0])

@@ -174,3 +174,9 @@ def test_an_installed_name_that_differs_by_capitals_alone_is_refused(monkeypatch
     with pytest.raises(ConfigError, match="by capital letters alone"):
         METHODS.load("Grad_Cam")
     assert "Grad_Cam" not in METHODS.names()
+
+
+@pytest.mark.parametrize("name", [lambda heat, run: None, "", "two words", "1st", "a=b", "x.y"])
+def test_a_name_can_be_written_on_a_command_line(name):
+    with pytest.raises(ConfigError, match="cannot name a scorer: letters, digits, _ and -"):
+        SCORERS.register(name)

@@ -22,7 +22,7 @@ from attrscore.methods.gradients import Saliency
 
 
 def quiet(*args, **options) -> pd.DataFrame:
-    return evaluate(*args, progress="none", **options)
+    return evaluate(*args, **{"progress": "none", **options})
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -177,7 +177,16 @@ def test_maps_are_kept_signed_on_their_own_grid():
         ({"heat": {"rezize": "nearest"}}, "'rezize' is no option of heat. Did you mean 'resize'"),
         ({"keep": "all"}, "keep='all' is not a choice"),
         ({"heat": {"sign": "both"}}, "sign='both' is not a choice"),
+        ({"heat": 3}, "heat=3 must be a mapping of channels, sign, resize, minmax"),
+        ({"layout": {"prefx": 1}}, "'prefx' is no option of layout. Did you mean 'prefix'"),
+        ({"layout": 3}, "layout=3 must be a mapping of"),
         ({"target": "best"}, "No target is called 'best'"),
+        ({"target": ["predicted", "label"]}, "names 2 targets; one is explained at a time"),
+        ({"target": lambda output: output[:, 0]}, "is no target: it has no prepare"),
+        ({"batch_size": 0}, "batch_size=0 must be a whole number from 1"),
+        ({"batch_size": "8"}, "batch_size='8' must be a whole number"),
+        ({"pool": "all"}, "pool='all' must be a Batch, or how many"),
+        ({"progress": "yes"}, "progress='yes' is not a choice"),
     ],
 )
 def test_wrong_options(options, sentence):
@@ -188,6 +197,12 @@ def test_wrong_options(options, sentence):
 def test_nothing_to_evaluate():
     with pytest.raises(DataError, match="no batch"):
         quiet(net(), [])
+    with pytest.raises(DataError, match="None holds no batches"):
+        quiet(net(), None)
+    with pytest.raises(ConfigError, match="There is no model to evaluate"):
+        quiet({}, batch())
+    with pytest.raises(DataError, match="items=3 must say what each item of a batch is"):
+        quiet(net(), (torch.ones(1, 2, 8, 8), torch.ones(1, 8, 8)), items=3)
 
 
 def test_a_network_with_one_output_is_confident_by_its_sigmoid():

@@ -320,3 +320,9 @@ def test_a_csv_for_a_spreadsheet_holds_no_formula(tmp_path):
     assert main(["collect", str(tmp_path), "-o", str(tmp_path / "all.h5"), "--excel"]) == 2
     with pytest.raises(StoreError, match="excel is of CSV"):
         collect(tmp_path, tmp_path / "all.h5", excel=True)
+
+
+@pytest.mark.parametrize("path", [None, 3, ["results"]])
+def test_what_is_no_path(path):
+    with pytest.raises(StoreError, match="is no path; give folders or files"):
+        read_scores(path)
