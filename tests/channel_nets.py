@@ -39,11 +39,19 @@ class Block(nn.Module):
 class ChannelViT(nn.Module):
     """ChannelViT (Bao et al., ICLR 2024): one 3D convolution, a token a channel and place.
 
-    Channel by channel, as theirs, or with ``order="last"`` place by place.
+    Channel by channel, as theirs, or with ``order="last"`` place by place; with ``behind`` the
+    class token comes last.
     """
 
-    def __init__(self, channels: int = 3, order: Literal["first", "last"] = "first") -> None:
+    def __init__(
+        self,
+        channels: int = 3,
+        order: Literal["first", "last"] = "first",
+        *,
+        behind: bool = False,
+    ) -> None:
         super().__init__()
+        self.behind = behind
         self.patches = nn.Conv3d(1, WIDTH, (1, PATCH, PATCH), (1, PATCH, PATCH))
         self.order = order
         self.token = nn.Parameter(torch.randn(1, 1, WIDTH))
@@ -54,13 +62,14 @@ class ChannelViT(nn.Module):
         found = self.patches(x[:, None])  # (N, D, C, h, w)
         if self.order == "last":
             found = found.movedim(2, -1)
-        tokens = torch.cat([self.token.expand(len(x), -1, -1), found.flatten(2).mT], 1)
+        both = [self.token.expand(len(x), -1, -1), found.flatten(2).mT]
+        tokens = torch.cat(both[::-1] if self.behind else both, 1)
         for block in self.blocks:
             tokens = block(tokens)
         return self.read(tokens)
 
     def read(self, tokens: Tensor) -> Tensor:
-        return self.head(tokens[:, 0])
+        return self.head(tokens[:, -1 if self.behind else 0])
 
 
 class OpenPhenom(ChannelViT):
@@ -161,6 +170,7 @@ def planted(model: nn.Module, channel: int, place: tuple[int, int]) -> nn.Module
         return model
     places = GRID[0] * GRID[1]
     number = wanted * 3 + channel if model.order == "last" else channel * places + wanted
-    inner.read = lambda tokens: model.head(tokens[:, 1 + number])
+    number += not model.behind
+    inner.read = lambda tokens: model.head(tokens[:, number])
     model.head.weight.data[0, 0] = 1
     return model

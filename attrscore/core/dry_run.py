@@ -315,7 +315,7 @@ def _answers(
     space = tuple(inputs.shape[2:])
     known: dict[_Question, list[Changes]] = {question: [] for question in asked}
     measured: dict[_Question, Layout | None] = dict.fromkeys(asked)
-    for weights in (nullcontext(), random_weights(model)):
+    for weights, own in ((nullcontext(), True), (random_weights(model), False)):
         left = [question for question, answer in measured.items() if answer is None]
         if not left:
             break
@@ -334,6 +334,8 @@ def _answers(
                 known[each].append(shown[0])
                 layout = _measured(each, shown[0], space)
                 if layout and each.own and apart(layout, found[each.own]) != layout.stains:
+                    layout = None
+                if layout and own and layout.suffix:  # or else its weights are blind to the end
                     layout = None
                 measured[each] = layout
     return {each: _checked(measured[each], each, known[each], space, options) for each in asked}
@@ -404,6 +406,7 @@ def _checked(
 
 def _said_of(layout: Layout) -> str:
     shown = f"layout.grid={list(layout.grid)}, layout.prefix={layout.prefix}"
+    shown += f", {layout.suffix} tokens behind the grid" if layout.suffix else ""
     if layout.channels in ("none", *get_args(Stated)):
         return f"{shown}, layout.channels={layout.channels}"
     return f"{shown}, and {layout}"
@@ -501,10 +504,10 @@ def _leads(root: Tensor, image: Tensor, without: Collection[Any]) -> bool:
 
 
 def _reaches(info: LayerInfo, calls: Sequence[tuple[Tensor, Tensor | None]]) -> bool:
-    """Whether the output depends on more of the layer than its prefix tokens."""
+    """Whether the output depends on more of the layer than the tokens beside its grid."""
     if all(gradient is None for _, gradient in calls):
         return False
-    if info.layout is None or not info.layout.prefix:
+    if info.layout is None or not (info.layout.prefix or info.layout.suffix):
         return True
     flowing = [torch.zeros_like(hidden) if each is None else each for hidden, each in calls]
     return bool(info.layout.to_grid(torch.cat(flowing)).any())

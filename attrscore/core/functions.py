@@ -243,7 +243,7 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **ho
         return made
 
     def back(gradient: Tensor) -> Tensor:
-        found: Tensor = _fused(made, query, key, plain, *args, **how).weights.mT @ gradient
+        found: Tensor = _weights(*_fused(query, key, plain, *args, **how)).mT @ gradient
         groups = found.shape[1] // value.shape[1]
         return found if groups == 1 else found.unflatten(1, (-1, groups)).sum(2)  # type: ignore[no-untyped-call]  # torch
 
@@ -271,6 +271,9 @@ def _product(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return called
 
 
+Fused = tuple[Tensor, Tensor, Tensor, Tensor | None, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Attention:
     """One softmax attention of a forward pass, of B rows, H heads, Q queries and T tokens.
@@ -281,7 +284,7 @@ class Attention:
 
     source: Tensor
     """In the graph: the weights themselves, or what a fused attention put out."""
-    fused: tuple[Tensor, Tensor, Tensor, Tensor | None, float] | None = None
+    fused: Fused | None = None
     """Of a fused one: queries, keys, values, what is added before the softmax, and the scale."""
     of_source: Tensor | None = None
     """The gradient of the explained score with respect to the source; None where none flows."""
@@ -293,29 +296,36 @@ class Attention:
     @property
     def weights(self) -> Tensor:
         """(B, H, Q, T), the tokens of each query sum to 1; no gradient."""
-        if self.fused is None:
-            return self._by_head(self.source.detach())
-        queries, keys, _, bias, scale = self.fused
-        scores = queries.detach() @ keys.detach().mT * scale
-        return (scores if bias is None else scores + bias.detach()).softmax(-1)
+        return self._by_head(_weights(*self.fused) if self.fused else self.source.detach())
 
     @property
     def gradient(self) -> Tensor | None:
         """Of the explained score with respect to each weight, (B, H, Q, T)."""
         if self.of_source is None or self.fused is None:
             return None if self.of_source is None else self._by_head(self.of_source)
-        return self.of_source @ self.fused[2].detach().mT
+        return self._by_head(self.of_source @ self.fused[2].detach().mT)
 
     def _by_head(self, values: Tensor) -> Tensor:
         values = values.movedim(self.axis, -1)
-        return values if values.ndim == 4 else values.unflatten(0, (-1, self.heads or 1))  # type: ignore[no-untyped-call]  # torch
+        if values.ndim == 3:
+            return values.unflatten(0, (-1, self.heads or 1))  # type: ignore[no-untyped-call]  # torch
+        values = values.flatten(0, -4)  # windows are rows
+        _, one, other, tokens = values.shape
+        swapped = self.fused is None and one == tokens != other  # (B, Q, H, T)
+        return values.transpose(1, 2) if swapped else values
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(B, H, Q, T)."""
+        values = self.source.detach()
         if self.fused is not None:
-            return (*self.source.shape[:3], self.fused[1].shape[2])
-        return tuple(self._by_head(self.source.detach()).shape)  # type: ignore[return-value]
+            values = values[..., :1].expand(*values.shape[:-1], self.fused[1].shape[-2])
+        return tuple(self._by_head(values).shape)  # type: ignore[return-value]
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the explained score depends on it."""
+        return self.of_source is not None
 
 
 @dataclass
@@ -324,16 +334,54 @@ class SeenAttention:
 
     calls: list[Attention] = field(default_factory=list)
     """In the order in which they ran."""
-    within: dict[str, int] = field(default_factory=dict)
-    """Layer -> the last of them that ran inside it."""
+    within: dict[str, list[int]] = field(default_factory=dict)
+    """Layer -> the last of them that ran inside it, each time that it ran."""
+
+    def joined(self) -> SeenAttention:
+        """What ran once for each channel of the image as one call, its rows one after the other."""
+        ends = max(self.within.values(), key=len, default=[])
+        runs, step = len(ends), ends[1] - ends[0] if len(ends) > 1 else 0
+        if runs < 2 or ends != [ends[0] + run * step for run in range(runs)] or ends[0] >= step:
+            return self
+        calls = [_joined(self.calls[at : runs * step : step]) for at in range(step)]
+        before = step * (runs - 1)
+        within = {
+            name: [each[0] if len(each) == runs else each[-1] - before]
+            for name, each in self.within.items()
+        }
+        return SeenAttention(calls + self.calls[runs * step :], within)
+
+
+def _joined(calls: Sequence[Attention]) -> Attention:
+    first = calls[0]
+    fused = [each.fused for each in calls if each.fused]
+    if fused:
+        *_, bias, scale = fused[0]
+        if bias is not None and bias.ndim == 4 and len(bias) > 1:
+            bias = torch.cat([each[3] for each in fused if each[3] is not None])
+        query, key, value = (torch.cat([each[axis] for each in fused]) for axis in range(3))
+    flowing = [
+        torch.zeros_like(each.source) if each.of_source is None else each.of_source
+        for each in calls
+    ]
+    return Attention(
+        torch.cat([each.source.detach() for each in calls]),
+        (query, key, value, bias, scale) if fused else None,
+        torch.cat(flowing) if any(each.reaches for each in calls) else None,
+        first.heads,
+        first.axis,
+    )
 
 
 @contextmanager
-def seeing_attention(layers: Mapping[str, nn.Module], rows: int, /) -> Iterator[SeenAttention]:
+def seeing_attention(
+    layers: Mapping[str, nn.Module], rows: Sequence[int], /
+) -> Iterator[SeenAttention]:
     """Inside, what goes through a fused attention or a softmax over tokens is kept.
 
     The model does as it would. A softmax is no attention where its result has fewer than three
-    axes, or no multiple of ``rows`` on the first.
+    axes, or no multiple of any of the ``rows`` on the first, of which the earlier go before: a
+    model may have its heads there, or channels of the image.
     """
     seen = SeenAttention()
     begun: dict[str, int] = {}
@@ -345,7 +393,7 @@ def seeing_attention(layers: Mapping[str, nn.Module], rows: int, /) -> Iterator[
 
         def after(_module: nn.Module, _args: Any, _output: Any, name: str = name) -> None:
             if len(seen.calls) > begun[name]:
-                seen.within[name] = len(seen.calls) - 1
+                seen.within.setdefault(name, []).append(len(seen.calls) - 1)
 
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(after))
@@ -358,7 +406,7 @@ def seeing_attention(layers: Mapping[str, nn.Module], rows: int, /) -> Iterator[
 
 
 class _SeeAttention(TorchFunctionMode):
-    def __init__(self, calls: list[Attention], rows: int) -> None:
+    def __init__(self, calls: list[Attention], rows: Sequence[int]) -> None:
         super().__init__()
         self._calls, self._rows = calls, rows
         self._heads: int | None = None
@@ -379,18 +427,21 @@ class _SeeAttention(TorchFunctionMode):
             finally:
                 self._heads = None
         made = func(*args, **kwargs)
-        if func is F.scaled_dot_product_attention and made.ndim == 4:
-            self._calls.append(_fused(made, *args, **kwargs))
-        elif func in (F.softmax, torch.softmax, Tensor.softmax) and made.ndim in (3, 4):
-            axis = kwargs["dim"] if "dim" in kwargs else args[1]
-            if axis is not None and len(made) % self._rows == 0 and made.shape[axis] > 1:
-                heads = self._heads or len(made) // self._rows
+        fused = func is F.scaled_dot_product_attention
+        if not fused and func not in (F.softmax, torch.softmax, Tensor.softmax):
+            return made
+        rows = next((each for each in self._rows if len(made) % each == 0), 0)
+        if made.ndim > 2 and rows:
+            heads = self._heads or len(made) // rows
+            axis = -1 if fused else kwargs["dim"] if "dim" in kwargs else args[1]
+            if fused:
+                self._calls.append(Attention(made, _fused(*args, **kwargs), heads=heads))
+            elif axis is not None and made.shape[axis] > 1:
                 self._calls.append(Attention(made, heads=heads, axis=axis))
         return made
 
 
 def _fused(
-    made: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -399,21 +450,28 @@ def _fused(
     is_causal: bool = False,  # noqa: FBT001, FBT002
     scale: float | None = None,
     enable_gqa: bool = False,  # noqa: FBT001, FBT002
-) -> Attention:
-    """The call of ``scaled_dot_product_attention`` that made this."""
+) -> Fused:
+    """What a call of ``scaled_dot_product_attention`` is made of."""
     bias = attn_mask
     if is_causal:
         bias = torch.ones(
-            query.shape[2], key.shape[2], dtype=torch.bool, device=query.device
+            query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device
         ).tril()
     if bias is not None and bias.dtype is torch.bool:
         bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
     if enable_gqa:
         key, value = (
-            each.repeat_interleave(query.shape[1] // each.shape[1], 1) for each in (key, value)
+            each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value)
         )
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return Attention(made, (query, key, value, bias, scale))
+    return query, key, value, bias, scale
+
+
+def _weights(
+    query: Tensor, key: Tensor, _value: Tensor, bias: Tensor | None, scale: float
+) -> Tensor:
+    scores = query.detach() @ key.detach().mT * scale
+    return (scores if bias is None else scores + bias.detach()).softmax(-1)
 
 
 _FROM_INSIDE: Callable[..., Any] = types.FunctionType(

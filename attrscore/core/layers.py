@@ -147,8 +147,10 @@ def select_layers(
                 for info in ran
                 if fnmatch.fnmatchcase(info.name, entry) and info.grid and not info.repeats
             ]
-            if not found:
-                raise LayerError(_no_match(model, entry))
+            if not found:  # what matches says why it has no map
+                names = [name for name, _ in model.named_modules() if name]
+                entry = next((n for n in names if fnmatch.fnmatchcase(n, entry)), entry)
+                _check_named(model, entry, infos, inputs.ndim - 2)
         else:
             _check_named(model, entry, infos, inputs.ndim - 2)
             found = [entry]

@@ -33,8 +33,8 @@ class Layout:
     """How a layer's output becomes (N, C, *s).
 
     ``channels_first`` is (N, C, *s), ``channels_last`` (N, *s, C), and ``tokens`` (N, T, C) with
-    ``prefix`` tokens (class, registers) and then one for each position of ``grid``, the last axis
-    fastest.
+    ``prefix`` tokens (class, registers), then one for each position of ``grid``, the last axis
+    fastest, and then ``suffix`` more.
 
     A layer that keeps the channels of the image apart lies so for each of them, and ``channels``
     says where their axis is. Of tokens: ``first``, all positions of one channel after those of
@@ -51,6 +51,7 @@ class Layout:
     channels: Literal["none", "first", "last", "folded", "stacked"] | int = "none"
     stains: tuple[int, ...] = ()
     """Numbers of the image's channels, as they lie; empty where they are joined."""
+    suffix: int = 0
 
     @property
     def merged(self) -> bool:
@@ -62,13 +63,13 @@ class Layout:
         row = self.row(shape)
         if self.axes == "tokens":
             positions = math.prod(self.grid) * (len(self.stains) if self.merged else 1)
-            return len(row) == 3 and row[1] == self.prefix + positions
+            return len(row) == 3 and row[1] == self.prefix + positions + self.suffix
         return len(row) == axes + 2
 
     def to_grid(self, values: Tensor, /) -> Tensor:
         """(N, C, *s) of what lies as the layer's output does, prefix tokens left out."""
         if self.merged:
-            values = values[:, self.prefix :]
+            values = self._on_image(values)
         count = len(self.stains)
         if self.channels == "first":
             values = _split(values, 1, (count, -1)).flatten(0, 1)
@@ -81,9 +82,12 @@ class Layout:
         if self.axes == "channels_last":
             values = values.movedim(-1, 1)
         elif self.axes == "tokens":
-            positions = values if self.merged else values[:, self.prefix :]
+            positions = values if self.merged else self._on_image(values)
             values = _split(positions.mT, 2, self.grid)
         return _split(values, 0, (-1, count)).flatten(1, 2) if count else values
+
+    def _on_image(self, tokens: Tensor) -> Tensor:
+        return tokens[:, self.prefix : tokens.shape[1] - self.suffix]
 
     def row(self, shape: Sequence[int], /) -> tuple[int, ...]:
         """The shape without the axis of the image's channels, where that is one of its own."""
@@ -105,6 +109,7 @@ class Layout:
     def __str__(self) -> str:
         texts = [self.axes.replace("_", " ")]
         texts += [f"{self.prefix} before the grid"] if self.prefix else []
+        texts += [f"{self.suffix} behind the grid"] if self.suffix else []
         if isinstance(self.channels, int):
             texts.append(f"stains on axis {self.channels}")
         elif self.channels != "none":
@@ -117,8 +122,9 @@ class LayoutOptions:
     """What the user says of the layouts, where a dry run cannot find it; it is checked by one.
 
     ``axes`` concerns the layers whose layout no dry run shows; the others are those of token
-    layers: how many tokens come before the positions, how many positions each axis has, and whether
-    all positions of one channel of the image come first, or all channels of one position (last).
+    layers: how many tokens come before the positions, how many positions each axis has (tokens left
+    over come behind them), and whether all positions of one channel of the image come first, or all
+    channels of one position (last).
     """
 
     axes: Axes = "auto"
@@ -413,31 +419,41 @@ def _token_candidates(
 ) -> Iterator[Layout]:
     flat = replace(way, axes="tokens", grid=(count,))
     reached = flat.to_grid(changes.anywhere)[0].any(0)
-    unreached = int((~reached).long().cumprod(0).sum())
+    beside = [int((~each).long().cumprod(0).sum()) for each in (reached, reached.flip(0))]
     alive = changes.alive
-    yield from _on_grids(flat, count, unreached, space, options)
+    yield from _on_grids(flat, count, beside, space, options)
     if way.channels == "none" and len(alive) > 1:
         for order in ("first", "last"):
             apart = replace(flat, channels=order, stains=alive)
-            yield from _on_grids(apart, count, unreached, space, options)
+            yield from _on_grids(apart, count, beside, space, options)
 
 
 def _on_grids(
-    layout: Layout, count: int, prefix: int, space: Sequence[int], options: LayoutOptions
+    layout: Layout,
+    count: int,
+    beside: Sequence[int],
+    space: Sequence[int],
+    options: LayoutOptions,
 ) -> Iterator[Layout]:
+    """Of so many tokens, those ``beside`` the positions before and behind, if nothing is said."""
     each = len(layout.stains) if layout.merged else 1
+    prefix, suffix = beside
     if options.prefix is not None:
         prefix = options.prefix
-    elif options.grid is not None:
-        prefix = count - each * math.prod(options.grid)
-    positions, rest = divmod(count - prefix, each)
-    if prefix < 0 or positions < 1 or rest:
+    if options.grid is not None:
+        left = count - each * math.prod(options.grid)
+        if options.prefix is None:
+            prefix = left - suffix
+        else:
+            suffix = left - prefix
+    positions, rest = divmod(count - prefix - suffix, each)
+    if min(prefix, suffix) < 0 or positions < 1 or rest:
         return
     grids = _grids(positions, space) if options.grid is None else [options.grid]
     for grid in grids:
         fits = len(grid) == len(space) and math.prod(grid) == positions
         if fits and not (layout.channels == "last" and positions == 1):  # the same as first
-            yield replace(layout, grid=grid, prefix=prefix)
+            yield replace(layout, grid=grid, prefix=prefix, suffix=suffix)
 
 
 def _grids(positions: int, space: Sequence[int]) -> Iterator[tuple[int, ...]]:

@@ -353,14 +353,16 @@ def check_output(output: Any, n: int, /, which: str | int | None = None, axes: i
     if which is not None:
         output = _item(output, which)
     if isinstance(output, Tensor):
+        output = output.float() if output.dtype is torch.bool else output
         if output.shape == (n,):
             return wide(output[:, None])
         if output.ndim in (2, axes) and len(output) == n:
             return wide(output)
         got = f"a tensor {tuple(output.shape)}"
-        dense = (
-            " What is put out pixel by pixel, target=region explains." if output.ndim > 3 else ""
-        )
+        if axes > 2:
+            dense = f" A dense output has {axes} axes, (N, K, *S)."
+        elif output.ndim > 3:
+            dense = " What is put out pixel by pixel, target=region explains."
     elif isinstance(output, Mapping):
         got = f"a dictionary with the keys {preview(output)}"
     elif isinstance(output, Sequence):

@@ -478,7 +478,7 @@ class Pass:
                 relus = stack.enter_context(relu_nodes(self.model))
             sources = stack.enter_context(capture(self.layers, inputs.ndim - 2, gradients=True))
             if self._keep_attention:
-                seen = stack.enter_context(seeing_attention(self.layers, len(inputs)))
+                seen = stack.enter_context(seeing_attention(self.layers, self._rows()))
             if self._keep_graph:
                 stack.enter_context(severed)
             elif self._libra or not self._as_torch:
@@ -518,6 +518,13 @@ class Pass:
         self._overflowed = overflowed
         return scores
 
+    def _rows(self) -> list[int]:
+        """How many rows tokens may have: more than cells where channels are in the batch."""
+        layouts = [info.layout for info in self.layers.infos.values()]
+        folded = [each for each in layouts if each and each.axes == "tokens"]
+        counts = [len(each.stains) for each in folded if each.channels == "folded"]
+        return [len(self.batch) * count for count in (*counts, 1)]
+
     def _calls(self, name: str) -> list[str]:
         return calls_of(self.layers.infos[name])
 
@@ -552,7 +559,7 @@ class Pass:
                 replace(each, of_source=by_name.get(f"attention {number}"))
                 for number, each in enumerate(recorded.attention.calls)
             ]
-            self._attention = SeenAttention(calls, recorded.attention.within)
+            self._attention = SeenAttention(calls, recorded.attention.within).joined()
         if self._to_input:
             self._input_gradient = by_name[INPUT]
         found = {}
@@ -566,12 +573,13 @@ class Pass:
         }
 
     def _beside_tokens(self, name: str, gradient: Tensor) -> bool:
-        """Whether the score depends on this layer's prefix tokens alone.
+        """Whether the score depends on this layer's tokens beside the grid alone.
 
         So it is behind the last attention of a vision transformer read at its class token.
         """
         layout = self.layers.infos[name].layout
-        return layout is not None and bool(layout.prefix) and not bool(gradient.any())
+        beside = layout is not None and bool(layout.prefix or layout.suffix)
+        return beside and not bool(gradient.any())
 
 
 def generator_of(seed: int, purpose: str, cell: str, /) -> torch.Generator:

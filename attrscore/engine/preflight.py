@@ -351,10 +351,14 @@ def _depends_on_batch(model: nn.Module, seen: str) -> str:
         for name, module in model.named_modules()
         if getattr(module, "running_mean", ...) is None and not _of_each_cell(module)
     ]
-    cause = f" ({preview(norms)} keep no running statistics)" if norms else ""
+    cause = (
+        f" ({preview(norms)} keep no running statistics; use BatchNorm with them, in eval mode)"
+        if norms
+        else " (attention, a mean or a normalisation over the batch inside of it?)"
+    )
     return (
         f"{type(model).__name__} scores a cell by the other cells of its batch: {seen}{cause}. A "
-        "map would depend on the batch; use BatchNorm with running statistics, in eval mode."
+        "map would depend on the batch."
     )
 
 

@@ -105,31 +105,32 @@ class _OfTokens:
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, 1, *s)."""
-        blocks, read = _blocks(run)
-        by_block = dict(zip(blocks, self._each(list(blocks.values()), read), strict=True))
+        _check(run)
+        of_blocks: dict[tuple[int, ...], dict[int, Tensor]] = {}
         maps: dict[str, Tensor] = {}
         refused: dict[str, str] = {}
         for layer in run.layers:
-            last = run.attention.within.get(layer)
-            if last is None:
+            if layer not in run.attention.within:
                 refused[layer] = (
                     f"No attention runs inside '{layer}'; choose the block, or layers=blocks."
                 )
-            elif last not in blocks:
-                refused[layer] = (
-                    f"The attention of '{layer}' is not that of the tokens from which the score is "
-                    "read (it is within windows, over other tokens, or across two sets of them); "
-                    "choose another block, or use grad_cam."
-                )
+                continue
+            last = run.attention.within[layer][-1]
+            kind = run.attention.calls[last].shape[::2]
+            if kind not in of_blocks:
+                blocks, read = _blocks(run, kind)
+                each = self._each(list(blocks.values()), read)
+                of_blocks[kind] = dict(zip(blocks, each, strict=True))
+            tokens = of_blocks[kind].get(last)
+            found = None if tokens is None else _on_grid(run, layer, tokens)
+            if found is not None:
+                maps[layer] = found
             else:
-                found = _on_grid(run, layer, by_block[last])
-                maps |= {} if found is None else {layer: found}
-                if found is None:
-                    refused[layer] = (
-                        f"The {read.shape[1]} tokens that '{layer}' attends to are not those of "
-                        "its grid (it attends within windows, say); choose another block, or use "
-                        "grad_cam."
-                    )
+                refused[layer] = (
+                    f"The attention of '{layer}' is not that of the tokens of its grid, from which "
+                    "the score is read (it is within windows, over other tokens, or across two "
+                    "sets of them); choose another block, or use grad_cam."
+                )
         return Partial(maps, refused)
 
     def _each(self, blocks: Sequence[Seen], read: Tensor) -> Iterable[Tensor]:
@@ -157,38 +158,44 @@ def _on_grid(run: Pass, layer: str, tokens: Tensor) -> Tensor | None:
     return found.to(activation) if fits else None
 
 
-def _blocks(run: Pass) -> tuple[dict[int, Seen], Tensor]:
-    """Self-attention over the tokens that the score is read from, and the share of each, (B, T).
-
-    :raises UnsupportedError: there is no attention, or no gradient reaches it.
-    """
-    return run.once(_blocks, lambda: _found(run))
-
-
-def _found(run: Pass) -> tuple[dict[int, Seen], Tensor]:
+def _check(run: Pass) -> None:
+    """:raises UnsupportedError: there is no attention, or no gradient reaches it."""
     name = type(run.model).__name__
-    calls = run.attention.calls
-    square = {i: each for i, each in enumerate(calls) if each.shape[2] == each.shape[3]}
-    if not square:
+    calls = [each for each in run.attention.calls if each.shape[2] == each.shape[3]]
+    if not calls:
         raise UnsupportedError(
             f"No attention over tokens runs in {name}: nothing goes through "
             "scaled_dot_product_attention or a softmax over tokens. Use grad_cam or hires_cam; an "
             "attention of another package (flash_attn, xformers) can be switched off in the model."
         )
-    reaching = {i: each for i, each in square.items() if each.of_source is not None}
-    if not reaching:
+    if not any(each.reaches for each in calls):
         raise UnsupportedError(
             f"No gradient flows from the attention of {name} to the score: a detach(), no_grad() "
             "or argmax inside the model blocks it. Use a perturbation method: occlusion, rise."
         )
-    number, last = max(reaching.items())
-    rows, _, tokens, _ = last.shape
-    blocks = {i: each for i, each in square.items() if each.shape[::2] == last.shape[::2]}
-    behind = calls[number + 1 :]
+
+
+def _blocks(run: Pass, kind: tuple[int, ...]) -> tuple[dict[int, Seen], Tensor]:
+    """Self-attention of so many rows and tokens, and the share at which each is read, (B, T).
+
+    Nothing where the score is read from none of them.
+    """
+    return run.once((_blocks, kind), lambda: _found(run, kind))
+
+
+def _found(run: Pass, kind: tuple[int, ...]) -> tuple[dict[int, Seen], Tensor]:
+    calls = run.attention.calls
+    rows, tokens = kind
+    blocks = {i: each for i, each in enumerate(calls) if each.shape[::2] == kind}
+    blocks = {i: each for i, each in blocks.items() if each.shape[3] == tokens}
+    reaching = [i for i, each in blocks.items() if each.reaches]
+    if not reaching:
+        return {}, torch.zeros(kind)
+    behind = calls[reaching[-1] + 1 :]
     pooling = [each for each in behind if each.shape[0] == rows and each.shape[3] == tokens]
     if pooling:
         return blocks, pooling[0].weights.mean((1, 2))
-    used = (cast("Tensor", last.gradient) != 0).any(3).any(1).double()
+    used = (cast("Tensor", blocks[reaching[-1]].gradient) != 0).any(3).any(1).double()
     return blocks, used / used.sum(1, keepdim=True)
 
 
@@ -200,7 +207,7 @@ def _read(read: Tensor, over: Tensor) -> Tensor:
 def _gradient(block: Seen) -> Tensor:
     """Of a block's weights; 0 where the score does not depend on it."""
     found = block.gradient
-    return torch.zeros(block.shape, device=block.source.device) if found is None else found
+    return torch.zeros_like(block.weights) if found is None else found
 
 
 @METHODS.register("attention")

@@ -15,7 +15,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attrscore.core.contracts import Batch, Maps, Target
+from attrscore.core.contracts import Batch, Maps, Partial, Target
+from attrscore.core.model import dtype_of
 from attrscore.core.passes import Pass, generator_of
 from attrscore.core.registry import METHODS
 from attrscore.errors import UnsupportedError, choose
@@ -41,6 +42,9 @@ __all__ = [
     "weighted",
     "xgrad_cam",
 ]
+
+CANCELS = 1e-3
+"""A sum whose parts are a thousand times as large is what an epsilon and rounding leave of 0."""
 
 PIECE = 4 * 2**20
 """Bytes of activations from which a map is made at once on a CPU."""
@@ -176,6 +180,31 @@ def by_stain(
     return found.reshape(len(activation), -1, *found.shape[2:])
 
 
+def _summed(run: Pass, maps: Maps) -> Maps:
+    """Maps of sums over activation times gradient, but of layers where these cancel.
+
+    Where positions reach the score through a normalisation of their channels alone, as before the
+    last norm of a transformer or inside a ConvNeXt, the score is the same however they are scaled.
+    Their sums are then 0, by Euler's theorem on homogeneous functions.
+    """
+    dtype = dtype_of(run.model)
+    least = max(CANCELS, torch.finfo(dtype).eps if dtype else 0.0)
+    refused = {}
+    for name in maps:
+        gradient = run.gradients[name].detach()
+        row = next((row for row, each in enumerate(gradient) if each.any()), 0)
+        product = run.activations[name].detach()[row] * gradient[row]
+        product = product.view(max(1, len(run.layers.stains(name))), -1, *product.shape[1:])
+        sums, parts = product.sum(1).abs(), product.abs().sum(1)
+        if (parts > 0).sum() > 1 and sums.max() < least * parts.max():
+            refused[name] = (
+                f"Activation times gradient cancels at every position of '{name}': the score is "
+                "read behind a normalisation and does not depend on their scale, so that the sum "
+                "over channels shows nothing. Use gradients=libra, layer_cam, or an earlier layer."
+            )
+    return Partial({name: each for name, each in maps.items() if name not in refused}, refused)
+
+
 @dataclass(frozen=True)
 class _OfLayers(WithGradients):
     """A map of each layer from what the pass has of it."""
@@ -307,11 +336,17 @@ class HiResCAM(_LayerByLayer):
     """HiResCAM: activations weighted by their own gradients, voxel by voxel.
 
     L = sum_k A_k dy / dA_k. Lights up only voxels that changed the score where convolutions are
-    followed by one linear layer; under global average pooling it equals Grad-CAM there. Draelos,
-    Carin, arXiv 2011.08891.
+    followed by one linear layer; under global average pooling it equals Grad-CAM there. Refused
+    where the sum cancels, as before a normalisation of the channels behind which alone the score is
+    read (the last block of a transformer, stages of ConvNeXt): there use ``gradients=libra``.
+    Draelos, Carin, arXiv 2011.08891.
     """
 
     formula = staticmethod(hires_cam)
+
+    def __call__(self, run: Pass, /) -> Maps:
+        """Layer -> (N, 1, *s)."""
+        return _summed(self.differentiated(run), super().__call__(run))
 
 
 @METHODS.register("layer_cam")
@@ -367,13 +402,15 @@ class EigenGradCAM(_LayerByLayer):
 class ActivationXGradient(_OfLayers):
     """Activation times gradient with its channels kept; their sum is HiResCAM.
 
-    As Captum's ``LayerGradientXActivation``. Shrikumar et al., arXiv 1605.01713 (2016), for layers.
+    As Captum's ``LayerGradientXActivation``; refused where HiResCAM is. Shrikumar et al., arXiv
+    1605.01713 (2016), for layers.
     """
 
     def __call__(self, run: Pass, /) -> Maps:
         """Layer -> (N, C, *s)."""
         run = self.differentiated(run)
-        return {name: run.activations[name] * each for name, each in run.gradients.items()}
+        maps = {name: run.activations[name] * each for name, each in run.gradients.items()}
+        return _summed(run, maps)
 
 
 @METHODS.register("random_cam")

@@ -33,7 +33,7 @@ class Region:
     Myers, AAAI 2020, who take the sum). No ``index`` stands for the class that most of the cell is
     given to. NaN where the region is empty.
 
-    :raises UnsupportedError: the model puts out (N, K), scores of a cell.
+    :raises UnsupportedError: the model puts out (N, K), scores of a cell, or its classes last.
     :raises DataError: no such region.
     """
 
@@ -62,6 +62,11 @@ class Region:
                 f"{tuple(output.shape)}; for scores of a cell use target=predicted or label."
             )
         n, grid = len(output), tuple(output.shape[2:])
+        if grid != batch.space == tuple(output.shape[1:-1]):
+            raise UnsupportedError(
+                f"target=region needs (N, K, *S), and the model puts out {tuple(output.shape)}, "
+                "its classes last; wrap it in a module that returns output.movedim(-1, 1)."
+            )
         winner = class_scores(output, self.one_output).argmax(1)
         if self.index is None:
             cell = _on_grid(region_of(batch, "cell"), grid).flatten(1)

@@ -28,6 +28,7 @@ CHANNEL, PLACE = 1, (2, 1)
 NETS = {
     "ChannelViT": lambda: seeded(ChannelViT),
     "place by place": lambda: seeded(ChannelViT, order="last"),
+    "class token last": lambda: seeded(ChannelViT, order="last", behind=True),
     "OpenPhenom": lambda: seeded(OpenPhenom),
     "MorphEm": lambda: seeded(Folded, how="loop"),
     "folded": lambda: seeded(Folded),
@@ -37,13 +38,17 @@ NETS = {
 BLOCKS = {
     "ChannelViT": ("first", (4, 3), 1),
     "place by place": ("last", (4, 3), 1),
+    "class token last": ("last", (4, 3), 0),
     "OpenPhenom": ("first", (4, 3), 1),
     "MorphEm": ("stacked", (4, 3), 1),
     "folded": ("folded", (4, 3), 1),
     "stacked": ("stacked", (4, 3), 1),
     "attention over channels": ("folded", (4, 3), 1),
 }
-PATCHES = {"ChannelViT": 2, "place by place": 2, "OpenPhenom": "stacked", "MorphEm": "stacked"}
+PATCHES = {
+    **dict.fromkeys(("ChannelViT", "place by place", "class token last"), 2),
+    **dict.fromkeys(("OpenPhenom", "MorphEm"), "stacked"),
+}
 
 
 def cells(n: int = 2) -> Batch:
@@ -66,6 +71,7 @@ def test_where_the_channels_lie_is_measured(name, blind):
     assert len(layers) == 3
     for layout in layers.layouts.values():
         assert (layout.channels, layout.grid, layout.prefix) == BLOCKS[name]
+        assert layout.prefix + layout.suffix == 1
         assert layout.stains == (0, 1, 2)
     (patches,) = [info for info in trace(model, cells().inputs) if info.name.endswith("patches")]
     assert patches.grid == GRID
@@ -97,7 +103,7 @@ def test_a_model_that_reads_one_channel_at_one_place(name, method):
 
 WRONG = [
     *({"grid": grid} for grid in ([12, 3], [4, 9], [9, 4], [3, 4], [6, 6], [37, 1], [1, 12])),
-    *({"channels": "none"}, {"prefix": 0}, {"prefix": 2}, {"axes": "channels_last"}),
+    *({"channels": "none"}, {"prefix": None}, {"prefix": 2}, {"axes": "channels_last"}),
 ]
 
 
@@ -105,6 +111,8 @@ WRONG = [
 @pytest.mark.parametrize("layout", WRONG, ids=str)
 def test_a_layout_that_the_model_contradicts_is_refused(name, layout):
     model = NETS[name]()
+    if layout == {"prefix": None}:
+        layout = {"prefix": 1 - BLOCKS[name][2]}
     for planting in (False, True):
         if planting:
             planted(model, CHANNEL, PLACE)
@@ -128,7 +136,7 @@ def test_a_contradiction_costs_the_rows_of_an_evaluation():
 def test_only_the_right_word_for_the_channels_is_taken(name):
     model, right = NETS[name](), BLOCKS[name][0]
     for word in ("first", "last"):
-        stated = LayoutOptions(channels=word, grid=GRID, prefix=1)
+        stated = LayoutOptions(channels=word, grid=GRID, prefix=BLOCKS[name][2])
         if word == right:
             layers = select_layers(model, "blocks", cells().inputs, layout=stated)
             assert layers.layouts == select_layers(model, "blocks", cells().inputs).layouts

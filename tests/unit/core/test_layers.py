@@ -19,6 +19,14 @@ def crop(dimensions: int = 2) -> torch.Tensor:
     return torch.zeros((1, 2, *SPACES[dimensions]), dtype=torch.float64)
 
 
+def test_what_a_glob_matches_says_why_it_has_no_map():
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(320, 2)).double()
+    with pytest.raises(LayerError, match=r"Layer '1' puts out a tensor \(1, 320\)"):
+        select_layers(model, "[12]", crop())
+    with pytest.raises(LayerError, match=r"No layer matches '\[34\]'"):
+        select_layers(model, "[34]", crop())
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize(
     ("wanted", "expected"),

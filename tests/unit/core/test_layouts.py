@@ -237,7 +237,7 @@ def test_captum_layers_come_back_on_the_grid_or_are_refused():
     built = {key: METHODS.build("captum", **options) for key, options in methods.items()}
     built["own"] = METHODS.build("activation_x_gradient")
     for model, layer in (
-        (hugging_face_vit(), "vit.layers.1"),
+        (hugging_face_vit(), "vit.layers.0"),
         (SwinClassifier(), "swin.layers1.0.blocks.1"),
     ):
         output = "logits" if "vit" in layer else None

@@ -153,6 +153,19 @@ def test_scores_that_depend_on_the_batch_are_refused():
         assert "norm keep no running statistics" in findings["saliency", "input"].reason
 
 
+def test_attention_over_the_batch_is_no_fault_of_a_normalisation():
+    class Mixed(type(net())):
+        def forward(self, x):
+            found = super().forward(x)
+            return (found @ found.mT).softmax(-1) @ found
+
+    model = net()
+    model.__class__ = Mixed
+    reason = only(model, layers="high").reason
+    assert "(attention, a mean or a normalisation over the batch inside of it?)" in reason
+    assert "BatchNorm" not in reason
+
+
 def test_a_network_in_training_mode_is_looked_at_in_eval_mode_and_left_as_it_was():
     model = net().train()
     assert only(model, layers="high").verdict == "ok"

@@ -54,6 +54,14 @@ class Fixed(nn.Module):
             mixed = (
                 nn.functional.softmax(scores + 0 * value.sum((2, 3), keepdim=True), dim=-1) @ value
             )
+        elif self.how == "one head":  # three axes
+            zero = torch.zeros_like(x)
+            return x + nn.functional.scaled_dot_product_attention(zero, zero, x, scores[:, 0])
+        elif self.how in ("queries first", "heads last"):  # (N, Q, H, T), (N, Q, T, H)
+            axes = (0, 2, 1, 3) if self.how == "queries first" else (0, 2, 3, 1)
+            scores = (scores + 0 * value.sum((2, 3), keepdim=True)).permute(axes)
+            weights = scores.softmax(3 if self.how == "queries first" else 2)
+            mixed = weights.permute(*map(axes.index, range(4))) @ value
         elif self.how == "method":
             mixed = (scores + 0 * value.sum((2, 3), keepdim=True)).softmax(-1) @ value
         else:
@@ -93,7 +101,10 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("how", ["fused", "function", "method", "torch"])
+HOW = ["fused", "function", "method", "torch", "one head", "queries first", "heads last"]
+
+
+@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", ALL)
 def test_two_blocks_by_hand(name, how):
     inputs = torch.tensor([[[[1.0, 2.0]]]]).double()
@@ -300,16 +311,32 @@ def test_all_blocks_and_methods_cost_one_forward_and_one_backward_pass():
     assert calls == ["forward"]
 
 
-class ByChannel(nn.Module):
-    """A class token and the patches of each channel, together (apart) or in the batch (folded)."""
-
-    def __init__(self, kind: str) -> None:
+class OneHead(nn.Module):
+    def __init__(self) -> None:
         super().__init__()
-        self.kind = kind
+        self.q, self.k, self.v = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, q, k, v):
+        return (self.q(q) @ self.k(k).mT).softmax(-1) @ self.v(v), None
+
+
+class ByChannel(nn.Module):
+    """A class token and the patches of each channel: together (apart), in the batch (folded).
+
+    Or one channel after the other (loop).
+    """
+
+    def __init__(self, kind: str, *, by_hand: bool = False, over: bool = False) -> None:
+        super().__init__()
+        self.kind, self.by_hand = kind, by_hand
+        self.over = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True) if over else nn.Identity()
         self.embed = nn.Conv2d(1, 8, 8, 8)
         self.first, self.which = (nn.Parameter(torch.randn(1, n, 1, 8)) for n in (1, 2))
         self.tokens = nn.Identity()
-        self.blocks = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            OneHead() if by_hand else nn.MultiheadAttention(8, 2, batch_first=True)
+            for _ in range(2)
+        )
         self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 3)
 
     def forward(self, x):
@@ -317,19 +344,45 @@ class ByChannel(nn.Module):
         x = self.embed(x.flatten(0, 1)[:, None]).flatten(2).mT.unflatten(0, (n, channels))
         x = x + self.which
         x = x.flatten(1, 2) if self.kind == "apart" else x.flatten(0, 1)
+        if self.kind == "apart":
+            return self.head(self.token(x))
+        if self.kind == "folded":
+            found = self.token(x).unflatten(0, (n, channels))
+        else:
+            each = x.unflatten(0, (n, channels)).unbind(1)
+            found = torch.stack([self.token(channel) for channel in each], 1)
+        return self.head(self.over(found).mean(1))
+
+    def token(self, x):
         x = self.tokens(torch.cat([self.first[0].expand(len(x), -1, -1), x], 1))
         for block in self.blocks:
-            x = x + block(*[self.norm(x)] * 3, need_weights=False)[0]
-        x = x[:, 0]
-        return self.head(x if self.kind == "apart" else x.unflatten(0, (n, channels)).mean(1))
+            y = self.norm(x)
+            x = x + block(y, y, y, **({} if self.by_hand else {"need_weights": False}))[0]
+        return x[:, 0]
+
+
+def by_channel(*args, **options) -> ByChannel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return ByChannel(*args, **options).double().eval()
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["", "attention over channels"])
+@pytest.mark.parametrize("by_hand", [False, True], ids=["", "three axes"])
+def test_a_channel_after_the_other_is_as_all_in_the_batch(by_hand, over):
+    both = [
+        maps(by_channel(kind, by_hand=by_hand, over=over), crops(), ["blocks.0", "blocks.1"])
+        for kind in ("folded", "loop")
+    ]
+    assert len(both[0]) == 2 * len(ALL)
+    for key, found in both[0].items():
+        assert found.shape == (2, 2, 4, 4)
+        np.testing.assert_allclose(found, both[1][key], rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("kind", ["apart", "folded"])
 def test_a_layer_that_keeps_the_channels_apart_has_a_map_of_each(kind):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = ByChannel(kind).double().eval()
-    data = crops()
+    model, data = by_channel(kind), crops()
     found = maps(model, data, layers=["blocks.0", "blocks.1"])
     assert {each.shape for each in found.values()} == {(2, 2, 4, 4)}
     layers = {"blocks.1": model.blocks[1]}

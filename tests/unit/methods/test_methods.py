@@ -75,6 +75,39 @@ def test_grad_cam_lights_up_what_hires_cam_proves_unread():
     assert scores["grad_cam"] < 0.5
 
 
+class NormalisedLast(nn.Module):
+    """The score is read from positions whose channels are normalised first, as in ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.high = conv(2, 2, 8, 3).double(), conv(2, 8, 8, 3).double()
+        self.norm, self.head = nn.LayerNorm(8).double(), nn.Linear(8, 3).double()
+
+    def forward(self, x):
+        x = self.high(self.low(x).relu())
+        return self.head(self.norm(x.movedim(1, -1)).tanh().mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["hires_cam", "activation_x_gradient"])
+def test_what_a_normalisation_cancels_is_no_map(name):
+    """The score is the same however a position is scaled: x times its gradient sums to 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = NormalisedLast()
+    plain, libra = METHODS.build(name), METHODS.build(name, gradients="libra")
+    found = {
+        (each.method, each.layer): each.columns
+        for each in run(
+            model, batch(2), methods={"plain": plain, "libra": libra, "layer_cam": "layer_cam"},
+            layers=["low", "high"], target=Index(index=0),
+        )
+    }  # fmt: skip
+    assert set(found["plain", "high"]["status"]) == {"unsupported"}
+    assert "cancels at every position of 'high'" in found["plain", "high"]["reason"][0]
+    for key in found.keys() - {("plain", "high")}:
+        assert "unsupported" not in found[key]["status"], key
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_grad_cam_is_hires_cam_at_the_last_layer_before_pooling(dimensions):
     """A free exact test (Draelos, Carin 2020): under GAP + linear the gradient is constant."""

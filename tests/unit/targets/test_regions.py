@@ -238,6 +238,25 @@ def test_targets_of_a_cells_scores_refuse_a_dense_output(target):
         evaluate(Segmenter(), batch(), target=target, **SETTINGS)
 
 
+def test_an_output_that_is_no_score_of_pixels_is_said_to_be_none():
+    def of(change) -> nn.Module:
+        class Changed(Segmenter):
+            def forward(self, x):
+                return change(super().forward(x))
+
+        return Changed()
+
+    options = {**SETTINGS, "target": Region()}
+    with pytest.raises(UnsupportedError, match="its classes last; wrap it"):
+        evaluate(of(lambda found: found.movedim(1, -1)), batch(), **options)
+    for change in (lambda found: found[:, 0], lambda found: torch.stack([found, found], 1)):
+        with pytest.raises(UnsupportedError, match=r"A dense output has 4 axes, \(N, K, \*S\)\.$"):
+            evaluate(of(change), batch(), **options)
+    options |= {"methods": METHODS.build("occlusion", window=4, stride=4)}
+    table = evaluate(of(lambda found: found > 0), batch(), **options)  # a mask, of true and false
+    assert "error" not in set(table["status"])
+
+
 def test_scores_of_a_cell_are_no_dense_output():
     with pytest.raises(UnsupportedError, match=r"needs a value at each pixel.*\(4, 3\)"):
         evaluate(net(), batch(), target=Region(), **SETTINGS)
