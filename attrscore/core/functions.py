@@ -6,7 +6,7 @@ import math
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -308,7 +308,8 @@ class Attention:
     def _by_head(self, values: Tensor) -> Tensor:
         values = values.movedim(self.axis, -1)
         if values.ndim == 3:
-            return values.unflatten(0, (-1, self.heads or 1))  # type: ignore[no-untyped-call]  # torch
+            by_head: Tensor = values.unflatten(0, (-1, self.heads or 1))  # type: ignore[no-untyped-call]  # torch
+            return by_head
         values = values.flatten(0, -4)  # windows are rows
         _, one, other, tokens = values.shape
         swapped = self.fused is None and one == tokens != other  # (B, Q, H, T)
@@ -353,24 +354,21 @@ class SeenAttention:
 
 
 def _joined(calls: Sequence[Attention]) -> Attention:
-    first = calls[0]
-    fused = [each.fused for each in calls if each.fused]
-    if fused:
-        *_, bias, scale = fused[0]
-        if bias is not None and bias.ndim == 4 and len(bias) > 1:
-            bias = torch.cat([each[3] for each in fused if each[3] is not None])
-        query, key, value = (torch.cat([each[axis] for each in fused]) for axis in range(3))
+    """Their rows one after the other."""
+    sources = [each.source.detach() for each in calls]
     flowing = [
-        torch.zeros_like(each.source) if each.of_source is None else each.of_source
-        for each in calls
+        torch.zeros_like(source) if each.of_source is None else each.of_source
+        for each, source in zip(calls, sources, strict=True)
     ]
-    return Attention(
-        torch.cat([each.source.detach() for each in calls]),
-        (query, key, value, bias, scale) if fused else None,
-        torch.cat(flowing) if any(each.reaches for each in calls) else None,
-        first.heads,
-        first.axis,
-    )
+    fused = None
+    if parts := [each.fused for each in calls if each.fused]:
+        inner, (bias, scale) = [part[:3] for part in parts], parts[0][3:]
+        if bias is not None and bias.ndim == 4 and len(bias) > 1:
+            bias = torch.cat([each[3] for each in parts if each[3] is not None])
+        query, key, value = (torch.cat([part[axis] for part in inner]) for axis in range(3))
+        fused = query, key, value, bias, scale
+    of_source = torch.cat(flowing) if any(each.reaches for each in calls) else None
+    return replace(calls[0], source=torch.cat(sources), fused=fused, of_source=of_source)
 
 
 @contextmanager
