@@ -1,9 +1,12 @@
 """Part 10: transformers whose cheating was planted. Which methods at which blocks tell?
 
 A ViT, one with a token for each patch of each channel, and one that folds the channels into the
-batch, trained on labels carried by the cell or by the background. The preset and its threshold are
-those of this file as it was committed before its first run; they were chosen on seed 900, which no
-part uses.
+batch, trained on labels carried by the cell or by the background.
+
+The preset is the second. The first, HiResCAM with ``gradients=libra`` at the tokens, was chosen on
+seed 900, and failed on seeds 0 and 1 (README). So did the training: honest folded networks had
+learnt little. This one was chosen on the networks of seeds 0 and 1, trained anew and for longer,
+and committed with its threshold before seeds 3 to 5 were run.
 """
 
 from __future__ import annotations
@@ -35,12 +38,18 @@ METHODS = {
     **{name: name for name in ("grad_attention", "legrad")},
     **{f"{name}, libra": attrscore.METHODS.build(name, gradients="libra") for name in LIBRA},
 }
-PRESET = ("hires_cam, libra", "tokens")
-"""HiResCAM with balanced gradients, at the tokens before the first block."""
+PRESET = ("attention_rollout", "blocks.1")
+"""Attention rollout at the middle block, log odds, margin of the predicted class."""
+FIRST = ("hires_cam, libra", "tokens")
+"""The preset before, which is reported."""
 LEAST = 0.95
-"""AUROC of honest against background, cell by cell, in every seed and kind of network."""
+"""AUROC of honest against background, cell by cell, in every pair that counts."""
+LEARNT = 0.95
+"""Held-out accuracy from which a network counts: one that has not learnt reads nothing."""
 SEEDS = 50_000
 """Seeds of this part start here."""
+FRESH = (3, 4, 5)
+EPOCHS = 12
 
 
 class Block(nn.Module):
@@ -116,7 +125,8 @@ def trained(kind: str, carrier: str, seed: int, scale: Scale) -> tuple[Transform
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Transformer(data.spec, kind)
-    found = train(model, data, epochs=scale.epochs, split_by=None, seed=seed)
+    options = {"learning_rate": 1e-3, "augment": "flips", "epochs": scale.epochs}
+    found = train(model, data, split_by=None, seed=seed, **options)
     return model.eval(), found.accuracy
 
 
@@ -156,9 +166,10 @@ def separation(scores: pd.DataFrame) -> pd.DataFrame:
 
 def run(scale: Scale, out: Path) -> list[Check]:
     """The networks, the table of methods and blocks, and the preset's promise."""
-    kinds = KINDS if len(scale.seeds) > 1 else KINDS[:1]  # of the quick form
-    scale = replace(scale, seeds=scale.seeds[:2], cells=scale.cells // 3, epochs=6)
-    scores = pd.concat([pair(scale, out, *each) for each in itertools.product(kinds, scale.seeds)])
+    quick = len(scale.seeds) == 1
+    kinds, seeds, epochs = (KINDS[:1], FRESH[:1], 6) if quick else (KINDS, FRESH, EPOCHS)
+    scale = replace(scale, seeds=seeds, cells=scale.cells // 3, epochs=epochs)
+    scores = pd.concat([pair(scale, out, kind, seed) for seed in seeds for kind in kinds])
     table = separation(scores)
     table.to_csv(out / "vision_transformers.csv", index=False)
     return checks(scores, table)
@@ -171,20 +182,23 @@ def pair(scale: Scale, out: Path, kind: str, seed: int) -> pd.DataFrame:
 
 
 def checks(scores: pd.DataFrame, table: pd.DataFrame) -> list[Check]:
-    """What is promised of the preset; whether libra helps is reported."""
-    method, layer = PRESET
+    """What is promised of the preset; the one before, and whether libra helps, is reported."""
     part, found = "vision transformers", []
-    for kind, group in table.groupby("kind", sort=False):
-        mine = group[(group["method"] == method) & (group["layer"] == layer)]["auroc"]
-        learnt = scores[scores["kind"] == kind].groupby(["seed", "carrier"])["accuracy"].first()
+    accuracy = scores.groupby(["kind", "seed"])["accuracy"].min()  # of the two networks
+    learnt = accuracy >= LEARNT
+    for (method, layer), kind in itertools.product((PRESET, FIRST), table["kind"].unique()):
+        mine = table[(table["method"] == method) & (table["layer"] == layer)]
+        each = mine.set_index(["kind", "seed"])["auroc"].loc[[kind]]
+        counts = each[learnt.loc[each.index]]
+        first = (method, layer) == FIRST
         found.append(
             Check(
                 part,
                 f"{kind}: {method} at {layer} tells honest from background, cell by cell",
-                f"AUROC at least {LEAST} in every seed",
-                f"{mine.min():.3f} to {mine.max():.3f} in {len(mine)} seeds; "
-                f"accuracy of the networks at least {learnt.min():.2f}",
-                bool(mine.min() >= LEAST),
+                "reported: the preset before" if first else f"AUROC at least {LEAST} in every pair",
+                f"{', '.join(f'{value:.3f}' for value in counts)}; of {len(each)} pairs "
+                f"{len(counts)} had learnt, accuracy {accuracy.loc[kind].min():.2f} or more",
+                None if first else bool(len(counts) and (counts >= LEAST).all()),
             )
         )
     for name in LIBRA:
