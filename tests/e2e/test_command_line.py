@@ -183,6 +183,17 @@ def test_inspect_ends_with_what_to_use_and_why(capsys):
     assert "the deepest whose grid can put" in out or "no grid resolves" in out
 
 
+def test_inspect_recommends_rollout_where_a_model_attends_over_tokens(capsys):
+    vit = ["model=transformers", "model.architecture=vit", "+model.config.num_hidden_layers=4"]
+    vit += ["+model.config.hidden_size=24", "+model.config.num_attention_heads=2"]
+    vit += ["+model.config.patch_size=4", "dataset.size=[32,32]", "dataset.cells=4"]
+    assert main(["inspect", *vit]) == 0
+    out = capsys.readouterr().out
+    assert "recommended: method=[attention_rollout]" in out
+    assert "layers.1]' target.scalar=margin" in out  # of four
+    assert "the same for every class" in out
+
+
 @pytest.mark.parametrize(
     ("preset", "method", "scalar"),
     [("paper", "grad_cam", "logit"), ("recommended", "hires_cam", "margin")],

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from attrscore.cli.hydra_app import composed
 from attrscore.cli.outcomes import INCOMPLETE, OK
-from attrscore.errors import preview
+from attrscore.errors import LayerError, preview
 
 if TYPE_CHECKING:
     from torch import nn
 
     from attrscore.core.contracts import Batch
-    from attrscore.engine.preflight import Survey
+    from attrscore.engine.preflight import Finding, LayerSurvey, Survey
 
 _SHOWN = {2: 24, 3: 12}
 """Cells on the contact sheet, by dimensions."""
@@ -31,6 +31,10 @@ TRIED = (
 )
 """Methods of few passes, in the order in which they are recommended: what is exact about what was
 used, by layer before by input. ``attrscore leaderboard`` says how they fare where that is known."""
+
+OF_TOKENS = "attention_rollout"
+"""Before all of these, at the middle block, where a model attends over tokens: there it told honest
+from cheating best, in part 10 of the validation."""
 
 _OF_MODELS = ("depth", "heat", "layers", "layout", "method", "model", "output", "precision",
                 "target")  # fmt: skip
@@ -81,17 +85,23 @@ def inspect(arguments: Sequence[str]) -> int:
     if not as_json:
         out.print(output.layer_table(found))
     methods = {key: method for key, (method, _) in plugins_of(METHODS, settings).items()}
+    findings: tuple[Finding, ...] = ()
     with answering(model):
-        findings = preflight(
-            model,
-            batch,
-            methods=methods,
-            layers=wanted_layers(settings),
-            target=plugin_of(TARGETS, settings),
-            output=settings["output"],
-            heat=HeatOptions(**settings["heat"]),
-            accept=settings["accept"],
-        )
+        try:
+            findings = preflight(
+                model,
+                batch,
+                methods=methods,
+                layers=wanted_layers(settings),
+                target=plugin_of(TARGETS, settings),
+                output=settings["output"],
+                heat=HeatOptions(**settings["heat"]),
+                accept=settings["accept"],
+            )
+        except LayerError as error:
+            if wanted_layers(settings) != "last_conv":  # which nobody may have asked for
+                raise
+            output.say(str(error))
     with answering(model):
         advice = _recommended(found, model, batch, settings)
     if as_json:
@@ -137,14 +147,22 @@ class Recommendation:
         chosen += [f"'layers=[{self.layer}]'"] if self.layer else []
         chosen += [f"target.scalar={self.scalar}"] if self.scalar else []
         yield f"recommended: {' '.join(chosen)}, and read {self.score}"
-        if self.layer:
+        if self.method == OF_TOKENS:
+            yield (
+                "  layer: the middle one of its blocks, since the model attends over tokens; its "
+                f"grid can put up to {self.highest:.0%} of the heat on the cell of median area"
+            )
+        elif self.layer:
             yield (
                 f"  layer: the deepest whose grid can put {RESOLVES:.0%} of the heat on the cell "
                 f"of median area; here up to {self.highest:.0%}"
             )
         else:
             yield "  layer: no grid resolves cells of this size, so a method at the input"
-        yield f"  method: the first that can, of {preview(TRIED)}; so can {preview(self.explains)}"
+        names = (OF_TOKENS, *TRIED) if self.method == OF_TOKENS else TRIED
+        yield f"  method: the first that can, of {preview(names)}; so can {preview(self.explains)}"
+        if self.method == OF_TOKENS:
+            yield "  it is the same for every class: what the swap says of a class goes before it"
         for name, why in self.refused.items():
             yield f"  not {name}: {why}"
         if self.scalar:
@@ -155,33 +173,45 @@ class Recommendation:
 def _recommended(
     found: Survey, model: nn.Module, batch: Batch, settings: Mapping[str, Any]
 ) -> Recommendation:
-    """Try the methods of :data:`TRIED` at the deepest layer that resolves the cells."""
+    """Try the methods of :data:`TRIED` at the deepest layer that resolves the cells.
+
+    Of a model that attends over tokens: :data:`OF_TOKENS` at the middle one of its blocks.
+    """
     from attrscore.core.contracts import INPUT
     from attrscore.core.heat import HeatOptions
     from attrscore.core.registry import TARGETS
     from attrscore.engine.preflight import preflight
     from attrscore.jobs.assembly import plugin_of
 
-    able = [each for each in found.layers if each.highest is not None and each.depth is not None]
-    convolutions = [each for each in able if each.type.startswith("Conv")] or able
-    fine = [each for each in convolutions if (each.highest or 0) >= RESOLVES]
-    layer = fine[-1] if fine else None
     target = plugin_of(TARGETS, settings)
     scalar = "margin" if hasattr(target, "scalar") else None
-    findings = preflight(
-        model,
-        batch,
-        methods=list(TRIED),
-        layers=[layer.name] if layer else "last_conv",
-        target=replace(target, scalar=scalar) if scalar else target,
-        output=settings["output"],
-        heat=HeatOptions(**settings["heat"]),
-        accept=settings["accept"],
-    )
-    usable = [f for f in findings if layer or f.layer == INPUT]
+
+    def tried(methods: Sequence[str], layer: LayerSurvey | None) -> list[Finding]:
+        findings = preflight(
+            model,
+            batch,
+            methods=list(methods),
+            layers=[layer.name] if layer else "last_conv",
+            target=replace(target, scalar=scalar) if scalar else target,
+            output=settings["output"],
+            heat=HeatOptions(**settings["heat"]),
+            accept=settings["accept"],
+        )
+        return [each for each in findings if layer or each.layer == INPUT]
+
+    able = [each for each in found.layers if each.highest is not None and each.depth is not None]
+    fine = [each for each in able if (each.highest or 0) >= RESOLVES]
+    blocks = [each for each in fine if "blocks" in each.note.split(", ")]
+    layer = blocks[(len(blocks) - 1) // 2] if blocks else None
+    usable = tried([OF_TOKENS], layer) if layer else []
+    if not usable or usable[0].verdict not in ("ok", "caution"):
+        convolutions = [each for each in able if each.type.startswith("Conv")] or able
+        layer = next((each for each in reversed(convolutions) if each in fine), None)
+        usable = []
+    usable += tried(TRIED, layer)
     explains = [f.method for f in usable if f.verdict in ("ok", "caution")]
     return Recommendation(
-        method=next((name for name in TRIED if name in explains), None),
+        method=next((name for name in (OF_TOKENS, *TRIED) if name in explains), None),
         layer=layer.name if layer else None,
         highest=(layer.highest or 0.0) if layer else 0.0,
         scalar=scalar,
