@@ -113,7 +113,8 @@ def inspect(arguments: Sequence[str]) -> int:
         }
         sys.stdout.write(json.dumps(shown, indent=1) + "\n")
     else:
-        out.print(output.finding_table(findings))
+        if findings:
+            out.print(output.finding_table(findings))
         for line in advice.lines():
             out.print(line, soft_wrap=True, highlight=False)
     refused = any(finding.verdict == "refused" for finding in findings)
