@@ -1,4 +1,4 @@
-"""``attrscore export``, ``attrscore view``: results in tables, images and napari."""
+"""``attrscore export``, ``attrscore view``: results in tables, images, trackers and napari."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attrscore.cli.commands import parser_of
 from attrscore.cli.hydra_app import changes_among, kept_settings
 from attrscore.cli.outcomes import INCOMPLETE, OK
 from attrscore.errors import ConfigError, DataError, did_you_mean, preview
-from attrscore.report.export import ImageFormat, check_free
+from attrscore.report.export import ImageFormat, Tracker, check_free
 from attrscore.store.identity import canonical
 
 if TYPE_CHECKING:
@@ -26,16 +26,18 @@ _SUFFIXES = {
     "anndata": ".h5ad",
     "pycytominer": ".csv.gz",
 }
-_OF_TABLES, _OF_IMAGES = (
-    ("profiles", "on", "scores", "excel", "twins"),
-    ("overlap", "scale"),
-)
+_OPTIONS = {
+    "tables": ("profiles", "on", "scores", "excel", "twins"),
+    "images": ("overlap", "scale"),
+    "trackers": ("twins",),
+}
+"""What each kind of export alone takes."""
 
 _AT_FIRST = 16
 
 
 def export(arguments: Sequence[str]) -> int:
-    """Write scores as a table with a row a cell, or kept maps as images over their fields."""
+    """Scores as a table with a row a cell or into a tracker's store, or kept maps as images."""
     parser = parser_of(
         "export",
         export.__doc__,
@@ -45,13 +47,22 @@ def export(arguments: Sequence[str]) -> int:
     )
     folders = "a results folder, the folder of a job, a table (default: results)"
     parser.add_argument("results", type=Path, nargs="?", default=Path("results"), help=folders)
-    parser.add_argument("--to", required=True, choices=(*_SUFFIXES, *get_args(ImageFormat)))
+    choices = (*_SUFFIXES, *get_args(ImageFormat), *get_args(Tracker))
+    parser.add_argument("--to", required=True, choices=choices)
     parser.add_argument(
-        "-o", "--output", type=Path, help="a file; of images a folder (default: RESULTS/export/)"
+        "-o",
+        "--output",
+        type=Path,
+        help="a file; of images and trackers a folder (default: RESULTS/export/)",
     )
     parser.add_argument("--force", action="store_true", help="overwrite what is there")
     parser.add_argument("--method", help="of these methods only: grad_cam,hires_cam")
     parser.add_argument("--layer", help="of these layers only")
+    parser.add_argument_group(
+        "trackers (mlflow, wandb)",
+        "a run a job, of a leaderboard its table: settings, mean scores, figures, provenance, in a "
+        "local store; nothing is sent. They need: pip install 'attrscore[mlflow]' or '[wandb]'.",
+    )
     tables = parser.add_argument_group("tables (csv, parquet, anndata, pycytominer)")
     tables.add_argument("--profiles", type=Path, help="join onto this table: CSV or Parquet")
     tables.add_argument("--on", help="columns that name a cell in both: OURS,OURS=THEIRS,...")
@@ -73,21 +84,48 @@ def export(arguments: Sequence[str]) -> int:
     )
     arguments, changes = changes_among(arguments)
     options = parser.parse_args(arguments)
-    table = options.to in _SUFFIXES
-    other = [name for name in (_OF_IMAGES if table else _OF_TABLES) if getattr(options, name)]
-    if other:
-        raise ConfigError(
-            f"--{other[0]} belongs to {'images' if table else 'tables'}, not to --to {options.to}."
-        )
-    return _table(options) if table else _images(options, changes)
+    kind = "tables" if options.to in _SUFFIXES else "images"
+    kind = "trackers" if options.to in get_args(Tracker) else kind
+    for other, names in _OPTIONS.items():
+        wrong = [name for name in names if getattr(options, name) and name not in _OPTIONS[kind]]
+        if wrong:
+            raise ConfigError(f"--{wrong[0]} belongs to {other}, not to --to {options.to}.")
+    if kind == "trackers":
+        return _logged(options)
+    return _table(options) if kind == "tables" else _images(options, changes)
+
+
+def _logged(options: argparse.Namespace) -> int:
+    from attrscore.cli.output import stdout
+    from attrscore.report.export.trackers import log
+
+    folder = options.output or _beside(options.results) / options.to
+    runs = log(
+        options.results,
+        folder,
+        to=options.to,
+        methods=_names(options.method),
+        layers=_names(options.layer),
+        twins=options.twins,
+        force=options.force,
+    )
+    shown = {
+        "mlflow": f"mlflow ui --backend-store-uri sqlite:///{(folder / 'mlflow.db').resolve()}",
+        "wandb": f"wandb sync {folder}/wandb/offline-run-*",
+    }
+    stdout().print(f"runs: {folder} ({len(runs)}: {preview(runs)})", soft_wrap=True)
+    stdout().print(f"show: {shown[options.to]}", soft_wrap=True)
+    return OK
 
 
 def _table(options: argparse.Namespace) -> int:
     from attrscore.cli.output import stderr, stdout
-    from attrscore.report.export.profiles import join, keys_of, read_profiles
     from attrscore.report.export.tables import (
         chosen,
         for_pycytominer,
+        join,
+        keys_of,
+        read_profiles,
         said_of,
         to_anndata,
         widened,

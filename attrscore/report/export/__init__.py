@@ -1,7 +1,8 @@
 """Scores and maps taken back to where a lab works.
 
-``tables``: CSV, Parquet, AnnData; ``profiles``: scores joined onto profile tables; ``fields``: maps
-laid into the images that crops were cut from (this needs torch); ``viewing``: crops in napari.
+``tables``: CSV, Parquet, AnnData, scores joined onto profile tables; ``fields``: maps laid into the
+images that crops were cut from (this needs torch); ``viewing``: crops in napari; ``trackers``: the
+local stores of MLflow and Weights & Biases.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Literal
 
 from attrscore.errors import ConfigError, preview
 
-__all__ = ["ImageFormat", "check_free"]
+__all__ = ["ImageFormat", "Tracker", "check_free"]
 
 ImageFormat = Literal["tiff", "omezarr", "nifti"]
 """How :mod:`attrscore.report.export.fields` writes images."""
+Tracker = Literal["mlflow", "wandb"]
+"""Where :mod:`attrscore.report.export.trackers` logs."""
 
 
 def check_free(paths: Sequence[Path], /, *, force: bool) -> None:

@@ -12,8 +12,15 @@ from results import BASE, GRAD_CAM, GRAD_CAMO, IG, OTHER, fill, job
 
 from attrscore.cli.main import main
 from attrscore.errors import ConfigError, DataError, StoreError
-from attrscore.report.export.profiles import join, keys_of, read_profiles
-from attrscore.report.export.tables import to_anndata, widened, write_anndata, write_table
+from attrscore.report.export.tables import (
+    join,
+    keys_of,
+    read_profiles,
+    to_anndata,
+    widened,
+    write_anndata,
+    write_table,
+)
 from attrscore.store import Condition, read_scores, table_and_kinds
 from attrscore.store.commit import new_file, new_folder
 
