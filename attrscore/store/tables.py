@@ -321,11 +321,15 @@ def _constants(values: Sequence[Any]) -> pd.Series[Any]:
 
 def pooled(tables: Sequence[pd.DataFrame], /) -> pd.DataFrame:
     """Tables one under the other; what one of them lacks is missing there."""
+    if not tables:
+        return pd.DataFrame()
+    whole = pd.concat(tables, ignore_index=True)
     lengths = [len(table) for table in tables]
-    names = dict.fromkeys(str(name) for table in tables for name in table)
-    return pd.DataFrame(
-        {name: stack([table.get(name) for table in tables], lengths) for name in names}
-    )
+    for name in whole:  # of one kind in all tables, as most are, or else put together with care
+        dtype = whole[name].dtype
+        if dtype != TEXT and dtype.kind not in "iuf":
+            whole[name] = stack([table.get(name) for table in tables], lengths)
+    return whole
 
 
 def ordered(kinds: Mapping[str, str], scorers: Collection[str], /) -> list[str]:

@@ -7,6 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
@@ -21,36 +22,27 @@ PLANTED = "leaderboard"
 EXPERIMENTS = ("leaderboard_hand_built", PLANTED, "leaderboard_faithfulness")
 """Those of conf/experiment, in this order."""
 
+_SMALL = ("seed=0", "planes={2D:[32,32],3D:[8,24,24]}", "pool=16")
+
 SIZES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "--quick": {
-        "leaderboard_hand_built": ("seed=0,1", "planes={2D:[32,32],3D:[8,24,24]}"),
+        "leaderboard_hand_built": _SMALL,
         PLANTED: (
-            *("seed=0,1", "planes={2D:[32,32],3D:[8,24,24]}", "pool=16"),
-            *("dataset.cells=16", "train.dataset.cells=192"),
+            *(*_SMALL, "dataset.cells=16", "train.dataset.cells=192"),
             "reads=cell,background,neighbours,chance,random",
-        ),
-        "leaderboard_faithfulness": (
-            *("seed=0,1", "planes={2D:[32,32],3D:[8,24,24]}", "pool=16"),
-            *("dataset.cells=4", "train.dataset.cells=192", "scorer=[deletion,insertion]"),
         ),
     },
     "--full": dict.fromkeys(EXPERIMENTS, ("layers=[features.0,features.3,features.6]",)),
 }
 """What each experiment is run with, before what the user says."""
 
-STEPS: Mapping[str, Sequence[str]] = {
-    "deep_lift_shap": ("baselines=4",),
-    "feature_ablation": ("size=8",),
-    "gradient_shap": ("samples=6",),
-    "guided_ig": ("steps=24",),
-    "integrated_gradients": ("steps=12",),
-    "kernel_shap": ("size=8", "samples=40"),
-    "layer_conductance": ("steps=12",),
-    "occlusion": ("window=8", "stride=4"),
-    "rise": ("samples=120",),
-    "smooth_grad": ("samples=6",),
+_WINDOWS = {"window": 8, "stride": 4, "size": 8}  # no larger than the cells
+
+MOST: Mapping[str, Mapping[str, int]] = {
+    "--quick": {"steps": 12, "samples": 40, "baselines": 4, **_WINDOWS},
+    "--full": {"steps": 24, "samples": 120, "baselines": 8, **_WINDOWS},
 }
-"""Options of methods of many passes: windows no larger than the cells, and steps to afford."""
+"""The most of these options that a method gets, whichever has them: passes have to be afforded."""
 
 
 def leaderboard(arguments: Sequence[str]) -> int:
@@ -120,9 +112,18 @@ def _all_methods() -> Iterator[str]:
 
 
 def _overrides(name: str, size: str, methods: Sequence[str], others: Sequence[str]) -> list[str]:
-    steps = [f"method.{m}.{option}" for m in methods for option in STEPS.get(m, ())]
+    bounded = [
+        f"method.{method}.{option}={most}"
+        for method in methods
+        for option, most in MOST[size].items()
+        if method in METHODS and _number(METHODS.options(method).get(option)) > most
+    ]
     chosen = f"method=[{','.join(methods)}]"
-    return [f"+experiment={name}", chosen, *SIZES[size][name], *steps, *_of(name, others)]
+    return [f"+experiment={name}", chosen, *SIZES[size][name], *bounded, *_of(name, others)]
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, (int, float)) else 0
 
 
 def _of(name: str, others: Sequence[str]) -> list[str]:
@@ -151,7 +152,7 @@ def _run(size: str, methods: Sequence[str], others: Sequence[str]) -> int:
     one = functools.partial(job, shown="progress")
     return worst(
         sweeps.run(["-m", *_overrides(name, size, methods, others), *quiet], one, record="kept")
-        for name in EXPERIMENTS
+        for name in SIZES[size]
     )
 
 

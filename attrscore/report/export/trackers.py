@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -49,14 +49,6 @@ class _Run:
     settings: Mapping[str, Any]
     numbers: Mapping[str, float]
     tags: Mapping[str, Any]
-
-
-class _Store(Protocol):
-    there: Mapping[str, Any]
-    """Our runs in it, by their ids."""
-
-    def add(self, run: _Run, files: Path, /) -> None: ...
-    def remove(self, number: str, /) -> None: ...
 
 
 def log(
@@ -101,6 +93,7 @@ def log(
         for number, of in runs.items():
             with TemporaryDirectory() as scratch:
                 files = Path(scratch)
+                run: _Run | None
                 if is_leaderboard(table):
                     run = _of_leaderboard(number, results, methods, files)
                 else:
@@ -171,14 +164,14 @@ def _of_leaderboard(number: str, results: Path, methods: Sequence[str], files: P
 
 
 @contextmanager
-def _opened(to: Tracker, folder: Path) -> Iterator[_Store]:
+def _opened(to: Tracker, folder: Path) -> Iterator[_MLflow | _WandB]:
     for name, value in _LOCAL.items():
         os.environ.setdefault(name, value)
     make_folder(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of packages that these are made of
         try:
-            yield {"mlflow": _MLflow, "wandb": _WandB}[to](folder)
+            yield _MLflow(folder) if to == "mlflow" else _WandB(folder)
         except ModuleNotFoundError as error:
             raise UnsupportedError(
                 f"--to {to} needs a package that is not installed ({error.name}): "
@@ -192,6 +185,7 @@ class _MLflow:
     def __init__(self, folder: Path) -> None:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -207,8 +201,9 @@ class _MLflow:
                 )
             )
             runs = self._client.search_runs([self._experiment], max_results=50000)
-        except MlflowException as error:
-            raise StoreError(f"{folder / 'mlflow.db'} cannot be used: {error}") from error
+        except (MlflowException, SQLAlchemyError) as error:
+            said = str(error).splitlines()[0]
+            raise StoreError(f"{folder / 'mlflow.db'} cannot be used: {said}") from error
         self.there = {each.data.tags.get("attrscore.run"): each.info.run_id for each in runs}
 
     def add(self, run: _Run, files: Path, /) -> None:
