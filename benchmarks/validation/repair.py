@@ -14,8 +14,10 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -463,7 +465,7 @@ def _kept(model: nn.Module, cells: Dataset, guide: Any) -> int:
 
 
 def run(scale: Scale, out: Path) -> list[Check]:
-    """Trials one after the other, in the order of what they tell; then the checks."""
+    """Trials side by side, two processes, in the order of what they show; then the checks."""
     folder = out / "repair"
     folder.mkdir(parents=True, exist_ok=True)
     quick = len(scale.seeds) == 1
@@ -474,8 +476,10 @@ def run(scale: Scale, out: Path) -> list[Check]:
         for number, (design, problem) in itertools.product(range(seeds), order)
         if DATA.is_dir() or problem not in REAL
     ]
-    for trial in trials:
-        trial.run(folder)
+    with ProcessPoolExecutor(
+        2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        list(pool.map(Trial.run, trials, itertools.repeat(folder)))
     spent = [costs(design, turns=1 if quick else 5) for design in ("tiny 2D", "tiny 3D")]
     return report(folder, pd.concat(spent), out)
 
