@@ -227,6 +227,7 @@ def costs(parts: Parts, /, *, cells: int = 8) -> pd.DataFrame:
         scalar = parts.target(output, parts.target.prepare(output.detach(), batch))
         torch.autograd.grad(scalar.sum(), inputs)
 
+    floor()
     seconds, memory = _taken(floor)
     rows = []
     for name, method in parts.methods.items():
@@ -252,8 +253,10 @@ def _mass(heat: Heat, _run: Pass, /) -> Tensor:
 
 
 def _taken(work: Callable[[], Any]) -> tuple[float, int]:
-    """Seconds of the processors, the fewer of two runs; the most bytes of tensors at once."""
-    work()  # the first also loads code
+    """Seconds of the processors, the fewer of two runs; the most bytes of tensors at once.
+
+    Work that was done before, as the first time also loads code.
+    """
     seconds = []
     for _ in range(2):
         began = time.process_time()

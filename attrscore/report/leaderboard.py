@@ -131,6 +131,12 @@ class Leaderboard:
             f"{len(ranking.ranks)}."
         )
 
+    @property
+    def left_out(self) -> str:
+        """The tests that were not run, as ``--quick`` has fewer; empty where all were."""
+        absent = [f"{test} ({TESTS[test]})" for test in TESTS if test not in self.networks]
+        return f"Not asked: {'; '.join(absent)}. --full asks all." if absent else ""
+
     def figures(self) -> dict[str, tuple[str, str, Sheet]]:
         """Drawings by name, with their titles and what is said of them."""
         drawn = {

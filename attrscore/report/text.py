@@ -98,6 +98,8 @@ def of_leaderboard(found: Leaderboard, /) -> Iterator[Table | str]:
     yield found.statement
     for test in found.networks:
         yield f"{test}: {TESTS[test]}"
+    if found.left_out:
+        yield found.left_out
     for row in found.table[found.table["rank"].isna()].to_dict("records"):
         yield f"no rank: {row['method']} at {row['layer']}: {row['reason']}"
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import HEADLINE, PRESET, SIZES, Check, Scale
+from common import HEADLINE, PRESET, SIZES, Changed, Check, Scale
 from scipy import stats
 
 import attrscore
-from attrscore.core.contracts import Batch, Dataset
+from attrscore.core.contracts import Dataset
 from attrscore.datasets import Phantom
 from attrscore.models import randomized
 from attrscore.targets import Predicted
@@ -23,28 +22,6 @@ RANDOM = 20
 BAND = 0.99
 """Of the interval in which one more draw is to be expected: with six models beside it, one at
 95 % would lie outside by chance in every fourth validation."""
-
-
-@dataclass(frozen=True)
-class Permuted:
-    """The same cells with each other's labels."""
-
-    cells: Dataset
-    seed: int
-
-    def __post_init__(self) -> None:
-        table = self.cells.table.copy()
-        order = np.random.default_rng(self.seed).permutation(len(table))
-        table["label"] = table["label"].to_numpy()[order]
-        object.__setattr__(self, "table", table)
-        for name in ("classes", "spec", "skipped", "left_out"):
-            object.__setattr__(self, name, getattr(self.cells, name))
-
-    def read(self, rows) -> Batch:
-        """The crops, labelled anew."""
-        batch = self.cells.read(rows)
-        labels = self.table["label"].to_numpy()[list(rows)]
-        return replace(batch, label=batch.label.new_tensor(labels))
 
 
 def run(scale: Scale, out: Path) -> list[Check]:
@@ -104,8 +81,10 @@ def _of(scale: Scale, plane: str, seed: int) -> pd.DataFrame:
     cells = Phantom(size=size, cells=scale.trained_on, seed=200 + seed)
     held_out = Phantom(size=size, cells=scale.cells, seed=300 + seed)
     make = attrscore.MODELS.build("tiny_cnn", seed=seed)
+    labels = cells.table["label"].to_numpy()
+    permuted = labels[np.random.default_rng(seed).permutation(len(labels))]
     rows = []
-    for kind, data in (("honest", cells), ("permuted", Permuted(cells, seed))):
+    for kind, data in (("honest", cells), ("permuted", Changed(cells, permuted))):
         model = make(cells.spec)
         train(model, data, epochs=scale.epochs, seed=seed)
         rows.append([plane, seed, kind, _score(model, held_out)])

@@ -173,7 +173,7 @@ def leaderboard_page(board: Leaderboard, /, *, results: str | Path, command: str
     context = {
         "title": f"{len(ranked)} entries · attrscore leaderboard",
         **_shell(),
-        "lede": board.statement,
+        "lede": f"{board.statement} {board.left_out}",
         "entries": entries,
         "heads": [MEASURES[name] for name in board.measures],
         "tests": [(name, TESTS[name]) for name in board.networks],
