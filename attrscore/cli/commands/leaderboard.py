@@ -49,9 +49,10 @@ def leaderboard(arguments: Sequence[str]) -> int:
     """Rank attribution methods against known truth: hand-built and planted networks, sanity, cost.
 
     --quick (the default) takes some minutes: one network a kind in 2D and in 3D, no faithfulness,
-    few passes a method. --full takes many more: larger crops, networks, layers, measures. method=[...] chooses methods, else every registered one is run; layers=[...] their
-    layers; results= the folder, in which networks and results are kept, so that another method
-    costs itself alone.
+    few passes a method. --full takes many more: larger crops, more networks, layers and measures.
+    method=[...] chooses methods, else every registered one is run; layers=[...] their layers;
+    results= the folder, in which networks and results are kept, so that another method costs itself
+    alone.
     """
     example = "--quick 'method=[mine,hires_cam,grad_cam]'"
     help_asked("leaderboard", arguments, leaderboard.__doc__, example, "[--quick|--full] [--json] ")
