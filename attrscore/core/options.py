@@ -189,14 +189,11 @@ def from_mapping(kind: type[T], given: object, /, *, of: str) -> T:
 
 def types_of(plugin: Callable[..., Any], /) -> dict[str, Any]:
     """Option -> its annotation; none where they cannot be read."""
+    plain = inspect.isclass(plugin) and not is_dataclass(plugin)
     try:
-        return typing.get_type_hints(plugin.__init__ if _plain_class(plugin) else plugin)
+        return typing.get_type_hints(plugin.__init__ if plain else plugin)
     except (NameError, TypeError):  # annotations of names that are there for checkers only
         return {}
-
-
-def _plain_class(plugin: Callable[..., Any]) -> bool:
-    return inspect.isclass(plugin) and not is_dataclass(plugin)
 
 
 def _as_text(value: Any) -> Any:

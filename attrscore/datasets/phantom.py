@@ -9,24 +9,21 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import scipy.fft
+from numpy.typing import NDArray
 
 from attrscore.core.contracts import Batch, InputSpec
 from attrscore.core.registry import DATASETS
 from attrscore.datasets._options import NothingLeftOut, as_tuple, require
 from attrscore.datasets.batches import chosen, to_batch
 from attrscore.errors import choose
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
 
 __all__ = ["Carrier", "Confounder", "Phantom"]
 

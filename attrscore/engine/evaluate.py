@@ -59,7 +59,7 @@ def evaluate(
         raise ConfigError(
             f"pool={pool!r} must be a Batch, or how many cells are drawn; 64 is usual."
         )
-    networks = model if isinstance(model, Mapping) else {_name_of(model): model}
+    networks = model if isinstance(model, Mapping) else {type(unwrap(model)).__name__: model}
     if not networks:
         raise ConfigError(
             "There is no model to evaluate; give one, or a mapping from names to some."
@@ -120,10 +120,6 @@ def to_frame(results: Iterable[Result], /, *, model: str, dataset: str) -> pd.Da
     table.insert(1, "model", model)
     table.insert(2, "dataset", dataset)
     return table
-
-
-def _name_of(model: nn.Module) -> str:
-    return type(unwrap(model)).__name__
 
 
 def _warn_of_gaps(table: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from attrscore.core.contracts import Batch, Dataset
-from attrscore.engine.attribution import frames_of, sentence
+from attrscore.engine.attribution import declared, frames_of, sentence
 from attrscore.engine.preflight import SAMPLE
 from attrscore.errors import ConfigError, DataError
 
@@ -208,8 +208,7 @@ def _can_read(dataset: Dataset, row: int, lost: Lost) -> bool:
 
 def needs_pool(plugin: Any, /) -> bool:
     """Whether a method or scorer says, with ``needs_pool = True``, that it takes other cells."""
-    behind = getattr(plugin, "function", plugin)
-    return bool(getattr(plugin, "needs_pool", getattr(behind, "needs_pool", False)))
+    return bool(declared(plugin, "needs_pool", default=False))
 
 
 def draw_pool(dataset: Dataset, size: int = 64, *, seed: int = 0) -> Batch:

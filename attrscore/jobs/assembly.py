@@ -43,7 +43,7 @@ from attrscore.core.registry import (
 )
 from attrscore.core.secrets import Hidden
 from attrscore.datasets.shards import shard_of
-from attrscore.engine.attribution import Chosen, layers_of
+from attrscore.engine.attribution import Chosen, declared, layers_of
 from attrscore.engine.reading import Reader, draw_pool, needs_pool, one_readable
 from attrscore.engine.run import RunOptions, run
 from attrscore.errors import (
@@ -325,7 +325,11 @@ def draws_of(settings: Mapping[str, Any], /) -> list[Mapping[str, Any]]:
     if draws == 1 or model.get("randomize", "none") == "none":
         return [settings]
     built = plugins_of(SCORERS, settings)
-    kept = {key: settings["scorer"][key] for key, (each, _) in built.items() if _of_maps(each)}
+    kept = {
+        key: settings["scorer"][key]
+        for key, (scorer, _) in built.items()
+        if declared(scorer, "of_maps", default=True)
+    }
     one = {
         **settings,
         "model": {**model, "draws": 1},
@@ -334,12 +338,6 @@ def draws_of(settings: Mapping[str, Any], /) -> list[Mapping[str, Any]]:
         "figures": "none",
     }
     return [{**one, "seed": settings["seed"] + number} for number in range(draws)]
-
-
-def _of_maps(scorer: Any) -> bool:
-    """Whether a scorer looks at maps, as all do that do not say ``of_maps = False``."""
-    behind = getattr(scorer, "function", scorer)
-    return bool(getattr(scorer, "of_maps", getattr(behind, "of_maps", True)))
 
 
 def build(settings: Mapping[str, Any], *, like: Parts | None = None) -> Parts:
@@ -454,16 +452,13 @@ def plugins_of(
     if not nodes:
         raise ConfigError(f"No {kind} is chosen: {kind}=[...]. See: attrscore plugins")
     hidden = Hidden(settings.get("environment", {}))
-    built = {key: build_plugin(registry, key, node, trust) for key, node in nodes.items()}
-    return {
-        key: (plugin, replace(record, options=hidden.identity(_known(plugin, record, settings))))
-        for key, (plugin, record) in built.items()
-    }
-
-
-def _known(plugin: Any, record: store.Plugin, settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Options; the numbers of those that take some, and of no other plugin, depend on the pool."""
-    return {**record.options, **({"pool": settings["pool"]} if needs_pool(plugin) else {})}
+    built = {}
+    for key, node in nodes.items():
+        plugin, record = build_plugin(registry, key, node, trust)
+        pool = {"pool": settings["pool"]} if needs_pool(plugin) else {}  # no other depends on it
+        options = hidden.identity({**record.options, **pool})
+        built[key] = plugin, replace(record, options=options)
+    return built
 
 
 def plugin_of(registry: Registry, settings: Mapping[str, Any], /) -> Any:

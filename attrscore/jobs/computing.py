@@ -75,7 +75,8 @@ def compute(
 
     def counted() -> Iterator[Batch]:
         for batch in parts.reader.batches(rows, parts.settings["batch_size"], lost):
-            _seed(parts.settings["seed"], batch)
+            # What plugins draw without a generator of their own: the same after a resume.
+            seed_all(generator_of(parts.settings["seed"], "batch", batch.ids[0]).initial_seed())
             yield batch
             watch.advance(len(batch))
 
@@ -95,11 +96,6 @@ def compute(
     watch.add(results)
     part = part_of(parts, rows, results, lost, {triple[:2] for triple in wanted})
     return part if keep == "none" else replace(part, crops=_kept_crops(parts, rows))
-
-
-def _seed(seed: int, batch: Batch) -> None:
-    """What plugins draw without a generator of their own: the same in any part, after a resume."""
-    seed_all(generator_of(seed, "batch", batch.ids[0]).initial_seed())
 
 
 def _kept_crops(parts: Parts, rows: Sequence[int], /) -> store.Crops | None:

@@ -15,17 +15,6 @@ from attrscore.core.model import is_out_of_memory
 from attrscore.core.passes import Pass, accumulated, gradients_of
 from attrscore.errors import ConfigError, UnsupportedError
 
-__all__ = [
-    "at_once",
-    "blocks",
-    "check_chunk",
-    "explained_at",
-    "gradients_at",
-    "hiding",
-    "noisy",
-    "values_at",
-]
-
 PIXELS = 2**17
 """Where ``chunk`` is not given: as many copies as have this many pixels together. More were seen to
 gain no time on a CPU, and to lose some where their maps leave its caches."""

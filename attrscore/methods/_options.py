@@ -17,18 +17,6 @@ from torch import Tensor
 from attrscore.core.passes import Pass
 from attrscore.errors import ConfigError, DataError, choose
 
-__all__ = [
-    "PerAxis",
-    "WithBaseline",
-    "WithGradients",
-    "blurred",
-    "check_per_axis",
-    "check_positive",
-    "check_share",
-    "check_whole",
-    "per_axis",
-]
-
 Number = TypeVar("Number", int, float)
 
 PerAxis = int | tuple[int, ...]
@@ -173,7 +161,7 @@ class WithBaseline:
         if self.baseline == "zero":
             return torch.zeros_like(inputs)
         if self.baseline == "mean":
-            return inputs.mean(_space(inputs), keepdim=True).expand_as(inputs)
+            return inputs.mean(tuple(range(2, inputs.ndim)), keepdim=True).expand_as(inputs)
         if self.baseline == "blurred":
             return blurred(inputs, per_axis(self.sigma, inputs.ndim - 2, option="sigma"))
         if not isinstance(self.baseline, str):
@@ -208,10 +196,6 @@ def blurred(inputs: Tensor, sigma: tuple[float, ...], /) -> Tensor:
         matrix.scatter_add_(1, sources, kernel.expand(size, -1).contiguous())
         inputs = torch.tensordot(inputs, matrix.to(inputs), ([axis], [1])).movedim(-1, axis)
     return inputs
-
-
-def _space(inputs: Tensor) -> tuple[int, ...]:
-    return tuple(range(2, inputs.ndim))
 
 
 @functools.lru_cache(maxsize=16)

@@ -9,8 +9,6 @@ import numpy as np
 
 from attrscore.errors import choose
 
-__all__ = ["heat_of", "sampled"]
-
 Array = np.ndarray[Any, Any]
 
 _OPTIONS = {

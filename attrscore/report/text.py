@@ -156,7 +156,8 @@ def said(judged: ModelVerdict, /) -> Text:
 
 def _head(found: Report) -> str:
     notes = dict.fromkeys(note for note in found.summary["note"] if note)
-    units = sorted({f"{_count(n, 'unit')} of {at}" for n, at in _units(found.summary) if at})
+    known = zip(found.summary["units"], found.summary["level"], strict=True)
+    units = sorted({f"{_count(int(n), 'unit')} of {at}" for n, at in known if at})
     first = (
         f"{_count(found.cells, 'cell')}, {_count(len(found.summary), 'condition')}, "
         f"score {found.score} ({found.reading.sentence}); "
@@ -167,10 +168,6 @@ def _head(found: Report) -> str:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def _units(summary: pd.DataFrame) -> list[tuple[int, str]]:
-    return [(int(n), str(at)) for n, at in zip(summary["units"], summary["level"], strict=True)]
 
 
 def _scores(found: Report, rows: pd.DataFrame, title: str) -> Table:
@@ -271,18 +268,14 @@ def _verdicts(found: Report) -> Table:
     }
     rule = f" ({found.verdicts[0].rule})" if found.verdicts else ""
     title = f"verdicts: does the model look at the cell? Does it matter{rule}"
-    keys = _judged(found)
+    about = pd.DataFrame([verdict.about for verdict in found.verdicts])
+    keys = _keys(found, about) if len(about) else list(SHOWN)
     table = _table(title, [*keys, "verdict"], list(heads.values()))
     for verdict in found.verdicts:
         cells = [_evidence(verdict, name) for name in heads]
         kind = f"{verdict.kind}, primary" if verdict.primary else verdict.kind
         table.add_row(*_names(verdict.about, keys), kind, *cells)
     return table
-
-
-def _judged(found: Report) -> list[str]:
-    about = pd.DataFrame([verdict.about for verdict in found.verdicts])
-    return _keys(found, about) if len(about) else list(SHOWN)
 
 
 def _evidence(verdict: Verdict, name: str) -> str:

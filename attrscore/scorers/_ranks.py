@@ -17,8 +17,6 @@ from torch import Tensor
 from attrscore.core.heat import Heat
 from attrscore.errors import DataError
 
-__all__ = ["LEVELS", "heat_levels", "hottest_share", "roc_auc"]
-
 LEVELS = 2**16
 """Steps of heat between 0 and the hottest voxel, where heat is counted by levels."""
 

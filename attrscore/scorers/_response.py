@@ -16,23 +16,6 @@ from attrscore.core.passes import Pass, generator_of
 from attrscore.errors import ConfigError, choose
 from attrscore.targets import scores_of
 
-__all__ = [
-    "DONORS",
-    "FILLS",
-    "NO_DONOR",
-    "Alter",
-    "Donors",
-    "Fill",
-    "Filling",
-    "blank",
-    "choose_donors",
-    "clean_response",
-    "filling",
-    "respond",
-    "response",
-    "why_undefined",
-]
-
 Donors = Literal["other_class", "same_class", "any"]
 DONORS: tuple[Donors, ...] = ("other_class", "same_class", "any")
 

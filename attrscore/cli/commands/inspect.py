@@ -263,7 +263,9 @@ def _inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) -
                     regions={name: region[row].numpy() for name, region in batch.regions.items()},
                     heats={},
                     scores={},
-                    caption=_caption(batch.ids[row], int(batch.label[row]), dataset.classes),
+                    caption=batch.ids[row]
+                    if batch.label[row] < 0
+                    else f"{batch.ids[row]} {dataset.classes[batch.label[row]]}",
                 )
                 for row in range(len(batch))
             ],
@@ -274,7 +276,3 @@ def _inspect_dataset(settings: Mapping[str, Any], /, *, as_json: bool = False) -
         path = plots.save(sheet, Path(settings["results"]) / "figures" / f"dataset-{name}.png")
         out.print(f"crops: {path}", soft_wrap=True)
     return INCOMPLETE if output.say_skipped(dataset) else OK
-
-
-def _caption(cell: str, label: int, classes: Sequence[str]) -> str:
-    return cell if label < 0 else f"{cell} {classes[label]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -217,12 +217,12 @@ def _map_agreement(results: Sequence[str]) -> pd.DataFrame:
 
     from attrscore import stats, store
     from attrscore.store.folders import find
-    from attrscore.store.identity import canonical
+    from attrscore.store.identity import canonical, flatten
 
     groups: dict[tuple[str, str], dict[tuple[str, tuple[int, ...]], dict[str, Any]]] = {}
     for job in find([path for path in results if Path(path).is_dir()])[0]:
         base = {k: v for k, v in job.folder.job.base.items() if k not in ("heat", "keep")}
-        if not job.parts or _option(base, "model", "randomize") not in (None, "none"):
+        if not job.parts or flatten(base).get("model.randomize") not in (None, "none"):
             continue
         group = groups.setdefault((job.folder.model, canonical(base)), {})
         for method, layer in {(c.method.key, c.layer) for c in job.folder.job.conditions}:
@@ -247,9 +247,3 @@ def _some(job: Found) -> list[str] | None:
         return None
     ids = {str(each) for part in job.parts.values() for each in read_table(part, ["id"])["id"]}
     return sorted(ids, key=order_of)[:MOST_MAPS]
-
-
-def _option(base: Mapping[str, Any], kind: str, name: str) -> Any:
-    part = base.get(kind)
-    options = part.get("options") if isinstance(part, Mapping) else None
-    return options.get(name) if isinstance(options, Mapping) else None

@@ -6,14 +6,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attrscore.errors import ConfigError, choose
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Centre = Literal["cell", "nucleus"]
 CropUnit = Literal["pixel", "micrometre"]

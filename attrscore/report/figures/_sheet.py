@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-__all__ = ["Sheet", "axes_of", "colours_for", "grid", "plain_text", "save"]
 
 plain_text = mpl.rc_context({"text.parse_math": False})
 """Decorates what draws names that users gave: ``$`` in them is a dollar and no formula."""

@@ -153,7 +153,8 @@ def overlays(examples: Sequence[Example], /, *, title: str = "") -> Sheet:
             else:
                 _draw_nothing(ax)
             score = example.scores.get(name) if first else None
-            ax.set_title("" if score is None else _number(score), fontsize=9)
+            known = score is not None and np.isfinite(score)
+            ax.set_title(f"{score:.2f}" if known else "undefined" * (score is not None), fontsize=9)
         if i == 0:
             for ax, name in zip(axes[0], ["image", *names], strict=True):
                 heading = textwrap.fill(name, 20)
@@ -266,10 +267,6 @@ def _write(ax: Axes, words: str) -> None:
     )
 
 
-def _number(score: float) -> str:
-    return f"{score:.2f}" if np.isfinite(score) else "undefined"
-
-
 @plain_text
 def contact_sheet(
     examples: Sequence[Example],
@@ -301,10 +298,10 @@ def contact_sheet(
         if not volumes:
             _panel(first, image, example)
         else:
-            z = _widest(example.regions["cell"])
+            z = _fullest(example.regions["cell"], 0)
             _panel(first, image, example, partial(np.take, indices=z, axis=-3))
             side = axes[number * panels + 1]
-            y = _middle(example.regions["cell"])
+            y = _fullest(example.regions["cell"], 1)
             _panel(side, image, example, partial(np.take, indices=y, axis=-2))
             side.set_aspect(spacing[-3] / spacing[-1] if spacing else 1.0)
             side.set_title(f"z down, x across, at y = {y}", fontsize=6, color="0.3")
@@ -321,12 +318,7 @@ def _panel(ax: Axes, image: _Array, example: Example, view: _View = np.asarray) 
     _draw_plane(ax, image, None, example.regions, view)
 
 
-def _widest(cell: _Array) -> int:
-    """The plane with most of the cell; the middle one where there is none of it."""
-    planes = cell.sum(axis=(-2, -1))
-    return int(planes.argmax()) if planes.any() else cell.shape[0] // 2
-
-
-def _middle(cell: _Array) -> int:
-    rows = cell.sum(axis=(0, 2))
-    return int(rows.argmax()) if rows.any() else cell.shape[1] // 2
+def _fullest(cell: _Array, axis: int) -> int:
+    """The plane across an axis with most of the cell; the middle one where there is none of it."""
+    planes = cell.sum(axis=tuple({0, 1, 2} - {axis}))
+    return int(planes.argmax()) if planes.any() else cell.shape[axis] // 2

@@ -29,6 +29,7 @@ from attrscore.stats.conditions import (
     short,
     varying,
 )
+from attrscore.stats.reporting import SHOWN
 from attrscore.stats.resampling import CLUSTERS, numbers
 from attrscore.stats.summary import threshold_curve
 
@@ -67,7 +68,6 @@ _WELL = re.compile(r"(A?[A-Z])0{0,2}([1-9]\d?)", re.IGNORECASE)
 _LARGEST = (32, 48)
 """Rows and columns of the largest plate there is, of 1536 wells: A01 to AF48."""
 _NULL, _CHANCE = "0.82", "0.25"
-_KEYS = ("model", "method", "layer")
 _PLATES = 6
 """Most plates in one figure."""
 
@@ -77,7 +77,7 @@ def bands(
     summary: pd.DataFrame,
     /,
     *,
-    shown: Sequence[str] = _KEYS,
+    shown: Sequence[str] = SHOWN,
     words: str = "score",
     ax: Axes | None = None,
 ) -> Axes:
@@ -137,7 +137,7 @@ def score_table(
     summary: pd.DataFrame,
     /,
     *,
-    shown: Sequence[str] = _KEYS,
+    shown: Sequence[str] = SHOWN,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw a heat table of mean scores: models down, methods and layers across.
@@ -302,7 +302,7 @@ def _shares_of(rows: pd.DataFrame, end: str = "") -> dict[str, float]:
 
 @plain_text
 def region_bars(
-    scores: pd.DataFrame, /, *, shown: Sequence[str] = _KEYS, ax: Axes | None = None
+    scores: pd.DataFrame, /, *, shown: Sequence[str] = SHOWN, ax: Axes | None = None
 ) -> Axes:
     """Draw how heat is spread over regions: a bar a condition, above that of the regions' areas.
 
@@ -403,7 +403,7 @@ def threshold_curves(
     /,
     *,
     score: str = "grad_camo",
-    over: Sequence[str] = _KEYS,
+    over: Sequence[str] = SHOWN,
     ax: Axes | None = None,
     **options: Any,
 ) -> Axes:
@@ -475,7 +475,7 @@ def score_against_area(
     /,
     *,
     score: str = "grad_camo",
-    over: Sequence[str] = _KEYS,
+    over: Sequence[str] = SHOWN,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw each cell's score against its area fraction, and a map that ignores the mask as a line.

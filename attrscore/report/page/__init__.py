@@ -213,7 +213,8 @@ def _of_leaderboard(board: Leaderboard, /) -> list[comparing.Condition]:
 def _shell() -> dict[str, Any]:
     """What every page has."""
     script = _read("page.js")
-    own = {"css": _read("page.css"), "js": script, "js_hash": _hash(script)}
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    own = {"css": _read("page.css"), "js": script, "js_hash": f"sha256-{digest}"}
     return {"version": version("attrscore"), **own}
 
 
@@ -245,7 +246,7 @@ def _environment() -> Environment:
     made.filters |= {
         "num": _num,
         "signed": lambda x: _formatted(x, "+.2f"),
-        "share": _share,
+        "share": lambda x: f"{100 * x:.0f} %" if _is_number(x) else "–",
         "upper_first": lambda text: f"{text[0].upper()}{text[1:]}".replace("-0.", "−0."),
         "p": _p,
         "plain": lambda x: f"{x:.6g}" if _is_number(x) else "",
@@ -257,10 +258,6 @@ def _environment() -> Environment:
 
 def _num(value: Any, digits: int = 2) -> str:
     return _formatted(value, f".{digits}f")
-
-
-def _share(value: Any) -> str:
-    return f"{100 * value:.0f} %" if _is_number(value) else "–"
 
 
 def _p(value: Any) -> str:
@@ -285,10 +282,6 @@ def _is_number(value: Any) -> bool:
 
 def _read(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text("utf-8")
-
-
-def _hash(script: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _title(conditions: Sequence[Any]) -> str:

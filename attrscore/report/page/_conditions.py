@@ -27,15 +27,6 @@ from attrscore.store.maps import order_of
 if TYPE_CHECKING:
     from attrscore.stats import Report
 
-__all__ = [
-    "Condition",
-    "anchor",
-    "changed",
-    "changed_between",
-    "conditions_of",
-    "ranks",
-    "run_differences",
-]
 
 Array = np.ndarray[Any, Any]
 

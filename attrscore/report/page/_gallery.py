@@ -27,20 +27,6 @@ from attrscore.store.folders import Found, find, without_keep
 from attrscore.store.identity import flatten
 from attrscore.store.maps import order_of
 
-__all__ = [
-    "BINS",
-    "NUMBERS",
-    "SIDES",
-    "Cell",
-    "Gallery",
-    "cards_of",
-    "gallery",
-    "middle_of",
-    "percentiles_of",
-    "same_settings",
-    "swaps",
-]
-
 Array = np.ndarray[Any, Any]
 
 CELLS = 30

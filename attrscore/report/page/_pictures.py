@@ -23,15 +23,6 @@ from attrscore.report.figures.cells import HEAT, colours_of
 if TYPE_CHECKING:
     from attrscore.report.figures import Sheet
 
-__all__ = [
-    "composite",
-    "heat_picture",
-    "inline",
-    "outline_picture",
-    "picture",
-    "shrunk",
-    "strip",
-]
 
 Array = np.ndarray[Any, Any]
 

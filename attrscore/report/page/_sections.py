@@ -19,21 +19,6 @@ from attrscore.store.maps import order_of
 if TYPE_CHECKING:
     from attrscore.stats import Report, Verdict
 
-__all__ = [
-    "accuracy",
-    "cells",
-    "comparisons",
-    "groups",
-    "matrices",
-    "metrics",
-    "reasons",
-    "reasons_of",
-    "repairs",
-    "same",
-    "subsets",
-    "thresholds",
-    "undefined",
-]
 
 NULLS = ("circular_shift", "mask_swap", "random_map")
 """Scorers that say where a score stands among shares that mean nothing."""
