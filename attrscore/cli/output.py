@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from attrscore.jobs.provenance import Contents
     from attrscore.jobs.rerunning import Comparison
     from attrscore.store import JobStatus, Report
-    from attrscore.store.asked import Asked
+    from attrscore.store.sweep_jobs import SweepJob
     from attrscore.testing import Outcome
 
 MINUTE = 60.0
@@ -474,7 +474,7 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
         out.print("With rerun=failed it also computes again what failed.")
 
 
-def say_asked(asked: Sequence[Asked]) -> None:
+def say_sweep_jobs(asked: Sequence[SweepJob]) -> None:
     """How many of the jobs that sweeps asked for are in which state; those that are not done."""
     if not asked:
         return

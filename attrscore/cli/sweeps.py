@@ -58,7 +58,7 @@ def run(
     """Run ``job`` for each configuration that the arguments give, through Hydra; the exit code.
 
     ``record="kept"``: the results folder says what a sweep asked for, and what became of its jobs
-    (:mod:`attrscore.store.asked`).
+    (:mod:`attrscore.store.sweep_jobs`).
 
     Where a fused job cannot start, its combinations run one by one, so that a wrong layer costs
     its own combination alone.
@@ -123,12 +123,12 @@ def _recorded(results: Path | None, overrides: Sequence[str]) -> Iterator[list[E
         if results is None:
             yield said
         else:
-            from attrscore.store import asked  # here and below: --help needs no h5py
+            from attrscore.store import sweep_jobs  # here and below: --help needs no h5py
 
-            with asked.being_answered(results, overrides):
+            with sweep_jobs.while_running(results, overrides):
                 yield said
                 with suppress(StoreError):  # a full disk: the job has said so
-                    asked.answered(results, overrides, said[0].state)
+                    sweep_jobs.write_state(results, overrides, said[0].state)
     except BaseException as error:
         said = [Ended(FAILED, str(error) or type(error).__name__, overrides, "stopped")]
         raise
@@ -201,11 +201,11 @@ class Sweep:
             os.environ[WORKERS] = str(workers)
         if self.record == "kept":
             self.results = Path(str(config.results)).resolve()
-            from attrscore.store import asked
+            from attrscore.store import sweep_jobs
 
             with suppress(StoreError):  # the jobs meet the same, and say it
-                self.listed = asked.ask(self.results, self.jobs)
-                self.over.enter_context(asked.heartbeat(self.listed))
+                self.listed = sweep_jobs.list_jobs(self.results, self.jobs)
+                self.over.enter_context(sweep_jobs.heartbeat(self.listed))
 
     def ended(self, error: Exception | None) -> list[Ended]:
         """What each job came to, in order; those that did not say it were stopped by ``error``."""
@@ -227,10 +227,10 @@ class Sweep:
         """What a job came to that left no word, which is kept."""
         overrides = self.jobs[number] if self.jobs else ()
         if self.listed:
-            from attrscore.store import asked
+            from attrscore.store import sweep_jobs
 
             with suppress(StoreError):
-                asked.answered(self.results, overrides, how)
+                sweep_jobs.write_state(self.results, overrides, how)
         return Ended.known(how, overrides, why)
 
 
@@ -352,9 +352,9 @@ def _finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[
     sweep = _SWEEP.get()
     if sweep is None or sweep.folder is None or sweep.listed is None:
         return False
-    from attrscore.store import asked
+    from attrscore.store import sweep_jobs
 
-    known = Ended.known(asked.known_answer(sweep.results, sweep.jobs[number]), sweep.jobs[number])
+    known = Ended.known(sweep_jobs.state_of(sweep.results, sweep.jobs[number]), sweep.jobs[number])
     if known.code in (OK, INCOMPLETE):
         from attrscore.jobs.run import is_finished
 
@@ -365,7 +365,7 @@ def _finished(number: int, loader: Any, config: DictConfig, overrides: Sequence[
             if is_finished(checked_settings(own)):
                 _write(_path(sweep.folder, number), known)
                 return True
-    asked.unanswered(sweep.results, sweep.jobs[number])
+    sweep_jobs.forget_state(sweep.results, sweep.jobs[number])
     return False
 
 
@@ -374,19 +374,19 @@ def in_queue() -> dict[int, str]:
     sweep = _SWEEP.get()
     if sweep is None or sweep.listed is None:
         return {}
-    from attrscore.store import asked
+    from attrscore.store import sweep_jobs
 
-    return asked.in_queue(sweep.listed)
+    return sweep_jobs.in_queue(sweep.listed)
 
 
 def queued(names: Mapping[int, str], /) -> None:
     """A scheduler has these jobs now: number -> what it calls them."""
     sweep = _SWEEP.get()
     if sweep is not None and sweep.listed is not None:
-        from attrscore.store import asked
+        from attrscore.store import sweep_jobs
 
         with suppress(StoreError):
-            asked.ask(sweep.results, sweep.jobs, queue=names)
+            sweep_jobs.list_jobs(sweep.results, sweep.jobs, queue=names)
 
 
 def over(number: int, how: str, why: str = "", /) -> str:
@@ -398,9 +398,9 @@ def over(number: int, how: str, why: str = "", /) -> str:
     if path.exists():
         ended = Ended(**json.loads(path.read_bytes()))
     elif sweep.listed is not None:
-        from attrscore.store import asked
+        from attrscore.store import sweep_jobs
 
-        state = asked.known_answer(sweep.results, sweep.jobs[number])
+        state = sweep_jobs.state_of(sweep.results, sweep.jobs[number])
         if state != "absent":  # said to the command that submitted it
             ended = Ended.known(state, sweep.jobs[number], why)
     # what was stopped may have been queued again, and have ended otherwise

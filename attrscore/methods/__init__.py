@@ -77,7 +77,7 @@ from attrscore.methods.guided import (
     GuidedGradCAM,
     guided_backprop,
 )
-from attrscore.methods.kept import KeptMaps
+from attrscore.methods.kept_maps import KeptMaps
 from attrscore.methods.lrp import LRP, LayerLRP
 from attrscore.methods.path import GradientShap, GuidedIG, IntegratedGradients, LayerConductance
 from attrscore.methods.perturbation import (

@@ -19,7 +19,7 @@ from attrscore import store
 from attrscore.errors import DataError
 from attrscore.stats.agreement import map_agreement
 from attrscore.stats.comparisons import Ranking, auroc, estimates, pareto, ranked
-from attrscore.store.kept import Kept, kept
+from attrscore.store.kept_maps import Kept, kept
 
 if TYPE_CHECKING:
     from attrscore.report.figures import Sheet

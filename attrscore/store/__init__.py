@@ -10,7 +10,7 @@ from __future__ import annotations
 from attrscore.errors import StoreError
 from attrscore.store.folders import JobFolder, folders_of, jobs_like, missing_conditions, serving
 from attrscore.store.identity import SCHEMA, Condition, Job, Plugin, identify
-from attrscore.store.kept import Kept, kept, read_maps
+from attrscore.store.kept_maps import Kept, kept, read_maps
 from attrscore.store.maps import (
     SIDES,
     Crops,

@@ -17,8 +17,8 @@ from attrscore.cli.hydra_app import changes_among, code_in_kept, kept_settings
 from attrscore.cli.outcomes import FAILED, INCOMPLETE, OK, worst
 from attrscore.errors import AttrscoreError, ConfigError, StoreError
 from attrscore.store import JobFolder
-from attrscore.store.asked import SWEEPS, asked_of
 from attrscore.store.folders import JOBS, Found
+from attrscore.store.sweep_jobs import SWEEPS, jobs_of_sweeps
 
 if TYPE_CHECKING:
     from attrscore.jobs.rerunning import Comparison
@@ -106,7 +106,7 @@ def status(arguments: Sequence[str]) -> int:
             output.say_provenance(provenance)
         return OK
     queue = slurm.running() if (options.path / SWEEPS).is_dir() else None
-    sweeps = asked_of(options.path, queue=queue)
+    sweeps = jobs_of_sweeps(options.path, queue=queue)
     begun = not sweeps or (options.path / JOBS).is_dir()
     jobs = states.status_of(options.path) if begun else []
     asked = list({job.overrides: job for jobs in sweeps.values() for job in jobs}.values())
@@ -118,7 +118,7 @@ def status(arguments: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(both, indent=1) + "\n")
     else:
         output.say_status(jobs)
-        output.say_asked(asked)
+        output.say_sweep_jobs(asked)
     done = all(job.done == job.conditions and not job.stopped for job in jobs)
     return OK if done and all(job.done for job in asked) else INCOMPLETE
 

@@ -9,7 +9,7 @@ import pytest
 from attrscore.cli import slurm, sweeps
 from attrscore.cli.outcomes import Ended
 from attrscore.cli.sweeps import Sweep
-from attrscore.store import asked
+from attrscore.store import sweep_jobs
 
 
 @pytest.fixture
@@ -61,7 +61,9 @@ JOBS = [("seed=0",), ("seed=1",), ("seed=2",), ("seed=3",)]
 @pytest.fixture
 def sweep(tmp_path):
     """A sweep that has asked for its jobs."""
-    made = Sweep(folder=tmp_path, jobs=JOBS, results=tmp_path, listed=asked.ask(tmp_path, JOBS))
+    made = Sweep(
+        folder=tmp_path, jobs=JOBS, results=tmp_path, listed=sweep_jobs.list_jobs(tmp_path, JOBS)
+    )
     token = sweeps._SWEEP.set(made)
     yield made
     sweeps._SWEEP.reset(token)
@@ -85,17 +87,19 @@ def test_each_job_is_waited_for_by_itself(squeue, sweep, monkeypatch, capsys):
     assert ended[2].why == "Slurm's state of 7_2 is COMPLETED; its log: err.log"
     shown = capsys.readouterr().err
     assert shown.index("job 1 (7_1): cancelled") < shown.index("job 3 (7_3): out of time")
-    states = [job.state for (jobs) in asked.asked_of(sweep.results).values() for job in jobs]
+    states = [
+        job.state for (jobs) in sweep_jobs.jobs_of_sweeps(sweep.results).values() for job in jobs
+    ]
     assert states == ["absent", "cancelled", "failed", "out of time"]
 
 
 def test_what_a_job_said_to_an_earlier_command_counts(sweep):
-    asked.answered(sweep.results, JOBS[0], "done")
-    asked.answered(sweep.results, JOBS[1], "stopped")
+    sweep_jobs.write_state(sweep.results, JOBS[0], "done")
+    sweep_jobs.write_state(sweep.results, JOBS[1], "stopped")
     assert sweeps.over(0, "failed", "why") == "done"
     assert sweeps.over(1, "failed", "why") == "stopped"
     assert sweeps.over(2, "cancelled", "why") == "cancelled"
-    asked.answered(sweep.results, JOBS[3], "stopped")
+    sweep_jobs.write_state(sweep.results, JOBS[3], "stopped")
     assert sweeps.over(3, "out of memory", "queued again") == "out of memory"
     assert [(each.code, each.why) for each in sweep.ended(None)] == [
         *((0, ""), (1, "why"), (1, "why"), (1, "queued again"))
@@ -104,7 +108,7 @@ def test_what_a_job_said_to_an_earlier_command_counts(sweep):
 
 def test_names_in_the_queue_stay_until_there_are_others(sweep):
     sweeps.queued({0: "7_0", 1: "7_1"})
-    assert asked.ask(sweep.results, JOBS) == sweep.listed, "the same command again"
+    assert sweep_jobs.list_jobs(sweep.results, JOBS) == sweep.listed, "the same command again"
     sweeps.queued({1: "8"})
     assert sweeps.in_queue() == {0: "7_0", 1: "8"}
     assert json.loads(sweep.listed.read_text())["queue"] == ["7_0", "8", "", ""]

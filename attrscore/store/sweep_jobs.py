@@ -19,15 +19,14 @@ from attrscore.store.identity import SCHEMA, identify
 
 __all__ = [
     "SWEEPS",
-    "Asked",
-    "answered",
-    "ask",
-    "asked_of",
-    "being_answered",
+    "SweepJob",
+    "forget_state",
     "heartbeat",
     "in_queue",
-    "known_answer",
-    "unanswered",
+    "jobs_of_sweeps",
+    "state_of",
+    "while_running",
+    "write_state",
 ]
 
 SWEEPS = "sweeps"
@@ -35,7 +34,7 @@ DONE = ("done", "left something out")
 
 
 @dataclass(frozen=True)
-class Asked:
+class SweepJob:
     """A job that a sweep asked for."""
 
     overrides: tuple[str, ...]
@@ -51,7 +50,7 @@ class Asked:
         return self.state in DONE
 
 
-def ask(
+def list_jobs(
     results: Location, jobs: Sequence[Sequence[str]], /, *, queue: Mapping[int, str] | None = None
 ) -> Path:
     """List the jobs of a sweep, by their overrides; the path of the list.
@@ -77,19 +76,19 @@ def in_queue(path: Path, /) -> dict[int, str]:
 
 
 @contextmanager
-def being_answered(results: Location, overrides: Sequence[str], /) -> Iterator[None]:
+def while_running(results: Location, overrides: Sequence[str], /) -> Iterator[None]:
     """While the block runs, the job with these overrides is running."""
-    unanswered(results, overrides)
+    forget_state(results, overrides)
     with heartbeat(_path(results, overrides)):
         try:
             yield
         except BaseException:
             with suppress(StoreError):
-                answered(results, overrides, "stopped")
+                write_state(results, overrides, "stopped")
             raise
 
 
-def answered(results: Location, overrides: Sequence[str], state: str, /) -> None:
+def write_state(results: Location, overrides: Sequence[str], state: str, /) -> None:
     """Write what became of a job.
 
     :raises StoreError: not writable.
@@ -98,13 +97,13 @@ def answered(results: Location, overrides: Sequence[str], state: str, /) -> None
     commit(_path(results, overrides), json.dumps(content).encode())
 
 
-def unanswered(results: Location, overrides: Sequence[str], /) -> None:
+def forget_state(results: Location, overrides: Sequence[str], /) -> None:
     """Forget what became of a job, which is to run again."""
     with suppress(OSError):
         _path(results, overrides).unlink(missing_ok=True)
 
 
-def known_answer(results: Location, overrides: Sequence[str], /) -> str:
+def state_of(results: Location, overrides: Sequence[str], /) -> str:
     """What became of one job, as its file says: ``absent`` where there is none."""
     try:
         return str(json.loads(_path(results, overrides).read_bytes())["state"])
@@ -112,19 +111,19 @@ def known_answer(results: Location, overrides: Sequence[str], /) -> str:
         return "absent"
 
 
-def asked_of(
+def jobs_of_sweeps(
     results: Location, /, *, queue: Collection[str] | None = None
-) -> dict[str, list[Asked]]:
+) -> dict[str, list[SweepJob]]:
     """Name of each sweep -> its jobs. ``queue`` are those that a scheduler has; None: unknown.
 
     A list that is damaged is left out.
     """
     folder = Path(results, SWEEPS)
     waiting, running, again = beats(folder), beats(folder / "jobs"), ("absent", "stopped")
-    found: dict[str, list[Asked]] = {}
+    found: dict[str, list[SweepJob]] = {}
     for path in sorted(each for each in paths_in(folder) if each.suffix == ".json"):
         for job in _listed(path):
-            state = known_answer(results, job.overrides)
+            state = state_of(results, job.overrides)
             alive = running.get(_path(results, job.overrides).name)
             if alive:
                 state = "running"
@@ -136,17 +135,17 @@ def asked_of(
                 state = "stopped"
             elif state == "absent" and waiting.get(path.name):
                 state = "queued"
-            found.setdefault(path.stem, []).append(Asked(job.overrides, state, job.queue))
+            found.setdefault(path.stem, []).append(SweepJob(job.overrides, state, job.queue))
     return found
 
 
-def _listed(path: Path) -> list[Asked]:
+def _listed(path: Path) -> list[SweepJob]:
     """The jobs of a list; none where there is none, or it is damaged."""
     try:
         content = json.loads(path.read_bytes())
         jobs = [tuple(map(str, job)) for job in content["jobs"]]
         queue = [str(each) for each in content.get("queue", ())] or [""] * len(jobs)
-        return [Asked(job, queue=name) for job, name in zip(jobs, queue, strict=True)]
+        return [SweepJob(job, queue=name) for job, name in zip(jobs, queue, strict=True)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
