@@ -26,6 +26,7 @@ from attrscore.datasets.cells.segmentation import identity
 from attrscore.datasets.cells.tables import Annotations, read_annotations
 from attrscore.datasets.images import Field, FieldReader
 from attrscore.datasets.images.files import digest_of
+from attrscore.datasets.images.readers import Choice
 from attrscore.datasets.shards import Shard
 from attrscore.errors import EmptyShardError
 
@@ -210,9 +211,7 @@ class Fields(FieldOptions, CellsOfFields):
             spacing=self.spacing,
             stains=self.stains,
             segmenter=self.segmenter,
-            series=self.series,
-            level=self.level,
-            allow_pickle=self.allow_pickle,
+            choice=Choice(series=self.series, level=self.level, allow_pickle=self.allow_pickle),
         )
 
     @cached_property

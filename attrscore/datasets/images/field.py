@@ -16,7 +16,7 @@ import numpy as np
 from attrscore.datasets._options import numbers_of
 from attrscore.datasets.images.files import find_files, match_files, stem
 from attrscore.datasets.images.image import Image, open_image, open_labels
-from attrscore.datasets.images.readers import shown
+from attrscore.datasets.images.readers import Choice, shown
 from attrscore.errors import DataError
 
 if TYPE_CHECKING:
@@ -175,9 +175,8 @@ class FieldReader:
     stains: tuple[str, ...] | None
     """Names of these channels, or of all where a channel is named; None: as the files say."""
     segmenter: Segmenter | None
-    series: int | None = None
-    level: int = 0
-    allow_pickle: bool = False
+    choice: Choice
+    """Of what a file holds."""
     keep: Callable[[str], bool] | None = None
     """Which fields there are, by name; None: all."""
     _kept: Kept = field(default_factory=lambda: Kept(_MEMORY), init=False)
@@ -236,21 +235,13 @@ class FieldReader:
         for files in list(self.files.values())[:1]:
             if files.mask is not None:
                 with suppress(DataError):
-                    image = open_image(files.mask, **self._how)
-                    return bool(open_labels(files.image, like=image, **self._how).read().any())
+                    image = open_image(files.mask, axes=self.axes, choice=self.choice)
+                    mask = open_labels(files.image, like=image, axes=self.axes, choice=self.choice)
+                    return bool(mask.read().any())
         return False
 
-    @property
-    def _how(self) -> dict[str, Any]:
-        return {
-            "axes": self.axes,
-            "series": self.series,
-            "level": self.level,
-            "allow_pickle": self.allow_pickle,
-        }
-
     def _open(self, files: FieldFiles) -> Field:
-        how = self._how
+        how: dict[str, Any] = {"axes": self.axes, "choice": self.choice}
         image = open_image(files.image, spacing=self.spacing, **how)
         if len(image.space) != self.dimensions:
             raise DataError(

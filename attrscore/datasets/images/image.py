@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,6 +48,8 @@ from attrscore.errors import AttrscoreError, DataError
 _OF_THE_SYSTEM = (errno.EACCES, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.EPERM)
 
 T = TypeVar("T")
+
+_ONE = Choice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,22 +159,17 @@ def open_image(
     *,
     axes: str | None = None,
     spacing: tuple[float, ...] | None = None,
-    series: int | None = None,
-    level: int = 0,
-    allow_pickle: bool = False,
+    choice: Choice = _ONE,
 ) -> Image:
     """The image at ``path``; mostly nothing is decoded yet.
 
     ``axes`` states their order in the file; None reads it from the file: its metadata, or a plain
-    image of two axes. ``spacing`` is in place of what the file says. ``series`` is the number of
-    the image in a file that holds several, and ``level`` the resolution of an OME-Zarr, 0 the
-    finest.
+    image of two axes. ``spacing`` is in place of what the file says.
 
     :raises DataError: unreadable, axes unknown, or not as many as the file has; no real numbers;
         several images and ``series`` not stated; a voxel size that is no length.
     :raises ConfigError: a format that needs a package that is not installed, or a wrong ``level``.
     """
-    choice = Choice(series=series, level=level, allow_pickle=allow_pickle)
     stored = _explained(path, lambda: reader_of(path)(path, choice))
     order = named(stored, path) if axes is None else stated(stored, axes, path)
     if stored.pixels.dtype.kind not in "buif":
@@ -224,9 +221,7 @@ def open_labels(
     *,
     like: Image,
     axes: str | None = None,
-    series: int | None = None,
-    level: int = 0,
-    allow_pickle: bool = False,
+    choice: Choice = _ONE,
     what: str = "mask",
 ) -> Labels:
     """A label image on the grid of the image ``like``; nothing is decoded yet.
@@ -236,7 +231,7 @@ def open_labels(
 
     :raises DataError: unreadable, not integers, of another shape or elsewhere.
     """
-    choice = Choice(series=series, level=level, allow_pickle=allow_pickle, lone=True)
+    choice = replace(choice, lone=True)
     stored = _explained(path, lambda: reader_of(path)(path, choice))
     name = f"the {what} '{shown(path)}'"
     order = axes.replace("C", "") if axes else like.space

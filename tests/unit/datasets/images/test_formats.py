@@ -13,6 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from attrscore.datasets.images import open_image, open_labels
+from attrscore.datasets.images.readers import Choice
 from attrscore.errors import ConfigError, DataError
 
 
@@ -167,7 +168,7 @@ def test_a_scene_of_several_is_chosen(tmp_path):
     arrays = scenes(tmp_path / "a.lif", 3)
     with pytest.raises(DataError, match=r"'a.lif' holds 3 images .*dataset.series=0"):
         open_image(tmp_path / "a.lif")
-    assert np.array_equal(open_image(tmp_path / "a.lif", series=2).read(), arrays[2])
+    assert np.array_equal(open_image(tmp_path / "a.lif", choice=Choice(series=2)).read(), arrays[2])
 
 
 @pytest.mark.usefixtures("plugin")

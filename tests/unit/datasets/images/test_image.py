@@ -18,6 +18,7 @@ from PIL import Image as Pillow
 from attrscore.datasets import Fields
 from attrscore.datasets.images import open_image, open_labels
 from attrscore.datasets.images.files import digest_of, find_files, stem
+from attrscore.datasets.images.readers import Choice
 from attrscore.errors import AttrscoreWarning, ConfigError, DataError
 
 
@@ -303,13 +304,13 @@ def test_pickles_are_read_only_when_allowed(root):
     assert table["id"].tolist() == ["a:3", "a:900"]
     np.save(root / "b.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(DataError, match="'b.npy' cannot be read as a .npy"):
-        open_image(root / "b.npy", allow_pickle=True)  # of no Cellpose
+        open_image(root / "b.npy", choice=Choice(allow_pickle=True))  # of no Cellpose
     np.save(root / "c_seg.npy", {"mask": masks})
     with (
         pytest.warns(AttrscoreWarning),
         pytest.raises(DataError, match="'c_seg.npy' holds no 'masks'"),
     ):
-        open_image(root / "c_seg.npy", allow_pickle=True)
+        open_image(root / "c_seg.npy", choice=Choice(allow_pickle=True))
 
 
 # NIfTI
@@ -414,7 +415,7 @@ def test_ome_zarr_0_6_names_its_axes_in_a_coordinate_system(root, way):
     image = open_image(root / "a.ome.zarr")
     assert (image.space, image.spacing) == ("ZYX", (2, 0.5, 0.25))
     assert np.array_equal(image.read()[0], array)
-    assert open_image(root / "a.ome.zarr", level=1).spacing == (2, 1, 0.5)
+    assert open_image(root / "a.ome.zarr", choice=Choice(level=1)).spacing == (2, 1, 0.5)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -435,13 +436,13 @@ def test_ome_zarr_is_read_by_chunk_at_one_level(root, zarr_format):
     assert np.array_equal(image.read(), array[0])
     window = slice(1, 2), slice(7, 33), slice(2, 50)
     assert np.array_equal(image.read(window, channels=[1])[0], array[0, 1][window])
-    coarse = open_image(path, level=1)
+    coarse = open_image(path, choice=Choice(level=1))
     assert coarse.spacing == (4, 1, 0.5)
     assert np.array_equal(coarse.read(), array[0, :, ::2, ::2, ::2])
     with pytest.raises(
         ConfigError, match="level=2 is not in 'a b.ome.zarr', which has the levels 0"
     ):
-        open_image(path, level=2)
+        open_image(path, choice=Choice(level=2))
 
 
 @pytest.mark.usefixtures("_large")

@@ -11,6 +11,7 @@ import tifffile
 
 from attrscore.datasets import Fields
 from attrscore.datasets.images import open_image, open_labels
+from attrscore.datasets.images.readers import Choice
 from attrscore.errors import DataError
 
 
@@ -222,29 +223,29 @@ def test_several_images_in_a_file_are_refused_with_the_choice(tmp_path):
     with pytest.raises(DataError, match=r"'a.ome.tif' holds 3 images \(0: 11 x 13 .*1: 40 x 50 .*"):
         open_image(path)
     for n, array in enumerate((overview, first, second)):
-        image = open_image(path, series=n)
+        image = open_image(path, choice=Choice(series=n))
         assert np.array_equal(image.read()[0], array)
         assert image.spacing == (n + 1, n + 1)
     with pytest.raises(DataError, match=r"series=3 is not in 'a.ome.tif', which holds 0: "):
-        open_image(path, series=3)
+        open_image(path, choice=Choice(series=3))
     plain = tmp_path / "b.tif"
     with tifffile.TiffWriter(plain) as file:
         file.write(overview)
         file.write(first)
     with pytest.raises(DataError, match=r"'b.tif' holds 2 images"):
         open_image(plain)
-    assert np.array_equal(open_image(plain, series=1).read()[0], first)
+    assert np.array_equal(open_image(plain, choice=Choice(series=1)).read()[0], first)
 
 
 def test_the_choice_of_a_series_holds_for_masks_that_have_several(tmp_path):
     path = write_series(tmp_path / "a.ome.tif", pixels((11, 13)), pixels((40, 50)))
     labels = np.zeros((40, 50), np.uint16)
     labels[5:9, 5:9] = 7
-    image = open_image(path, series=1)
+    image = open_image(path, choice=Choice(series=1))
     tifffile.imwrite(tmp_path / "one.tif", labels)
     write_series(tmp_path / "two.ome.tif", np.ones((11, 13), np.uint16), labels)
     for name in ("one.tif", "two.ome.tif"):
-        found = open_labels(tmp_path / name, like=image, series=1)
+        found = open_labels(tmp_path / name, like=image, choice=Choice(series=1))
         assert np.array_equal(found.read(), labels)
 
 

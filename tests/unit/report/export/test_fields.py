@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from attrscore.datasets.images import open_image
+from attrscore.datasets.images.readers import Choice
 from attrscore.report.export.fields import paths_of, write_images
 
 
@@ -22,7 +23,7 @@ def test_ome_zarr_has_levels_that_are_means_of_the_one_before(tmp_path, space):
     (scales,) = said["multiscales"]
     assert len(scales["datasets"]) == 3
     for level in range(3):
-        image = open_image(path, level=level)
+        image = open_image(path, choice=Choice(level=level))
         assert image.stains == tuple(names)
         assert image.spacing[-1] == 0.5 * 2**level
         assert image.shape[-1] == space[-1] // 2**level
@@ -32,7 +33,7 @@ def test_ome_zarr_has_levels_that_are_means_of_the_one_before(tmp_path, space):
         assert scale["scale"][0] == 1
         assert image.read().mean() == pytest.approx(heat.mean(), rel=0.01)
     if len(space) == 2:
-        coarse = open_image(path, level=1).read()
+        coarse = open_image(path, choice=Choice(level=1)).read()
         np.testing.assert_allclose(coarse[:, 4, 7], heat[:, 8:10, 14:16].mean((1, 2)), rtol=1e-6)
     array = zarr.open_group(str(path), mode="r")["1"]
     assert array.metadata.dimension_names == ("c", *"zyx"[-len(space) :])
