@@ -125,7 +125,7 @@ def _lines(unit: str) -> Iterator[Advance]:
     heard: list[tuple[int, int, str]] = []
     began, over = time.monotonic(), threading.Event()
 
-    def tell() -> None:
+    def say_each_minute() -> None:
         while not over.wait(MINUTE):
             for done, total, note in heard[-1:]:
                 passed = time.monotonic() - began
@@ -136,7 +136,7 @@ def _lines(unit: str) -> Iterator[Advance]:
     def advance(done: int, total: int, note: str = "") -> None:
         heard[:] = [(done, total, note)]
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=say_each_minute, daemon=True)
     thread.start()
     try:
         yield advance

@@ -255,11 +255,8 @@ class HDF5(NamedArrays):
     Only the rows asked for are read. Object types and links to other files are refused: a file
     from elsewhere must not make Python objects or open other paths.
 
-    ``jitter`` moves each crop by up to that much along each axis (one number, or one an axis;
-    ``jitter_unit`` is pixel or micrometre), drawn from ``jitter_seed`` and the cell's id; what lay
-    beyond the crop is not in the file and becomes 0. The columns ``Metadata_jitter_y`` ... say how
-    far. ``others`` names arrays of the file, ``[others/0]``, that the model takes after the
-    image, in this order.
+    What lies beyond a crop that ``jitter`` moves is not in the file and becomes 0. The columns
+    ``Metadata_jitter_y`` ... say how far it was moved.
     """
 
     @contextmanager
@@ -288,8 +285,6 @@ class NPZ(NamedArrays):
     ``numpy.savez(path, inputs=x, **{"regions/cell": masks})`` makes the least that is needed. Its
     arrays are in memory as a whole: what is larger belongs into HDF5. Pickled objects are refused,
     and so is what unpacks to far more than its size.
-
-    ``jitter`` and ``others`` are those of ``dataset=hdf5``.
     """
 
     @contextmanager

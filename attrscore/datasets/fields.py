@@ -43,14 +43,9 @@ class Fields(FieldOptions, CellsOfFields):
     """Every cell of microscope fields with label images, cropped around it or its nucleus.
 
     ``images``, ``masks`` and ``nuclei`` are globs (or folders) of TIFF, OME-Zarr, NIfTI, NPY, NPZ
-    or PNG files, and of CZI, ND2 and LIF through bioio (:mod:`attrscore.datasets.images.image`);
-    ``series`` is the image in files that hold several, ``level`` the resolution of an OME-Zarr, 0
-    the finest, and ``allow_pickle`` lets Cellpose's ``_seg.npy`` be read as masks. Files are
-    matched by name, a mask may end in ``_cp_masks``, ``_masks``, ``_mask``, ``_labels``, ``_label``
-    or ``_seg``; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are those of the
-    images (a mask has them without C); None reads them from each file, and so does None for
-    ``spacing`` (micrometres a pixel) and ``stains`` (the names of the channels read). ``channels``
-    are numbers, or names that each file, or ``stains``, has for its channels, in whatever order.
+    or PNG files, and of CZI, ND2 and LIF through bioio (:mod:`attrscore.datasets.images.image`).
+    They are matched by name; labels inside an OME-Zarr are ``*.zarr/labels/<name>``. ``axes`` are
+    those of the images; a mask has them without C.
 
     ``masks`` may also be ``otsu`` or ``cellpose``: then cells are segmented in the channels
     ``segment_channels`` of the files, once a field; :mod:`attrscore.datasets.cells.segmentation`
@@ -59,11 +54,8 @@ class Fields(FieldOptions, CellsOfFields):
     **Crops.** ``crop`` is their size, in pixels or, with ``crop_unit``, micrometres. Its middle is
     the centroid of the cell, or with ``centre=nucleus`` that of its nucleus. ``resample``
     brings all to pixels of that many micrometres: one number, one an axis, or isotropic, the finest
-    axis of the field; linear for pixels, nearest for labels. ``outside`` says what becomes of
-    pixels that are not of the cell: zero, or the mean of these pixels in each channel. Beyond the
-    field there are zeros. ``jitter`` moves each crop off its cell by up to that much along each
-    axis (one number, or one an axis; ``jitter_unit`` is pixel of the crop, or micrometre), drawn
-    from ``jitter_seed`` and the cell's id; the columns ``Metadata_jitter_y`` ... say how far.
+    axis of the field; linear for pixels, nearest for labels. Beyond the field there are zeros. The
+    columns ``Metadata_jitter_y`` ... say how far ``jitter`` moved a crop off its cell.
 
     **Normalisation**, each channel by itself, before resampling: ``percentile`` takes two
     percentiles of a field to 0 and 1 and cuts off what lies beyond, ``max`` its highest pixel to 1,
@@ -75,11 +67,10 @@ class Fields(FieldOptions, CellsOfFields):
     (file name or stem) and ``object_key`` (number in the label image). CellProfiler's name the
     image in a second one: ``image_table``, with a row an image, which shares the columns
     ``image_key`` (``ImageNumber``, or a list such as ``Metadata_Plate``, ``Metadata_Well``) and has
-    its name in ``image_file``. ``label_column`` becomes the class, -1 where missing; classes are in
-    the order of their text, or in that of ``class_order``. ``Metadata_`` columns are carried to the
-    results, and any named in ``carry``, as ``Metadata_<name>`` (or ``Metadata_<name>_given``, where
-    attrscore measures something of that name). In a CSV all these are text as it
-    stands there, so that well 01 stays 01; those named in ``numbers`` are numbers.
+    its name in ``image_file``. ``label_column`` becomes the class, -1 where missing. Columns that
+    ``carry`` names are called ``Metadata_<name>`` in the results (``Metadata_<name>_given`` where
+    attrscore measures something of that name). In a CSV all these are text as it stands there, so
+    that well 01 stays 01; those named in ``numbers`` are numbers.
 
     **Regions**: cell; neighbours, which are the other numbers; with ``nuclei`` (a label image where
     the nucleus has its cell's number) also nucleus, as far as it lies in the cell, and cytoplasm;

@@ -34,25 +34,7 @@ if TYPE_CHECKING:
     )
     from attrscore.stats import Report
 
-_HOMES = {
-    "Example": "cells",
-    "Sheet": "_sheet",
-    "agreement_matrix": "summaries",
-    "bands": "summaries",
-    "contact_sheet": "cells",
-    "differences": "summaries",
-    "distribution": "scores",
-    "distributions": "scores",
-    "overlay": "cells",
-    "overlays": "cells",
-    "plate_map": "summaries",
-    "region_bars": "summaries",
-    "save": "_sheet",
-    "score_against_area": "summaries",
-    "score_table": "summaries",
-    "threshold_curves": "summaries",
-    "training_curves": "summaries",
-}
+_MODULES = ("_sheet", "cells", "scores", "summaries")
 
 __all__ = [
     "FIGURES",
@@ -204,8 +186,9 @@ def figures_of(
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in __all__:
+        modules = (importlib.import_module(f"{__name__}.{each}") for each in _MODULES)
+        return next(getattr(module, name) for module in modules if hasattr(module, name))
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

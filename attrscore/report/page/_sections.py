@@ -158,12 +158,17 @@ def matrices(found: Report, /) -> list[dict[str, Any]]:
     ]
 
 
+def _held(found: Report, table: pd.DataFrame) -> list[str]:
+    """What is held equal in each row, where that differs between rows."""
+    return [name for name in found.shown if name in table and len(set(table[name])) > 1]
+
+
 def comparisons(found: Report, /) -> list[dict[str, Any]]:
     """Paired comparisons by what is compared; the largest differences of many."""
     names = {"model": "Models", "method": "Methods at the same layer", "layer": "Layers"}
     made = []
     for between, table in found.comparisons.items():
-        held = [name for name in found.shown if name in table and len(set(table[name])) > 1]
+        held = _held(found, table)
         rows = [
             {
                 **row,
@@ -191,7 +196,7 @@ def same(found: Report, /) -> list[dict[str, Any]]:
     """Pairs that give the same numbers in all cells, and what is held equal."""
     made = []
     for between, table in found.comparisons.items():
-        held = [name for name in found.shown if name in table and len(set(table[name])) > 1]
+        held = _held(found, table)
         for row in records(table[table["same"]])[:_PAIRS]:
             shown = {"held": short(label(row, held)), "between": between, "cells": row["cells"]}
             made.append({**shown, **{n: short(row[n]) for n in ("first", "second")}})
@@ -202,8 +207,7 @@ def repairs(found: Report, /) -> list[dict[str, Any]]:
     """What guides did to models, in words."""
     if found.repairs.empty:
         return []
-    held = [name for name in found.shown if name != "model" and name in found.repairs]
-    held = [name for name in held if len(set(found.repairs[name])) > 1]
+    held = [name for name in _held(found, found.repairs) if name != "model"]
     return [
         {**row, "held": short(label(row, held)), "says": FINDINGS[row["finding"]]}
         for row in records(found.repairs)
