@@ -84,7 +84,7 @@ def _made(config: Any, written: Any, plain: Any, asked: list[str]) -> Iterator[t
 def _trained_as(train: DictConfig, guide: DictConfig, *, _root_: DictConfig) -> str:
     """A name for the weights that training would give: by all that they depend on.
 
-    It is what ``${trained_as:${train},${guide}}`` stands for, so that networks that are trained
+    It is what ``${trained_as:${train},${guide}}`` stands for, so that models that are trained
     before an audit are trained once, and never mistaken for others.
     """
     from attrscore.store.identity import identify

@@ -456,10 +456,7 @@ def say_status(jobs: Sequence[JobStatus]) -> None:
             )
     if len(open_ones) > MOST_JOBS:
         out.print(f"and {len(open_ones) - MOST_JOBS} more; all of them: --json")
-    rows: dict[str, int] = {}
-    for job in jobs:
-        for status, count in job.rows.items():
-            rows[status] = rows.get(status, 0) + count
+    rows = sum((Counter(job.rows) for job in jobs), Counter[str]())
     counts = ", ".join(f"{count} {status}" for status, count in sorted(rows.items()))
     out.print(
         f"{len(jobs)} jobs, {sum(job.conditions for job in jobs)} conditions: "

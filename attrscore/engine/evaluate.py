@@ -59,8 +59,8 @@ def evaluate(
         raise ConfigError(
             f"pool={pool!r} must be a Batch, or how many cells are drawn; 64 is usual."
         )
-    networks = model if isinstance(model, Mapping) else {type(unwrap(model)).__name__: model}
-    if not networks:
+    models = model if isinstance(model, Mapping) else {type(unwrap(model)).__name__: model}
+    if not models:
         raise ConfigError(
             "There is no model to evaluate; give one, or a mapping from names to some."
         )
@@ -73,7 +73,7 @@ def evaluate(
         other = cast("Data", data)
         total = how_many(other, batch_size=batch_size)
         given = batches_from(other, items=items, batch_size=batch_size)
-        source = given if len(networks) == 1 else list(given)
+        source = given if len(models) == 1 else list(given)
     for registry, kind in ((METHODS, "methods"), (SCORERS, "scorers")):
         if kind in options:  # resolved here to ask them; the engine takes them as they are
             options[kind] = registry.resolve(options[kind])
@@ -85,11 +85,11 @@ def evaluate(
     shows = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
     hide = progress == "none" or not shows
     frames = []
-    for name, network in networks.items():
+    for name, one in models.items():
         each = source if ours is None else batches_of(ours, batch_size=batch_size)
         shown = track(each, name, total, console=console, disable=hide, transient=True)
         frames.append(
-            to_frame(run(network, shown, pool=others, **options), model=name, dataset=dataset)
+            to_frame(run(one, shown, pool=others, **options), model=name, dataset=dataset)
         )
     table = pd.concat(frames, ignore_index=True)
     _warn_of_gaps(table)

@@ -7,10 +7,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -212,9 +212,9 @@ def _write(
     widths = [each.width if each.text else 0 for each in reader.columns.values()]
     block = max(1, min(8 * 2**20, memory // 32) // sum(8 + width for width in widths))
     rows = size = 0
-    with _SINKS[suffix](path, reader, block) as sink:
+    with _WRITERS[suffix](path, reader, block) as append:
         for table in _blocks(map(reader.typed, reader.pieces()), block):
-            sink.write(without_formulas(table) if excel else table)
+            append(without_formulas(table) if excel else table)
             rows += len(table)
             size += int(table.memory_usage(index=False, deep=True).sum())
     return rows, size
@@ -238,10 +238,8 @@ def without_formulas(table: pd.DataFrame, /) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 
-class _Sink(Protocol):
-    def write(self, table: pd.DataFrame, /) -> None:
-        """Append rows."""
-        ...
+Append = Callable[[pd.DataFrame], None]
+"""Writes rows behind those that are there."""
 
 
 def _blocks(pieces: Iterator[pd.DataFrame], rows: int) -> Iterator[pd.DataFrame]:
@@ -273,21 +271,13 @@ def _check_space(path: Path, reader: TableReader) -> None:
 
 
 @contextmanager
-def _csv(path: Path, _reader: TableReader, _block: int) -> Iterator[_Sink]:
+def _csv(path: Path, _reader: TableReader, _block: int) -> Iterator[Append]:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-
-        class Sink:
-            first = True
-
-            def write(self, table: pd.DataFrame, /) -> None:
-                table.to_csv(file, index=False, header=self.first)
-                self.first = False
-
-        yield Sink()
+        yield lambda table: table.to_csv(file, index=False, header=file.tell() == 0)
 
 
 @contextmanager
-def _parquet(path: Path, reader: TableReader, _block: int) -> Iterator[_Sink]:
+def _parquet(path: Path, reader: TableReader, _block: int) -> Iterator[Append]:
     empty = {name: pd.Series([], dtype=each.dtype) for name, each in reader.columns.items()}
     schema = pa.Schema.from_pandas(pd.DataFrame(empty), preserve_index=False)
     fields = [
@@ -303,13 +293,9 @@ def _parquet(path: Path, reader: TableReader, _block: int) -> Iterator[_Sink]:
         path.open("wb") as stream,  # pyarrow would not close its own where the disk is full
         pq.ParquetWriter(stream, schema, write_page_checksum=True) as file,
     ):
-
-        class Sink:
-            def write(self, table: pd.DataFrame, /) -> None:
-                columns = pa.Table.from_pandas(table, schema, preserve_index=False, nthreads=1)
-                file.write_table(columns)
-
-        yield Sink()
+        yield lambda table: file.write_table(
+            pa.Table.from_pandas(table, schema, preserve_index=False, nthreads=1)
+        )
         file.add_key_value_metadata({_FOOTER: _NO_DIGEST})
     with path.open("r+b") as written:
         start, footer = _footer(written)
@@ -319,7 +305,7 @@ def _parquet(path: Path, reader: TableReader, _block: int) -> Iterator[_Sink]:
 
 
 @contextmanager
-def _hdf5(path: Path, reader: TableReader, block: int) -> Iterator[_Sink]:
+def _hdf5(path: Path, reader: TableReader, block: int) -> Iterator[Append]:
     with _Disk(path) as disk:
         # Whole chunks are written: none has to be held, of any of the columns.
         with created(cast("io.RawIOBase", disk), cache_bytes=0) as file:
@@ -328,9 +314,9 @@ def _hdf5(path: Path, reader: TableReader, block: int) -> Iterator[_Sink]:
             about = pd.DataFrame(_about(reader))
             for name in about:
                 write_column(jobs, str(name), about[name])
-            sink = _HDF5(file, reader, block, disk)
-            yield sink
-            sink.finish()
+            columns = _HDF5(file, reader, block, disk)
+            yield columns.append
+            columns.finish()
         disk.check()
 
 
@@ -389,8 +375,8 @@ class _HDF5:
                 write_attribute(dataset, key, value)
             self._datasets[name] = dataset
 
-    def write(self, table: pd.DataFrame, /) -> None:
-        """Append rows to every column."""
+    def append(self, table: pd.DataFrame, /) -> None:
+        """To every column."""
         stop = self._rows + len(table)
         self._axis.resize((stop,))
         self._axis[self._rows : stop] = np.arange(self._rows, stop)
@@ -412,7 +398,7 @@ class _HDF5:
             dataset.dims[0].attach_scale(self._axis)
 
 
-_SINKS = {".h5": _hdf5, ".csv": _csv, ".parquet": _parquet}
+_WRITERS = {".h5": _hdf5, ".csv": _csv, ".parquet": _parquet}
 
 
 def _as_bytes(values: pd.Series[Any], missing: str | None, dtype: Any) -> np.ndarray[Any, Any]:

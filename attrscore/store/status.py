@@ -250,10 +250,8 @@ class Tally:
         return cls(dict(known["rows"]), tuple(Failed(*each) for each in known["failures"]))
 
     def __add__(self, other: Tally) -> Tally:
-        rows = dict(self.rows)
-        for status, count in other.rows.items():
-            rows[status] = rows.get(status, 0) + count
-        return Tally(rows, add_up([*self.failures, *other.failures]))
+        rows = Counter(self.rows) + Counter(other.rows)
+        return Tally(dict(rows), add_up([*self.failures, *other.failures]))
 
 
 def tally(table: pd.DataFrame, /) -> Tally:
@@ -268,16 +266,8 @@ def tally(table: pd.DataFrame, /) -> Tally:
         return Tally(rows)
     listed = listed.assign(reason=listed["reason"].fillna("") if "reason" in listed else "")
     keys = listed[["method", "layer", "status", "reason"]].itertuples(index=False, name=None)
-    counts = Counter(tuple(map(str, key)) for key in keys)
-    return Tally(
-        rows,
-        add_up(
-            [
-                Failed(method, layer, kind, reason, count)
-                for (method, layer, kind, reason), count in counts.items()
-            ]
-        ),
-    )
+    counts = Counter((str(m), str(at), str(kind), str(why)) for m, at, kind, why in keys)
+    return Tally(rows, add_up([Failed(*key, count) for key, count in counts.items()]))
 
 
 def add_up(failures: Sequence[Failed], /) -> tuple[Failed, ...]:

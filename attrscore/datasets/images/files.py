@@ -117,7 +117,7 @@ def _by_name(files: Iterable[Path], problems: dict[str, str], what: str, /) -> d
     named: dict[str, list[Path]] = {}
     for path in files:
         name = stem(path)
-        if not _is_utf8(name):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps other bytes
             problems[shown(path)] = (
                 f"the {what} '{shown(path)}' has a name that is not UTF-8, under which no result "
                 "can be written; rename it."
@@ -132,14 +132,6 @@ def _by_name(files: Iterable[Path], problems: dict[str, str], what: str, /) -> d
                 "time."
             )
     return {name: paths[0] for name, paths in named.items() if len(paths) == 1}
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # bytes that Python keeps as lone surrogates
-        return False
-    return True
 
 
 def digest_of(path: Path, /) -> bytes:

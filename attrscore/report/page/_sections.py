@@ -62,7 +62,7 @@ def thresholds(conditions: Sequence[Condition], found: Report, /) -> dict[str, A
 
 
 def groups(conditions: Sequence[Condition], curves: Mapping[str, Any], /) -> list[dict[str, Any]]:
-    """Networks with their conditions that have a score, in the order of the table."""
+    """Models with their conditions that have a score, in the order of the table."""
     made: dict[str, dict[str, Any]] = {}
     for each in conditions:
         group = made.setdefault(each.series, {"series": each.series, "rows": [], "at": {}})
