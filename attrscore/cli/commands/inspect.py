@@ -33,8 +33,8 @@ TRIED = (
 used, by layer before by input. ``attrscore leaderboard`` says how they fare where that is known."""
 
 OF_TOKENS = "attention_rollout"
-"""Before all of these, at the middle block, where a model attends over tokens: there it told honest
-from cheating best, in part 10 of the validation."""
+"""Before all of these, at the middle block, where a model attends over tokens: there it
+separated honest from cheating best, in part 10 of the validation."""
 
 _OF_MODELS = ("depth", "heat", "layers", "layout", "method", "model", "output", "precision",
                 "target")  # fmt: skip
