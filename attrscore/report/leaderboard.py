@@ -417,5 +417,8 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
 def _without(scores: pd.DataFrame, table: pd.DataFrame) -> pd.DataFrame:
     """Methods that have a value nowhere, with the first reason."""
     rest = scores[~scores["method"].isin(table["method"])]
-    first = rest.drop_duplicates(["method", "layer"])[[*ENTRY, "reason"]]
+    reason = rest["reason"].where(
+        rest["reason"].astype(bool), "status " + rest["status"].astype(str)
+    )
+    first = rest.assign(reason=reason).drop_duplicates(["method", "layer"])[[*ENTRY, "reason"]]
     return first.sort_values(["method", "layer"]).reset_index(drop=True)

@@ -10,6 +10,7 @@ import torch
 from browser import chromium, opened
 
 import attrscore
+from attrscore.cli.commands.leaderboard import _overrides
 from attrscore.cli.main import main
 from attrscore.core.contracts import INPUT
 from attrscore.core.registry import METHODS
@@ -43,15 +44,21 @@ def reads_as_it_is(run):
     return {INPUT: heat[:, None]}
 
 
-noise.explains = reads_as_it_is.explains = "input"
+def silent(run):
+    """No heat anywhere."""
+    return {INPUT: torch.zeros_like(run.batch.inputs)}
+
+
+noise.explains = reads_as_it_is.explains = silent.explains = "input"
+OWN = (noise, reads_as_it_is, silent)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _registered():
-    for each in (noise, reads_as_it_is):
+    for each in OWN:
         METHODS.register(each.__name__)(each)
     yield
-    for each in (noise, reads_as_it_is):
+    for each in OWN:
         METHODS._local.pop(each.__name__)
 
 
@@ -79,12 +86,13 @@ def test_noise_is_last_and_the_mask_of_what_is_read_first(board):
 
 def test_the_same_command_gives_the_same_table_whether_it_goes_on_or_begins_anew(tmp_path):
     tiny = ["seed=0", "plane=2D", "planes={2D:[16,16]}", "train.epochs=1", "dataset.cells=8"]
-    tiny += ["train.dataset.cells=32", "method=[hires_cam,lrp,noise]"]
+    tiny += ["train.dataset.cells=32", "method=[hires_cam,lrp,noise,silent]"]
     texts = []
     for name in ("first", "first", "again"):
         assert main(["leaderboard", *tiny, f"results={tmp_path / name}"]) == 0
         table = pd.read_csv(tmp_path / name / "leaderboard.csv", dtype=str)
         assert set(table["explains"]) == {"margin", "logit"}  # LRP explains one output
+        assert table.set_index("method").loc["silent", "reason"] == "status no_positive_mass"
         assert float(table["seconds"].astype(float).min()) > 0
         texts.append(table.drop(columns=COSTS).to_csv(index=False))
     assert texts[0] == texts[1] == texts[2]
@@ -99,6 +107,30 @@ def test_the_table_is_handed_over_as_csv_parquet_and_latex(board):
     latex = (board / "leaderboard.tex").read_text()
     assert r"reads\_as\_it\_is" in latex
     assert latex.count(r"\\") >= 4
+
+
+def test_quick_bounds_what_costs_passes_whichever_method_has_it():
+    """Also a stranger's; what the user says goes before."""
+
+    def stranger(run, /, *, steps: int = 100, samples: int = 7, noise: float = 0.5):
+        """Steps along a way."""
+
+    METHODS.register("stranger")(stranger)
+    try:
+        given = _overrides(
+            "leaderboard", "--quick", ["stranger"], ["method.stranger.steps=50", "seed=3"]
+        )
+    finally:
+        METHODS._local.pop("stranger")
+    assert [each for each in given if each.startswith("method.")] == [
+        "method.stranger.steps=12",
+        "method.stranger.steps=50",
+    ]
+
+
+def test_what_quick_does_not_ask_is_said(board, capsys):
+    assert main(["report", str(board)]) == 0
+    assert "Not asked: faithfulness" in capsys.readouterr().out
 
 
 def test_networks_are_trained_once_and_named_by_what_they_depend_on(board):
