@@ -311,6 +311,31 @@ def test_all_blocks_and_methods_cost_one_forward_and_one_backward_pass():
     assert calls == ["forward"]
 
 
+class Einsum(nn.Module):
+    """The attention of nn.MultiheadAttention, by einsum: the axes of its weights are named."""
+
+    def __init__(self, own: nn.MultiheadAttention, axes: str) -> None:
+        super().__init__()
+        self.own, self.axes = own, axes
+
+    def forward(self, q, *_, **__):
+        parts = nn.functional.linear(q, self.own.in_proj_weight, self.own.in_proj_bias)
+        q, k, v = (each.unflatten(2, (2, 4)) for each in parts.chunk(3, 2))
+        scores = torch.einsum(f"bqhd,bkhd->{self.axes}", q / 2, k)
+        weights = scores.softmax(self.axes.index("k"))
+        mixed = torch.einsum(f"{self.axes},bkhd->bqhd", weights, v)
+        return self.own.out_proj(mixed.flatten(2)), None
+
+
+@pytest.mark.parametrize("axes", ["bhqk", "bqhk", "bqkh", "bhkq"])
+def test_heads_may_lie_on_any_axis(axes):
+    model = of_torch(weights=True)
+    expected = maps(model, crops())
+    model.blocks = nn.ModuleList(Einsum(each, axes) for each in model.blocks)
+    for key, found in maps(model, crops(), ["blocks.0", "blocks.1"]).items():
+        np.testing.assert_allclose(found, expected[key], rtol=1e-9, atol=1e-15)
+
+
 class OneHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
