@@ -550,7 +550,7 @@ def figure(arms: pd.DataFrame) -> Figure:
         )
     for axes in grid.axes.flat:
         axes.fill_between([0.5, 1.03], -0.05, 0.5, color="crimson", alpha=0.08, zorder=0)
-        axes.text(0.52, 0.44, "looks mended, is not", color="crimson", size=7)
+        axes.text(0.52, 0.36, "looks mended,\nis not", color="crimson", size=7)
     grid.set_titles("{col_name}", size=9)
     grid.set(xlim=(-0.03, 1.03), ylim=(-0.05, 1.05))
     grid.set_axis_labels("score S at the guided layer", "accuracy where reversed")
