@@ -74,11 +74,13 @@ MEASURES: Mapping[str, Measure] = {
     "swap": Measure(
         "planted", "as the swap", "higher",
         "rank correlation with the swap's inside less outside, over the cells of all networks",
+        (-1, 1),
     ),
     "maps": Measure(
         "sanity", "maps apart", "higher",
         "1 less the rank correlation of a cell's heat with that under random weights, and with "
         "that of a network that learnt labels nothing shows: the mean of both",
+        (0, 2),
     ),
     "scores": Measure(
         "sanity", "scores apart", "higher",

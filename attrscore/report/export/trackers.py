@@ -190,8 +190,8 @@ class _MLflow:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         folder = folder.resolve()
-        self._client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
         try:
+            self._client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
             known = self._client.get_experiment_by_name(PROJECT)
             self._experiment = (
                 known.experiment_id

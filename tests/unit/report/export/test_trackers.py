@@ -96,3 +96,10 @@ def test_what_is_asked_wrongly_is_said_in_a_sentence(tracker, run, tmp_path, cap
     monkeypatch.setitem(sys.modules, tracker, None)
     assert main(export) == 1
     assert f'pip install "attrscore[{tracker}]"' in capsys.readouterr().err
+
+
+def test_a_store_that_is_none_is_said(run, tmp_path, capsys):
+    pytest.importorskip("mlflow")
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert main(["export", str(run), "--to", "mlflow", "-o", str(tmp_path)]) == 1
+    assert "mlflow.db cannot be used: " in capsys.readouterr().err
