@@ -129,6 +129,12 @@ class Changed:
         return replace(batch, label=batch.label.new_tensor(labels))
 
 
+def permuted(cells: Dataset, seed: int) -> Changed:
+    """The same cells with each other's labels."""
+    labels = cells.table["label"].to_numpy()
+    return Changed(cells, labels[np.random.default_rng(seed).permutation(len(labels))])
+
+
 def kept(path: Path, rows: Callable[[], Iterator[pd.DataFrame]]) -> pd.DataFrame:
     """The table that ``rows`` make, written whole or not at all; read where it is there."""
     if path.is_file():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import HEADLINE, PRESET, SIZES, Changed, Check, Scale
+from common import HEADLINE, PRESET, SIZES, Check, Scale, permuted
 from scipy import stats
 
 import attrscore
@@ -81,10 +81,8 @@ def _of(scale: Scale, plane: str, seed: int) -> pd.DataFrame:
     cells = Phantom(size=size, cells=scale.trained_on, seed=200 + seed)
     held_out = Phantom(size=size, cells=scale.cells, seed=300 + seed)
     make = attrscore.MODELS.build("tiny_cnn", seed=seed)
-    labels = cells.table["label"].to_numpy()
-    permuted = labels[np.random.default_rng(seed).permutation(len(labels))]
     rows = []
-    for kind, data in (("honest", cells), ("permuted", Changed(cells, permuted))):
+    for kind, data in (("honest", cells), ("permuted", permuted(cells, seed))):
         model = make(cells.spec)
         train(model, data, epochs=scale.epochs, seed=seed)
         rows.append([plane, seed, kind, _score(model, held_out)])

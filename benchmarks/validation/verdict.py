@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import Check, Scale, kept
-from sanity import Permuted
+from common import Check, Scale, kept, permuted
 from torch import Tensor, nn
 
 import attrscore
@@ -176,7 +175,7 @@ class Trial:
             model = design.make(taught.spec, self.seed + 100 * number)
             if kind.epochs:
                 cells = replace(taught, cells=kind.cells, seed=self.seed)
-                data: Dataset = Permuted(cells, self.seed) if "permuted" in name else cells
+                data: Dataset = permuted(cells, self.seed) if "permuted" in name else cells
                 epochs = 2 if self.quick else kind.epochs
                 train(model, data, epochs=epochs, seed=self.seed)
             for audit, cells in _audits(kind, plain, taught, self.seed + 500_000):
