@@ -67,12 +67,10 @@ Triple = tuple[str, str, str]
 Keep = Literal["none", "native"]
 
 
-def batches_of(
-    dataset: Dataset, /, *, batch_size: int = 32, start: int = 0, stop: int | None = None
-) -> Iterator[Batch]:
-    """The cells ``start`` to ``stop`` of a dataset, in order, ``batch_size`` at a time."""
-    stop = len(dataset.table) if stop is None else stop
-    for first in range(start, stop, batch_size):
+def batches_of(dataset: Dataset, /, *, batch_size: int = 32) -> Iterator[Batch]:
+    """The cells of a dataset, in order, ``batch_size`` at a time."""
+    stop = len(dataset.table)
+    for first in range(0, stop, batch_size):
         yield dataset.read(range(first, min(first + batch_size, stop)))
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from attrscore.errors import DataError, preview
 
-__all__ = ["TrainingRecord", "check_trained_for", "read_record"]
+__all__ = ["TrainingRecord", "check_trained_for", "damaged", "head_of", "read_record"]
 
 MOST_CELLS = 2**20
 """Cells trained on whose digests are kept, with 8 characters each; of more there is no record."""
@@ -109,8 +109,6 @@ def read_record(path: str | Path, /) -> TrainingRecord | None:
     file = Path(path).expanduser()
     if file.suffix.lower() != ".safetensors" or not file.is_file():
         return None
-    from attrscore.models.weights import damaged
-
     try:
         with safetensors.safe_open(file, framework="np") as opened:
             known = opened.metadata() or {}
@@ -183,3 +181,21 @@ def check_trained_for(
 
 def _digest(cell: str) -> bytes:
     return hashlib.blake2b(cell.encode("utf-8", "surrogateescape"), digest_size=_BYTES).digest()
+
+
+def damaged(file: Path, kind: str, /) -> str:
+    """What to say of a file that cannot be read as what it should be."""
+    head = head_of(file)
+    text = head.decode("ascii", errors="replace").splitlines()[:1]
+    begins = f" It begins with {text[0]!r}." if text and text[0].isprintable() else ""
+    size = file.stat().st_size
+    return (
+        f"{file} ({size} bytes) is damaged or is not a {kind}.{begins} "
+        "Fetch or save it again, and compare its size."
+    )
+
+
+def head_of(file: Path, /) -> bytes:
+    """Its first bytes."""
+    with file.open("rb") as stream:
+        return stream.read(40)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attrscore.core.code import is_plain, text_of
 from attrscore.core.contracts import InputSpec
 from attrscore.errors import AbsentError, ConfigError, DataError, did_you_mean, preview
-from attrscore.models.record import TrainingRecord
+from attrscore.models.record import TrainingRecord, damaged, head_of
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -254,7 +254,7 @@ def _torch_load(file: Path) -> Any:
             warnings.simplefilter("ignore")  # about pickle protocols; the error below says more
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        head = _head(file)
+        head = head_of(file)
         if "TorchScript" in str(error):
             raise DataError(
                 f"{file} is TorchScript, a model and not its weights alone; it is read with "
@@ -365,20 +365,3 @@ def _no_file(file: Path) -> str:
     suffixes = (".safetensors", *TORCH_SUFFIXES)
     there = [f.name for f in file.parent.iterdir() if f.suffix.lower() in suffixes]
     return f"There is no file {file}. {did_you_mean(file.name, there)}"
-
-
-def damaged(file: Path, kind: str, /) -> str:
-    """What to say of a file that cannot be read as what it should be."""
-    head = _head(file)
-    text = head.decode("ascii", errors="replace").splitlines()[:1]
-    begins = f" It begins with {text[0]!r}." if text and text[0].isprintable() else ""
-    size = file.stat().st_size
-    return (
-        f"{file} ({size} bytes) is damaged or is not a {kind}.{begins} "
-        "Fetch or save it again, and compare its size."
-    )
-
-
-def _head(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(40)
