@@ -66,7 +66,7 @@ def test_what_a_pass_costs_besides_is_paid_once_a_batch(monkeypatch, settings):
     model = Slow(a_cell=0.001, a_pass=0.05).eval()
     found = planned(monkeypatch, settings(), model)
     assert max(model.cells) == 32
-    assert found.seconds < 2.5  # 3 batches; one crop at a time it would be 5
+    assert found.seconds < 4  # 3 batches and the trials, below 1; one crop at a time 5.5
 
 
 @pytest.mark.parametrize(
