@@ -96,6 +96,7 @@ def parts():
 ID = "phantom-0-00000{}".format
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status"),
     [
@@ -124,6 +125,7 @@ def test_an_exception_becomes_rows_with_a_traceback_and_the_rest_goes_on(error, 
         assert "/" not in told[0]["traceback"][0].replace("</", "")  # modules, no paths
 
 
+@pytest.mark.slow
 def test_failed_computes_again_what_failed_and_touches_nothing_else():
     FAILING[ID(5)] = ValueError("bad cell")
     before = run(keep="native").scores
@@ -145,6 +147,7 @@ def test_failed_computes_again_what_failed_and_touches_nothing_else():
     assert run(keep="native", rerun="failed").computed == 0
 
 
+@pytest.mark.slow
 def test_a_rerun_that_fails_loses_nothing():
     before = run().scores
     FAILING[ID(0)] = ValueError("now it breaks")
@@ -157,6 +160,7 @@ def test_a_rerun_that_fails_loses_nothing():
     assert parts() == held
 
 
+@pytest.mark.slow
 def test_all_computes_everything_again():
     first = run()
     outcome = run(rerun="all")
@@ -166,6 +170,7 @@ def test_all_computes_everything_again():
     assert two.computed == 12  # the new method, then what was there
 
 
+@pytest.mark.slow
 def test_a_scorer_that_raised_counts_as_failed_and_is_computed_again():
     FAILING["nobody"] = ValueError()
     first = run(scorers=("grad_camo", "broken"))
@@ -180,6 +185,7 @@ def test_a_scorer_that_raised_counts_as_failed_and_is_computed_again():
     pd.testing.assert_series_equal(first.scores["grad_camo"], again["grad_camo"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_becomes_rows(monkeypatch):
     gone = {3}
     real = assembly.dataset_of
@@ -293,6 +299,7 @@ def test_provenance_says_what_a_number_came_from(monkeypatch):
     assert status.rows == {"ok": 12}
 
 
+@pytest.mark.slow
 def test_several_targets_are_kept_collected_verified_and_computed_again():
     target = ("target=embedding", "target.index=[0,1]")
     FAILING[ID(5)] = ValueError("bad cell")

@@ -61,6 +61,7 @@ def test_every_yaml_belongs_to_a_plugin_and_says_what_it_is(path):
         assert name in REGISTRIES[kind]
 
 
+@pytest.mark.slow
 def test_every_null_can_be_added_to_the_scorers():
     nulls = {path.stem for path in conf_dir().glob("null/*.yaml")} - {"none"}
     assert nulls == {"circular_shift", "mask_swap", "random_map"}
@@ -73,6 +74,7 @@ def test_every_null_can_be_added_to_the_scorers():
     )
 
 
+@pytest.mark.slow
 def test_the_files_are_what_make_conf_writes(tmp_path):
     files = conf_files()
     stale = [path for path, text in files.items() if (conf_dir() / path).read_text() != text]

@@ -13,6 +13,7 @@ from attrscore.core.registry import REGISTRIES
 from attrscore.errors import ConfigError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_a_new_plugin_passes_its_own_tests(kind, tmp_path, monkeypatch):
     name = f"my_{kind}2"

@@ -60,6 +60,7 @@ def cells(n: int = 2) -> Batch:
     return Batch(drawn.double(), {"cell": mask}, stains=STAINS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("blind", [False, True])
 def test_where_the_channels_lie_is_measured(name, blind):
@@ -79,6 +80,7 @@ def test_where_the_channels_lie_is_measured(name, blind):
     assert not patches.repeats
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("method", ["hires_cam", "layer_cam", "activation_x_gradient"])
 def test_a_model_that_reads_one_channel_at_one_place(name, method):
@@ -107,6 +109,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("layout", WRONG, ids=str)
 def test_a_layout_that_the_model_contradicts_is_refused(name, layout):

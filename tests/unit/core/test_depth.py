@@ -42,6 +42,7 @@ def test_depth_counts_convolutions_that_have_run():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
@@ -99,6 +100,7 @@ def test_branches_are_not_on_the_main_path():
     assert list(select_layers(model, "depth=0.3", crop)) == ["stem"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "output", "last"),
     [

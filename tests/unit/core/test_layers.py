@@ -174,6 +174,7 @@ def test_layer_that_returns_a_tuple():
 
 
 # torch itself uses the torch.jit that it deprecates.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_wrappers_are_unwrapped():
     model = net()

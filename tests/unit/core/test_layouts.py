@@ -36,6 +36,7 @@ def cells(dimensions: int = 2, n: int = 3) -> Batch:
     return Batch(crops(dimensions, n), {"cell": mask})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("classification", [True, False])
 @pytest.mark.parametrize("projection", ["conv", "perceptron"])
@@ -60,6 +61,7 @@ def test_tokens_of_hugging_face(make, glob, prefix):
     assert set(layers.layouts.values()) == {Layout("tokens", (4, 4), prefix)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_swin_has_channels_last_in_its_blocks_and_first_behind_a_stage(dimensions):
     space = SPACE[dimensions]
@@ -227,6 +229,7 @@ def test_first_or_last_is_not_guessed():
     assert select_layers(model, "block", crops(), layout=told).layouts["block"].axes == told.axes
 
 
+@pytest.mark.slow
 def test_captum_layers_come_back_on_the_grid_or_are_refused():
     methods = {
         "product": {"algorithm": "LayerGradientXActivation"},

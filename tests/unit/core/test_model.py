@@ -35,6 +35,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_compiled_network_after_warm_up():
     model = net()
     expected = scored(model)
@@ -99,6 +100,7 @@ def test_a_traced_graph_module_is_an_ordinary_network():
     same(scored(torch.fx.symbolic_trace(net())), scored(net()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "autocast"])
 def test_half_precision_is_near_and_scored_in_full(dimensions, precision):

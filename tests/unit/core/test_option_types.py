@@ -24,6 +24,7 @@ def of_all():
 PLUGINS = [pytest.param(*each, id=f"{each[0].kind}-{each[1]}") for each in of_all()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("registry", "name", "defaults", "hints"), PLUGINS)
 def test_a_wrong_type_is_refused_in_one_sentence(registry, name, defaults, hints):
     required = {n: "x" for n, each in defaults.items() if each is inspect.Parameter.empty}

@@ -71,6 +71,7 @@ def test_patterns_come_after_names_and_readings_follow_selections():
     assert (chance_of(some, "other") == 2).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["", ".h5", ".parquet"])
 def test_result_files_keep_readings_of_scorers_that_are_not_installed(tmp_path, suffix):
     writer = store.Writer(tmp_path / "r", job(), labels=LABELS, readings=MISSED)

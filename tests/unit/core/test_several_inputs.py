@@ -57,6 +57,7 @@ METHOD_OPTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_every_method_gives_each_cell_its_own_further_inputs():
     data = dosed()
     options = {"methods": METHOD_OPTIONS, "layers": "high", "progress": "none"}

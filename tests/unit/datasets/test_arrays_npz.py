@@ -94,6 +94,7 @@ def test_damaged_and_missing_files(path, tmp_path):
         NPZ(path="nowhere.npz").table  # noqa: B018
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_far_more_than_its_size_is_refused(path):
     """A file of 1 MB with 1.1 GB of zeros: before anything is unpacked."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

@@ -73,6 +73,7 @@ def expected():
     return scores(attrscore.Batch(inputs=INPUTS, regions={"cell": CELL}, label=LABEL, ids=ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -226,6 +227,7 @@ def test_wrong_targets(target, options, error, message):
         DATASETS.build("factory", target=f"{__name__}:{target}", options=options).table  # noqa: B018
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mydata.py").write_text(

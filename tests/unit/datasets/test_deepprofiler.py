@@ -202,6 +202,7 @@ def test_a_bad_file_is_skipped_with_its_reason_or_raised(export, kind):
     assert str(told.value) == why
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_a_cell_that_cannot_be_read(export, tmp_path, monkeypatch, capsys):
     for number in range(4):
         export.add("P/A01/1", number % 2, number, 1, seed=number)

@@ -224,6 +224,7 @@ REASONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", REASONS)
 def test_a_bad_field_is_skipped_with_its_reason_or_raised(project, kind):
     project.add("P", "A01", "1")

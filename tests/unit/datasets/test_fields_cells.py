@@ -276,6 +276,7 @@ def test_a_plate_is_normalised_by_its_controls(plates):
 # memory
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_folder_beyond_its_bound(plates, monkeypatch):
     monkeypatch.setattr("attrscore.datasets.images.field._MEMORY", 4 * (400 + 800) * 1000)
     labels = np.zeros((400, 500), np.uint16)

@@ -95,6 +95,7 @@ def test_neighbours_as_carrier_are_there_and_change_only_crops_that_had_none():
     assert plain.table["Metadata_neighbours_texture"][without] == -1
 
 
+@pytest.mark.slow
 def test_attributes_are_balanced_and_independent():
     table = Phantom(size=(8, 8), cells=2000, neighbours=(1, 1)).table
     bits = table[
@@ -110,6 +111,7 @@ def test_attributes_are_balanced_and_independent():
     assert np.abs(np.corrcoef(bits.T) - np.eye(4)).max() < 0.09
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confounder", ["background", "neighbours", "intensity"])
 @pytest.mark.parametrize("strength", [0.0, 0.8, 1.0])
 def test_a_confounder_agrees_as_often_as_stated(confounder, strength):
@@ -131,6 +133,7 @@ def test_a_mixture_of_strength_half_has_the_images_of_the_other_carriers():
     assert torch.equal(mixture.read(range(8)).inputs, Phantom(cells=8).read(range(8)).inputs)
 
 
+@pytest.mark.slow
 def test_the_texture_changes_no_mean_and_stays_where_it_belongs():
     phantom = Phantom(cells=200, noise=0, neighbours=(0, 0))
     batch = phantom.read(range(200))
@@ -200,6 +203,7 @@ def test_a_row_that_does_not_exist():
         Phantom(cells=2).read([0, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(48, 48), (8, 32, 32)])
 def test_a_label_of_size_is_the_area_and_nothing_else(size):
     phantom = Phantom(size=size, cells=200, carrier="size")
@@ -212,6 +216,7 @@ def test_a_label_of_size_is_the_area_and_nothing_else(size):
         assert abs(table[f"Metadata_{name}"].corr(table["label"])) < 0.2, name
 
 
+@pytest.mark.slow
 def test_plates_and_wells_have_effects_of_their_own_where_asked():
     plain = Phantom(cells=96, plates=4, wells=6)
     alike, moved = plain.read(range(96)), {}

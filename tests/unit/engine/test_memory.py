@@ -38,6 +38,7 @@ def numbers(table):
     return table[[column for column in table if column.startswith("grad_camo")]]
 
 
+@pytest.mark.slow
 def test_a_network_too_large_for_the_batch_scores_the_same_in_halves():
     data = [batch(n=7, seed=0), batch(n=7, seed=1)]
     options = {"layers": ["inner.low", "inner.high"], "methods": ["grad_cam", "saliency"]}
@@ -54,6 +55,7 @@ def test_a_network_too_large_for_the_batch_scores_the_same_in_halves():
     assert tight.sizes.count(7) == 1  # remembered for the second batch
 
 
+@pytest.mark.slow
 def test_only_the_method_that_needs_more_room_is_halved_and_rows_stay_in_order():
     class Greedy(GradCAM):
         def __call__(self, run, /):
@@ -73,6 +75,7 @@ def test_only_the_method_that_needs_more_room_is_halved_and_rows_stay_in_order()
     np.testing.assert_allclose(scores["first"], scores["greedy"], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_scorer_that_runs_out_is_given_halves():
     def greedy(heat, run, /):
         if len(heat) > 1:
@@ -85,6 +88,7 @@ def test_a_scorer_that_runs_out_is_given_halves():
     assert table["status"].eq("ok").all()
 
 
+@pytest.mark.slow
 def test_a_single_cell_that_does_not_fit_gets_a_status():
     data = batch(n=2)
     with pytest.warns(AttrscoreWarning) as told:

@@ -221,6 +221,7 @@ def test_what_is_random_is_found_whatever_was_drawn_before_and_the_state_is_left
         assert (random.getstate(), np.random.get_state()[1].tolist()) == state[1:]
 
 
+@pytest.mark.slow
 def test_a_masked_autoencoder_is_never_ok():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn((4, 2, 32, 32), generator=generator)
@@ -264,6 +265,7 @@ class OverTheBatch(Net):
         return self.head(F.softmax(features @ features.T, 1) @ features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [OverTheBatch(2), BatchNormed(2)])
 @pytest.mark.parametrize("cells", [batch(), batch(n=1), torch.zeros(())], ids=["4", "1", "alike"])
 def test_company_is_found_out_with_one_cell_and_with_cells_that_are_alike(model, cells):

@@ -37,6 +37,7 @@ def fields(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_batches_do_not_depend_on_the_processes_that_read_them(fields, tmp_path):
     rows = [7, 0, 3, 11, 4, 5, 1]
     assert len(fields.table) == 12
@@ -61,6 +62,7 @@ def test_batches_do_not_depend_on_the_processes_that_read_them(fields, tmp_path)
     assert torch.equal(torch.get_rng_state(), before)  # methods that draw get the same numbers
 
 
+@pytest.mark.slow
 def test_a_shard_can_be_sent_and_a_closure_cannot(fields):
     part = fields.within(holds("0/2"))
     whole = range(len(part.table))
@@ -101,6 +103,7 @@ def test_a_rare_class_is_there_as_often_as_it_can():
     assert {"phantom-0-000005", "phantom-0-000011"} <= set(draw_pool(dataset, 4).ids)
 
 
+@pytest.mark.slow
 def test_the_pool_does_not_depend_on_the_batches():
     dataset = Phantom(**SMALL)
     options = {"scorers": ["swap", "mask_swap"], "pool": 8, "progress": "none"}

@@ -25,6 +25,7 @@ def quiet(*args, **options) -> pd.DataFrame:
     return evaluate(*args, **{"progress": "none", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_one_tidy_row_a_cell_method_and_layer(dimensions):
     table = quiet(
@@ -61,6 +62,7 @@ def test_several_networks_and_renamed_plugins():
     assert error["fine"] < error["coarse"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["gausslegendre", "riemann_trapezoid"])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_integrated_gradients_are_complete(rule, dimensions):
@@ -70,6 +72,7 @@ def test_integrated_gradients_are_complete(rule, dimensions):
     assert table["completeness_error"].abs().max() < 0.02 * table["output_change"].abs().max()
 
 
+@pytest.mark.slow
 def test_integrated_gradients_do_not_depend_on_the_chunk_nor_change_the_class():
     results = [
         quiet(net(), batch(), methods=attrscore.METHODS.build("ig", steps=20, chunk=chunk))
@@ -96,6 +99,7 @@ def test_a_plain_function_is_a_scorer_and_a_failing_one_spoils_nothing():
         quiet(net(), batch(), scorers=on_nucleus, on_error="raise")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("returned", "got"),
     [(torch.zeros(3), r"a tensor \(3,\)"), (0.5, "float"), ({"a": None}, "NoneType")],
@@ -121,6 +125,7 @@ def test_a_method_that_returns_the_wrong_thing(maps, sentence):
     assert not table["status"].eq("ok").any()
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_is_a_status():
     def greedy(run):
         raise MemoryError("could not allocate")
@@ -236,6 +241,7 @@ def test_a_missing_value_of_a_row_that_is_ok_has_a_reason():
     assert table["status"].tolist() == ["ok", "ok", "ok", "nonfinite"]
 
 
+@pytest.mark.slow
 def test_a_region_that_a_cell_lacks_is_its_reason():
     data = batch()
     nucleus = data.regions["cell"].clone()
@@ -249,6 +255,7 @@ def test_a_region_that_a_cell_lacks_is_its_reason():
         assert table["reason"].tolist() == ["", empty, full, ""]
 
 
+@pytest.mark.slow
 def test_a_scorer_that_cannot_work_is_told_and_is_no_failure():
     def never(heat, run, /):
         raise UnsupportedError("nothing to score.")

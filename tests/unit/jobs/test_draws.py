@@ -39,6 +39,7 @@ def identities(folder: str = "results") -> list[str]:
     return sorted(json.dumps(each["identity"], sort_keys=True) for each in found)
 
 
+@pytest.mark.slow
 def test_each_draw_is_the_job_that_its_seed_alone_gives():
     together = run("model.draws=3", "seed=5")
     assert together.computed == 18
@@ -57,6 +58,7 @@ def test_each_draw_is_the_job_that_its_seed_alone_gives():
     assert one["model.fingerprint"].nunique() == 3
 
 
+@pytest.mark.slow
 def test_draws_are_added_to_and_made_again():
     assert run("model.draws=1", "scorer=grad_camo").computed == 6
     assert run("model.draws=3", "scorer=grad_camo").computed == 12
@@ -68,6 +70,7 @@ def test_draws_are_added_to_and_made_again():
     assert run("model.draws=3", "model.randomize=none", "seed=1").computed == 6  # no draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["last", "all"])
 def test_data_are_read_once_and_progress_names_the_draw(monkeypatch, how):
     read, digested, said, told = [], [], [], []
@@ -91,6 +94,7 @@ def test_data_are_read_once_and_progress_names_the_draw(monkeypatch, how):
     assert all(total == 24 for _, total, _ in said)
 
 
+@pytest.mark.slow
 def test_what_is_read_once_is_not_kept_where_there_is_no_room(monkeypatch):
     whole = run("model.draws=2", "scorer=grad_camo").scores
     monkeypatch.setattr(jobs, "KEPT", 20_000)  # a batch and a half
@@ -98,12 +102,14 @@ def test_what_is_read_once_is_not_kept_where_there_is_no_room(monkeypatch):
     assert whole["grad_camo"].equals(short["grad_camo"])
 
 
+@pytest.mark.slow
 def test_a_scorer_of_no_maps_is_drawn_where_it_is_asked_for_alone():
     scores = run("model.draws=2", "scorer=swap").scores
     assert len(scores) == 12
     assert scores["swap"].notna().any()
 
 
+@pytest.mark.slow
 def test_a_kept_draw_is_one_job_and_its_seed_is_its_own():
     given = ["model.draws=2", "seed=3", "dataset.seed=${seed}", "keep=native", "figures=all"]
     config = configuration([*SMALL, *given])
@@ -131,6 +137,7 @@ def _seed(path: Path) -> int:
     return int(json.loads((path / "job.json").read_text())["identity"]["base"]["seed"])
 
 
+@pytest.mark.slow
 def test_a_plan_counts_every_draw():
     found = planning.plan(settings("model.draws=3"), planned=set())
     assert (found.conditions, found.done, found.cells) == (6, 0, 18)
@@ -141,6 +148,7 @@ def test_a_plan_counts_every_draw():
     assert found.forwards > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draws", ["0", "-1", "1.5", "many", "null", "true"])
 def test_a_wrong_number_of_draws(draws):
     with pytest.raises(ConfigError, match="model.draws=.* must be a whole number from 1"):

@@ -51,6 +51,7 @@ def planned(monkeypatch, settings, model, **options):
     return plan(settings, planned=set(), **options)
 
 
+@pytest.mark.slow
 def test_of_a_slow_model_two_crops_are_run(monkeypatch, settings):
     model = Slow(a_cell=0.4, a_pass=0.0).eval()
     monkeypatch.setattr(planning, "PROBED", 1.0)
@@ -82,6 +83,7 @@ def test_seconds_of_batches_from_those_tried(took, seconds):
     assert _Probe(took=took).seconds(64, 32) == pytest.approx(seconds)
 
 
+@pytest.mark.slow
 def test_disk_is_that_of_the_parts(settings, tmp_path):
     one = settings("figures=none")
     found = plan(one, planned=set())

@@ -46,6 +46,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", WRONG)
 def test_a_wrong_setting_is_refused(given):
     with pytest.raises(ConfigError) as refused:
@@ -53,6 +54,7 @@ def test_a_wrong_setting_is_refused(given):
     assert WRONG[given] in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -80,6 +82,7 @@ def odd(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("odd")
 @pytest.mark.parametrize("path", ["file", "file/below", "loop", "nothing", "fifo"])
 def test_odd_results_are_a_sentence(path, capsys):

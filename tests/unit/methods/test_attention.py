@@ -203,6 +203,7 @@ def of_torch(**options) -> Torch:
         return Torch(**options).double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["mean", "probe", "gate"])
 def test_torchs_own_attention_with_and_without_its_weights(pool):
     both = [maps(of_torch(weights=each, pool=pool), crops()) for each in (True, False)]
@@ -392,6 +393,7 @@ def by_channel(*args, **options) -> ByChannel:
         return ByChannel(*args, **options).double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", [False, True], ids=["", "attention over channels"])
 @pytest.mark.parametrize("by_hand", [False, True], ids=["", "three axes"])
 def test_a_channel_after_the_other_is_as_all_in_the_batch(by_hand, over):

@@ -216,6 +216,7 @@ def test_guided_ig_moves_the_flattest_pixels_first():
     assert float(maps.diagnostics["completeness_error"]) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_guided_ig_adds_up_as_integrated_gradients_do():
     data, model = batch(2), net(2)
     for method in (GuidedIG(steps=300), IntegratedGradients(steps=300)):

@@ -232,6 +232,7 @@ def test_what_is_neither_an_nn_relu_nor_linear_is_refused_by_name(what, function
         attempt(Between(function), method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", RECTIFYING.values(), ids=RECTIFYING)
 def test_what_is_refused_is_a_relu_that_captum_does_not_guide(function):
     data, theirs = batch(), Between(function)

@@ -70,6 +70,7 @@ def test_a_network_without_softmax_or_normalisation_is_as_before(name, dimension
     np.testing.assert_array_equal(maps["plain"], maps["libra"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH)
 def test_a_transformer_has_other_maps_at_every_place_alike(name):
     """Other gradients, the same activations and scores; a batch is its samples."""

@@ -117,6 +117,7 @@ def test_progress_goes_up_to_the_end(method):
     assert done[-1] == total[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_gradient_shap_tends_to_integrated_gradients_without_noise(dimensions):
     data, model = batch(dimensions, n=2), net(dimensions)
@@ -137,6 +138,7 @@ def test_smooth_grad_of_a_linear_network_is_its_gradient(dimensions):
     assert variance[:, 1].abs().max() < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["smoothgrad", "smoothgrad_sq", "vargrad"])
 def test_smooth_grad_kinds_by_hand(kind):
     """The gradient of a square is twice the noisy pixel, so the maps tell the noise."""

@@ -76,6 +76,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_each_method_gives_the_networks_own_map_or_is_refused(form):
     plain = network()
@@ -111,6 +112,7 @@ def _pool() -> attrscore.Batch:
     return attrscore.Batch(drawn, regions, ids=[f"other{n}" for n in range(8)])
 
 
+@pytest.mark.slow
 def test_files_give_the_network_back_and_its_fingerprint_sees_code_and_weights(tmp_path):
     model = network()
     torch.jit.save(torch.jit.script(model), tmp_path / "net.pt")
@@ -204,6 +206,7 @@ def test_files_that_are_something_else_are_told(tmp_path, name):
         MODELS.build("tiny_cnn", weights=str(tmp_path / "net.pt"))(SPEC)
 
 
+@pytest.mark.slow
 def test_a_file_is_audited_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.jit.save(torch.jit.script(network()), "net.pt")

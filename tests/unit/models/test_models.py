@@ -81,6 +81,7 @@ def nets(tmp_path, monkeypatch):
 # Shipped networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [FLAT, STACK], ids=["2d", "3d"])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_networks_take_channels_axes_and_classes_from_the_dataset(name, spec):
@@ -90,6 +91,7 @@ def test_shipped_networks_take_channels_axes_and_classes_from_the_dataset(name, 
         assert model(inputs(spec)).shape == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny_cnn", pytest.param("monai_resnet", marks=needs_monai)])
 def test_the_seed_gives_the_weights_and_leaves_the_global_state(name):
     before = torch.get_rng_state()
@@ -145,6 +147,7 @@ def test_without_monai_the_sentence_says_what_to_install(name, monkeypatch):
         MODELS.build(name)(FLAT)
 
 
+@pytest.mark.slow
 @needs_monai
 @pytest.mark.parametrize("name", ["monai_densenet", "monai_efficientnet"])
 def test_crops_that_monai_can_take_are_computed_as_monai_computes_them(name):

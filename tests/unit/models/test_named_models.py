@@ -132,6 +132,7 @@ def test_weights_that_a_folder_lacks_do_not_stay_random(transformers, tmp_path):
         torch.testing.assert_close(read(crops()), expected, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "spec", "error", "message"),
     [
@@ -168,6 +169,7 @@ def test_transformers_that_cannot_be_built_are_told(transformers, options, spec,
         MODELS.build("transformers", **options)(spec)
 
 
+@pytest.mark.slow
 def test_a_transformer_is_audited_from_the_command_line(transformers, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = [f"+model.config.{name}={value}" for name, value in SMALL["vit"].items()]
@@ -319,6 +321,7 @@ def test_channels_are_picked_and_scaled_before_the_network_and_the_layers_keep_t
     assert pixels.maps[:, 0].any()
 
 
+@pytest.mark.slow
 def test_channels_by_name_are_those_by_number_but_for_their_spelling():
     names = DATASETS.build("phantom", cells=4, size=[16, 16]).read([0]).stains
     by_name = assembly.build(settings(f"model.channels=[{names[2]},{names[0]}]"))
@@ -331,6 +334,7 @@ def test_channels_by_name_are_those_by_number_but_for_their_spelling():
     assert by_number.job.id != assembly.build(settings()).job.id
 
 
+@pytest.mark.slow
 def test_the_output_stands_in_the_models_configuration():
     assert settings("model.output=logits")["output"] == "logits"
     assert settings("model.output=logits", "output=0")["output"] == 0

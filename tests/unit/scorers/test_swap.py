@@ -220,6 +220,7 @@ def test_what_is_read_less_shows_in_the_margin_and_in_the_share():
     assert columns["swap.outside_share"] == pytest.approx(0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agree", [0.5, 1])
 def test_one_that_reads_both_alike_is_one_of_neither_side(agree):
     data, pool = two_regions(64, 0, agree), two_regions(64, 1, agree)

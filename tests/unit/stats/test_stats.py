@@ -207,6 +207,7 @@ def test_differences_of_rounding_are_ties():
     assert paired(half, one, "x", resamples=199)["ties"] == 30
 
 
+@pytest.mark.slow
 def test_accuracy_stands_apart_for_cells_that_a_model_was_trained_on():
     rows = table(cells=60, wells=10)
     rows["label"] = np.arange(60) % 3
@@ -401,6 +402,7 @@ def draws_of_treated(draws) -> list[pd.DataFrame]:
     ]
 
 
+@pytest.mark.slow
 def test_groups_are_ranked_among_draws_and_adjusted_within_their_condition():
     by = ["Metadata_Treatment"]
     draws = draws_of_treated(199)
@@ -447,6 +449,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_each_kind_follows_from_its_evidence(name):
     kind, change = KINDS[name]
@@ -481,6 +484,7 @@ def test_an_untrained_model_has_no_effect_whatever_its_rank():
     assert found["share"].answer == "missing"  # nothing of nothing
 
 
+@pytest.mark.slow
 def test_a_reader_of_both_halves_alike_is_never_cell_focused():
     for drop in np.linspace(0, 0.6, 9):
         half = {"inside": drop, "cell": drop, "outside": drop, "share": 0.5, "flips": drop / 2}
@@ -503,6 +507,7 @@ def test_thresholds_are_options_and_stand_in_the_verdict():
         Rule(negligible=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["outside", "rrr", "of_ones_own"])
 def test_a_model_guided_by_a_score_is_never_cell_focused_on_the_strength_of_one(guide):
     honest = only(judged().assign(**{"model.guide": guide}))
@@ -519,12 +524,14 @@ def test_a_model_guided_by_a_score_is_never_cell_focused_on_the_strength_of_one(
         assert guided != "cell-focused"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", ["none", "swap", "masked_crops", np.nan, None])
 def test_a_guide_that_looks_at_no_attribution_leaves_the_verdict_alone(guide):
     for kind, change in KINDS.values():
         assert only(judged(**change).assign(**{"model.guide": guide})).kind == kind
 
 
+@pytest.mark.slow
 def test_what_a_guide_did_is_found_by_the_swap_on_the_same_cells():
     cheat = {"above": 0.0, "inside": 0.0, "cell": 0.0, "outside": 0.6, "share": 0.9}
     arms = {
@@ -550,6 +557,7 @@ def test_what_a_guide_did_is_found_by_the_swap_on_the_same_cells():
     assert report(pd.concat([plain, *made]), **QUICK).repairs["finding"].tolist() == list(arms)
 
 
+@pytest.mark.slow
 def test_a_guided_model_is_asked_where_the_shortcut_conflicts():
     swapped = judged().assign(**{"model.guide": "swap"})
     said = {"label": 0, "Metadata_conflicting": np.arange(len(swapped)) % 2}
@@ -743,6 +751,7 @@ def test_the_primary_condition_speaks_for_its_model_alone():
         verdicts(both, primary={"layer": "l9"})
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.sampled_from(["blank draw", "twin", "method", "layer"]), min_size=1, max_size=4),
@@ -802,6 +811,7 @@ def awkward() -> dict[str, pd.DataFrame]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", awkward())
 def test_a_report_of_awkward_tables_is_told_and_printed(name):
     from rich.console import Console
@@ -852,6 +862,7 @@ def test_separation_is_auroc_with_an_interval_over_the_units_of_both():
     assert np.isnan([none.value, none.low]).all()
 
 
+@pytest.mark.slow
 def test_of_many_models_the_first_are_compared_and_the_rest_is_counted():
     many = pd.concat([table(model=f"m{i:02d}") for i in range(26)])
     found = report(many, **QUICK)

@@ -34,6 +34,7 @@ def crops_of(space, ids=("cell0", "cell1")):
     return image, stored_crops(ids, image, {"cell": cell, "x/y": ~cell}, **known)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [(8, 9), (5, 8, 9)])
 def test_crops_come_back_as_they_were_written(tmp_path, space):
     image, crops = crops_of(space)

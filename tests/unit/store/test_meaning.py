@@ -223,6 +223,7 @@ def same_everywhere(folder, tmp_path, suffixes=(".h5",)):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", REFUSED_ROWS.values(), ids=REFUSED_ROWS)
 def test_rows_without_meaning_are_refused_by_all_readers(change, given, tmp_path):
     spoil(part_of(given), change)
@@ -231,6 +232,7 @@ def test_rows_without_meaning_are_refused_by_all_readers(change, given, tmp_path
     assert problems(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", REFUSED_REST.values(), ids=REFUSED_REST)
 def test_maps_crops_and_failures_without_meaning_spoil_no_rows(change, given, tmp_path):
     spoil(part_of(given), change)
@@ -240,6 +242,7 @@ def test_maps_crops_and_failures_without_meaning_spoil_no_rows(change, given, tm
     assert problems(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", ACCEPTED.values(), ids=ACCEPTED)
 def test_what_another_program_may_write_is_read(change, given, whole, tmp_path):
     spoil(part_of(given), change)

@@ -61,6 +61,7 @@ def test_chosen_columns_come_with_what_tells_rows_apart(tmp_path):
         read_scores(tmp_path, columns=["grad_cam"])
 
 
+@pytest.mark.slow
 def test_layers_stand_in_the_order_of_the_model(tmp_path):
     depths = {"stem": 0.1, "blocks.9": 0.5, "blocks.10": 0.9, "head": 1.0, "input": 0.0}
     for layer in ("head", "blocks.10", "stem", "input", "blocks.9"):  # of several jobs
@@ -98,6 +99,7 @@ def test_a_condition_computed_twice_appears_once_and_the_good_value_wins(tmp_pat
     assert scores.grad_camo.tolist() == [0.0, 0.1, 0.2, 0.3, 0.4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("jobs", "column", "values"),
     [
@@ -156,6 +158,7 @@ def test_what_is_kept_makes_no_other_row(tmp_path):
     assert "keep" not in scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".parquet"])
 def test_a_merged_file_reads_back_equal(suffix, tmp_path):
     fill(tmp_path, job(), Metadata_gap=None)
@@ -189,6 +192,7 @@ def test_merged_files_that_contradict_each_other_are_refused(tmp_path):
         read_scores(tmp_path / "positive.h5", tmp_path / "absolute.h5")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".h5", ".parquet"])
 def test_the_merge_streams_the_same_table(suffix, tmp_path):
     sweep(tmp_path)
@@ -257,6 +261,7 @@ def test_rebuilding_gives_the_same_bytes_and_leaves_nothing_beside(tmp_path):
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["a.h5", "b.h5"]
 
 
+@pytest.mark.slow
 def test_xarray_and_pandas_open_the_products(tmp_path):
     xarray = pytest.importorskip("xarray")
     pytest.importorskip("h5netcdf")

@@ -51,6 +51,7 @@ def test_status_of_a_replaced_or_damaged_part_is_read_anew(tmp_path):
     assert status_of(tmp_path)[0].stopped == "damaged"
 
 
+@pytest.mark.slow
 def test_the_verbs_tell(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     writer = fill("results", job())

@@ -36,6 +36,7 @@ def half(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_unfinished_job_that_others_finished_lacks_nothing(half):
     def state():
         return next(each for each in status_of(half) if each.job == HALF.id)
@@ -56,6 +57,7 @@ SMALL = ["dataset.cells=12", "dataset.size=[16,16]", "batch_size=4", "figures=no
 LAYERS = "layers=[features.3,features.7]"
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_and_changed_ends_as_if_nothing_had_happened(
     tmp_path, monkeypatch
 ):
@@ -86,6 +88,7 @@ def test_a_sweep_that_was_stopped_and_changed_ends_as_if_nothing_had_happened(
         assert np.array_equal(maps[order], of_others)
 
 
+@pytest.mark.slow
 def test_parts_are_smaller_where_cells_take_more_and_a_job_begun_otherwise_goes_on(
     tmp_path, monkeypatch
 ):
@@ -112,6 +115,7 @@ def test_parts_are_smaller_where_cells_take_more_and_a_job_begun_otherwise_goes_
     pd.testing.assert_frame_equal(whole, cut, check_exact=True)
 
 
+@pytest.mark.slow
 def test_what_plugins_draw_from_global_states_does_not_depend_on_the_size_of_parts(
     tmp_path, monkeypatch
 ):

@@ -109,6 +109,7 @@ def test_too_many_open_files_are_said(results):
 # Jobs without a part
 
 
+@pytest.mark.slow
 def test_jobs_without_a_part_stop_neither_report_nor_collect(results, tmp_path, capsys):
     for keep, seed in (("native", 1), ("none", 2)):
         waiting = job(base={**BASE, "keep": keep, "seed": seed}, rows=5000)

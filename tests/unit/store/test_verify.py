@@ -23,6 +23,7 @@ def kinds(folder, **options):
     return [(Path(p.path).name, p.kind) for p in verify(folder, **options).problems]
 
 
+@pytest.mark.slow
 def test_a_whole_folder_has_no_problem(tmp_path):
     sweep(tmp_path)
     collect(tmp_path, tmp_path / "results.h5")
@@ -34,6 +35,7 @@ def test_a_whole_folder_has_no_problem(tmp_path):
         verify(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_verify_names_each_kind_of_problem(tmp_path):
     one = fill(tmp_path, job())
     two = fill(tmp_path, job(base={**BASE, "seed": 1}))
@@ -79,6 +81,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", FAULTS)
 def test_what_crashes_hangs_or_fills_the_child_is_named_and_the_rest_is_read(
     how, tmp_path, monkeypatch
@@ -131,6 +134,7 @@ def loop(file):
     file["maps/again"] = file["/"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

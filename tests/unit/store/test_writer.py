@@ -46,6 +46,7 @@ def test_a_part_that_exists_is_never_overwritten(tmp_path):
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_same_work_gives_the_same_bytes(tmp_path):
     kept = {("grad_cam", "features.3"): np.ones((2, 1, 3, 3))}
     parts = []

@@ -135,6 +135,7 @@ METHOD_NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("name", METHOD_NAMES)
 def test_every_method_takes_dense_outputs_or_says_why_not(name, dimensions):

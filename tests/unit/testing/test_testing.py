@@ -341,11 +341,13 @@ def test_a_broken_plugin_is_told_what_and_where(kind, plugin, check, words):
         assert told.startswith(f"{kind} '")
 
 
+@pytest.mark.slow
 def test_a_lambda_cannot_be_sent_to_another_process():
     with pytest.raises(NotConforming, match="Define it at the top level of a module"):
         assert_conforms("scorer", lambda heat, run: share(heat, run))
 
 
+@pytest.mark.slow
 def test_good_plugins_conform():
     assert_conforms("scorer", share)
     assert_conforms("method", cam)

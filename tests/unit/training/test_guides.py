@@ -157,6 +157,7 @@ def trained():
     return made
 
 
+@pytest.mark.slow
 def test_swap_and_outside_learn_from_the_cell_what_plain_training_learns_from_around_it(trained):
     flipped = replace(CONFOUNDED, strength=0.0, seed=31_101)
     assert accuracy(trained["none"].model, flipped) < 0.2

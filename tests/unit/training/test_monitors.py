@@ -106,6 +106,7 @@ class Lit(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Lightning's own, of loaders without workers and loggers
 def test_a_lightning_callback_logs_where_a_cheat_looks_after_each_epoch(tmp_path):
     loaders = []

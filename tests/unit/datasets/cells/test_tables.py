@@ -168,6 +168,7 @@ def test_damaged_tables(root, ending):
         fields(root, labels=str(path)).table  # noqa: B018
 
 
+@pytest.mark.slow
 def test_a_million_rows_are_joined(root):
     numbers = np.arange(1_000_000)
     cells = {"image": "A01_s1", "label": numbers, "Metadata_n": numbers}

@@ -58,6 +58,7 @@ def test_an_audit_decodes_each_field_once(fields, decoded):
     assert sorted(decoded) == sorted(f"f{n}{end}.tif" for n in range(6) for end in ("", "_mask"))
 
 
+@pytest.mark.slow
 def test_a_job_of_the_command_line_decodes_each_field_once(fields, decoded, tmp_path):
     """Also what it does for the fingerprint, the preflight and its figures."""
     given = [f"dataset.{name}={getattr(fields, name)}" for name in ("images", "masks", "axes")]

@@ -150,6 +150,7 @@ def scenes(path, count=1):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plugin")
 @pytest.mark.parametrize("most", [0, 2**28])
 def test_bioio_opens_what_a_microscope_writes(tmp_path, monkeypatch, most):

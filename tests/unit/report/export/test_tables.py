@@ -79,6 +79,7 @@ def test_names_and_numbers_are_those_of_the_results(run):
     assert all(name.startswith("Metadata_") for name in table)
 
 
+@pytest.mark.slow
 def test_models_targets_and_settings_are_in_the_names_where_there_are_several(run):
     one = Condition(GRAD_CAM, "features.3", GRAD_CAMO)
     other = {**BASE, "model": {**BASE["model"], "weights": "def"}}
@@ -123,6 +124,7 @@ def test_an_unknown_score_is_suggested(run):
         wide_of(run, scores=["grad_cam"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_the_table_reads_back_as_the_same_numbers(run, suffix, tmp_path):
     path = tmp_path / f"s{suffix}"
@@ -138,6 +140,7 @@ def test_the_table_reads_back_as_the_same_numbers(run, suffix, tmp_path):
         assert json.loads(made["identity"])["rows"] == 5
 
 
+@pytest.mark.slow
 def test_a_merged_file_is_exported_as_its_folder_is(run, tmp_path):
     for suffix in (".h5", ".parquet"):
         merged, out = tmp_path / f"merged{suffix}", tmp_path / f"out{suffix}.parquet"
@@ -181,6 +184,7 @@ def test_what_fails_on_the_way_leaves_what_was_there(tmp_path):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["new"]
 
 
+@pytest.mark.slow
 def test_methods_and_layers_are_chosen_and_twins_stay_out(run, tmp_path, capsys):
     one = Condition(GRAD_CAM, "features.3", GRAD_CAMO)
     random = {**BASE, "model": {**BASE["model"], "options": {"randomize": "all"}}, "seed": 7}
@@ -271,6 +275,7 @@ def test_text_in_tables_stays_text_on_export(run, tmp_path, ending):
     np.testing.assert_array_equal(joined.table[SCORE], [0.0, 0.1, 0.2, 0.3, np.nan])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("on", "error", "message"),
     [
@@ -319,6 +324,7 @@ def test_profiles_that_cannot_be_used_are_told(run, tmp_path, capsys):
         table_and_kinds(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_pycytominer_itself_leaves_our_columns_alone(run, tmp_path):
     pycytominer = pytest.importorskip("pycytominer", reason="pycytominer is not installed")
     generator = np.random.default_rng(0)
@@ -347,6 +353,7 @@ def test_pycytominer_itself_leaves_our_columns_alone(run, tmp_path):
 # AnnData
 
 
+@pytest.mark.slow
 def test_anndata_reads_scores_layers_and_provenance(run, tmp_path):
     anndata = pytest.importorskip("anndata", reason="anndata, an extra, is not installed")
     assert main(["export", str(run), "--to", "anndata"]) == 0
@@ -428,6 +435,7 @@ def test_anndata_is_what_scanpy_and_spatialdata_ask_for(run, tmp_path):
     assert read.X.shape == (5, len(read.var))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # scanpy's own, and those of what it imports
 def test_scanpy_computes_with_it(run):
     scanpy = pytest.importorskip("scanpy", reason="scanpy is not installed")
@@ -440,6 +448,7 @@ def test_scanpy_computes_with_it(run):
     assert len(frame) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # spatialdata's own, and those of what it imports
 def test_spatialdata_takes_it_as_a_table_of_its_labels(run):
     spatialdata = pytest.importorskip("spatialdata", reason="spatialdata is not installed")

@@ -31,6 +31,7 @@ def run(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_mlflow_has_a_run_a_job(run, tmp_path, capsys):
     mlflow = pytest.importorskip("mlflow")
     assert main(["export", str(run), "--to", "mlflow"]) == 0
@@ -60,6 +61,7 @@ def test_mlflow_has_a_run_a_job(run, tmp_path, capsys):
     assert sorted(names) == ["tiny phantom", "twin d"]
 
 
+@pytest.mark.slow
 def test_wandb_has_a_run_a_job(run, capsys):
     pytest.importorskip("wandb")
     chosen = ["--method", "integrated_gradients"]  # which one job has
@@ -82,6 +84,7 @@ def test_wandb_has_a_run_a_job(run, capsys):
     assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["mlflow", "wandb"])
 def test_what_is_asked_wrongly_is_said_in_a_sentence(tracker, run, tmp_path, capsys, monkeypatch):
     export = ["export", str(run), "--to", tracker]

@@ -87,6 +87,7 @@ def drawn(figure):
 # ---------------------------------------------------------------- distributions
 
 
+@pytest.mark.slow
 def test_a_panel_a_method_with_its_own_layers_in_network_order():
     scores = table().sort_values("layer", key=lambda s: s != "features.6", kind="stable")
     figure = drawn(distributions(scores))
@@ -135,6 +136,7 @@ def test_undefined_cells_are_counted_under_their_group():
     assert heights(right, "chance") == pytest.approx([0.1, 0.1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cells", [1, 3])
 def test_few_cells_are_dots_without_a_violin(cells):
     ax = drawn(distributions(table(cells))).axes[0]
@@ -160,6 +162,7 @@ def test_a_companion_column_has_its_own_chance_and_scale():
     assert set(heights(distributions(scores, score="grad_camo.auc").axes[0], "chance")) == {0.5}
 
 
+@pytest.mark.slow
 def test_many_layers_methods_and_models_stay_apart():
     methods = {f"method_{i}": [f"encoder.layers.{k}.conv2" for k in range(10)] for i in range(3)}
     scores = table(2, [f"network{i}" for i in range(6)], methods)
@@ -412,6 +415,7 @@ def test_no_examples_is_an_error():
 # ---------------------------------------------------------------- files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "magic"), [("a.png", b"\x89PNG"), ("b.SVG", b"<?xml"), ("c.pdf", b"%PDF")]
 )

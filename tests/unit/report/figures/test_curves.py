@@ -90,6 +90,7 @@ def test_figures_that_cannot_be_drawn_say_why(scores):
         plots.agreement_matrix(pd.DataFrame())
 
 
+@pytest.mark.slow
 def test_many_layers_and_unknown_units_are_drawn(scores):
     many = pd.concat([scores[scores["layer"] == "l3"].assign(layer=f"l{i}") for i in range(12)])
     bare = many.drop(columns=["Metadata_Well", "grad_camo.chance", "grad_camo.highest"])
@@ -100,6 +101,7 @@ def test_many_layers_and_unknown_units_are_drawn(scores):
     }  # too many pairs for one figure of differences
 
 
+@pytest.mark.slow
 def test_a_report_has_its_figures_and_a_blank_one_none(scores, tmp_path):
     found = stats.report(scores, resamples=199)
     sheets = dict(plots.figures_of(scores, found))
@@ -110,6 +112,7 @@ def test_a_report_has_its_figures_and_a_blank_one_none(scores, tmp_path):
     assert not list(plots.figures_of(blank, stats.report(blank, resamples=199)))
 
 
+@pytest.mark.slow
 def test_a_dollar_in_a_name_is_a_dollar(scores, tmp_path):
     priced = scores.assign(model=r"a$\frac$b", layer=[f"$x_{n}$" for n in scores["layer"]])
     found = stats.report(priced, resamples=199)

@@ -51,6 +51,7 @@ def by_gid(ax, gid):
     return [artist for artist in ax.get_children() if artist.get_gid() == gid]
 
 
+@pytest.mark.slow
 def test_every_kind_is_drawn_without_a_warning(table, found, tmp_path):
     for kind in plots.FIGURES:
         for suffix in ("png", "svg", "pdf") if kind == "scores" else ("svg",):
@@ -123,6 +124,7 @@ def test_wells_lie_where_they_lie_on_the_plate(table):
         plots.plate_map(one.assign(Metadata_Well="here"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["T127", "AG01", "A49", "A0", "well 7", "embryo3", "x01_t2"])
 def test_no_plate_is_drawn_of_names_that_are_not_all_wells(table, found, name):
     """A field E3 among others named otherwise lies on no plate."""
@@ -134,6 +136,7 @@ def test_no_plate_is_drawn_of_names_that_are_not_all_wells(table, found, name):
         plots.plate_map(odd[odd["Metadata_Well"] == name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "shape"), [(["A01", "P24"], (16, 24)), (["AF48", "a1"], (32, 48)), (["H12"], (8, 12))]
 )

@@ -65,6 +65,7 @@ def enemy(tmp_path_factory):
     return hostile(tmp_path_factory.mktemp("hostile"))
 
 
+@pytest.mark.slow
 def test_names_from_files_cannot_become_markup(enemy):
     text = made(enemy)
     elements = Elements(text)
@@ -79,6 +80,7 @@ def test_names_from_files_cannot_become_markup(enemy):
     json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
 
 
+@pytest.mark.slow
 def test_a_page_of_nothing_defined_says_so_and_why(enemy):
     words = " ".join("".join(Elements(made(enemy)).words).split())
     for sentence in (
@@ -91,10 +93,12 @@ def test_a_page_of_nothing_defined_says_so_and_why(enemy):
         assert sentence in words
 
 
+@pytest.mark.slow
 def test_the_same_results_give_the_same_page(enemy):
     assert made(enemy) == made(enemy)
 
 
+@pytest.mark.slow
 def test_a_page_fetches_nothing(enemy):
     text = made(enemy)
     elements = Elements(text)
@@ -108,6 +112,7 @@ def test_a_page_fetches_nothing(enemy):
     assert "@import" not in text
 
 
+@pytest.mark.slow
 def test_without_crops_the_page_tells_how_to_get_them(tmp_path):
     fill(tmp_path, job(), config="seed: 0")
     assert "keep=native" in "".join(Elements(made(tmp_path)).words)
@@ -135,6 +140,7 @@ def test_ranks_and_the_cells_that_changed_most():
     assert first["difference"] == pytest.approx(0.9 - 0.37)
 
 
+@pytest.mark.slow
 def test_what_changed_most_is_of_one_layer_and_each_cell_stands_once():
     """A layer's scores have limits of their own; and 1e-8 is rounding, not a change."""
     one = scores("net", 0.1)
@@ -180,6 +186,7 @@ def test_a_model_is_spoken_for_by_its_primary_condition_and_the_others_stand_bes
     assert [name for name, _ in judged.verdicts] == ["m l1", "m l0", "m l2"]
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_kind_the_numbers_and_the_rule(tmp_path):
     cells = scores("net", 0.3, **{"grad_camo.log_odds": 0.3, "grad_camo.resolved": 0.3})
     swap = {"inside": 0.4, "cell": 0.4, "outside": 0.01, "outside_flips": 0.02}
