@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from attrscore.cli import slurm
-from attrscore.store import Condition, Job, JobFolder, Plugin, Writer, asked
+from attrscore.store import Condition, Job, JobFolder, Plugin, Writer, sweep_jobs
 from attrscore.store.part import part_name
 
 COMPANIONS = ("chance", "lift", "above_chance", "log_odds", "lowest", "highest", "resolved", "auc")
@@ -84,8 +84,11 @@ def simulate(folder: Path, shards: Iterable[int], of: int, cells: int, places: i
 def screen(folder: Path, jobs: int, parts: int) -> None:
     """A finished sweep on a cluster, of 24 conditions: every file that it leaves, parts empty."""
     overrides = [(f"dataset.shard={k}/{jobs}", "results=r") for k in range(jobs)]
-    took("list of the sweep", lambda: asked.ask(folder, overrides, queue={0: "1_0"}))
-    took("what became of each job", lambda: [asked.answered(folder, o, "done") for o in overrides])
+    took("list of the sweep", lambda: sweep_jobs.list_jobs(folder, overrides, queue={0: "1_0"}))
+    took(
+        "what became of each job",
+        lambda: [sweep_jobs.write_state(folder, each, "done") for each in overrides],
+    )
     took("the folders", lambda: [_names(folder, k, jobs, parts) for k in range(jobs)])
     listed = "".join(f"1_{k} RUNNING 0\\n" for k in range(jobs))
     squeue = folder / "squeue"
@@ -93,7 +96,7 @@ def screen(folder: Path, jobs: int, parts: int) -> None:
     squeue.chmod(0o755)
     os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
     took("one question to squeue", slurm.states)
-    took("what sweeps asked for", lambda: asked.asked_of(folder))
+    took("what sweeps asked for", lambda: sweep_jobs.jobs_of_sweeps(folder))
     print(f"status of {jobs} jobs of {parts} parts: {timed('status', str(folder))}")
 
 
