@@ -433,3 +433,30 @@ def test_an_unforeseen_error_is_told_and_does_not_refuse():
     assert finding.verdict == "fails"
     assert "KeyError" in finding.reason
     assert refusals([finding]) == {}
+
+
+class Rounding(Net):
+    """Rounds otherwise in a larger batch, where a crop is brighter than any cell."""
+
+    def forward(self, x):
+        bright = (x.mean((1, 2, 3)) > x.amax((1, 2, 3)) / 2)[:, None]
+        return super().forward(x) * (1 + 0.01 * len(x) * bright)
+
+
+def test_a_cell_is_asked_about_and_not_the_stranger_beside_it():
+    cells = batch()
+    assert not (cells.inputs.mean((1, 2, 3)) > cells.inputs.amax((1, 2, 3)) / 2)[0]
+    assert only(Rounding(2), layers="high").verdict == "ok"
+
+
+class Following(Net):
+    """Scores a cell by what came before it in the batch."""
+
+    def forward(self, x):
+        return super().forward(x).cumsum(0)
+
+
+def test_a_cell_is_asked_about_behind_another_too():
+    finding = only(Following(2), layers="high")
+    assert finding.verdict == "refused"
+    assert "the same crop alone scores differently" in finding.reason
