@@ -13,8 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
-import torch
 import seaborn as sns
+import torch
 from common import Check, Scale
 from matplotlib.figure import Figure
 
