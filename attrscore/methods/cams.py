@@ -187,8 +187,6 @@ def _summed(run: Pass, maps: Maps) -> Maps:
     last norm of a transformer or inside a ConvNeXt, the score is the same however they are scaled.
     Their sums are then 0, by Euler's theorem on homogeneous functions.
     """
-    if type(run) is not Pass:  # a loss
-        return maps
     dtype = dtype_of(run.model)
     least = max(CANCELS, torch.finfo(dtype).eps if dtype else 0.0)
     refused = {}

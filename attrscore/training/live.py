@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attrscore.core.contracts import Batch, Method, Target
+from attrscore.core.contracts import Batch, Method, Partial, Target
 from attrscore.core.grids import Grids
 from attrscore.core.heat import Heat, HeatOptions
 from attrscore.core.layers import Layers, listed, no_grid, runs_twice, select_layers
@@ -136,7 +136,9 @@ class Live:
                 "call the model outside of torch.no_grad() and torch.inference_mode()."
             )
         chosen = TARGETS.build(target) if isinstance(target, str) else target
-        return LivePass(logits, batch, cast("Target", chosen), self._found, dict(self._kept))
+        return LivePass(
+            self._model, logits, batch, cast("Target", chosen), self._found, dict(self._kept)
+        )
 
     def _begin(self, _model: nn.Module, args: tuple[Any, ...]) -> None:
         self._kept = {}
@@ -186,13 +188,15 @@ class LivePass:
 
     def __init__(
         self,
+        model: nn.Module,
         output: Tensor,
         batch: Batch,
         target: Target,
         layers: Layers,
         recorded: Mapping[str, Tensor],
     ) -> None:
-        self.output, self.batch, self.target, self.layers = output, batch, target, layers
+        self.model, self.output, self.batch = model, output, batch
+        self.target, self.layers = target, layers
         self._recorded = recorded
 
     @cached_property
@@ -265,7 +269,10 @@ class LivePass:
             )
         if not self._recorded:
             raise LayerError("No layer is watched: watch(model, 'last_conv').")
-        return method(cast("Pass", self))
+        maps = method(cast("Pass", self))
+        for why in maps.refused.values() if isinstance(maps, Partial) else ():
+            raise UnsupportedError(why)
+        return maps
 
     def _derived(self, scalar: Tensor, sources: Sequence[Tensor]) -> list[Tensor]:
         with torch.enable_grad():

@@ -137,6 +137,8 @@ class Design:
     """``last`` and ``middle``."""
     epochs: int = EPOCHS
     learning_rate: float = 3e-3
+    method: str = "hires_cam"
+    """What guides and audits; at a transformer's last block the sum of HiResCAM cancels."""
 
 
 LAYERS = {"last": "features.7", "middle": "features.3"}
@@ -152,17 +154,18 @@ DESIGNS = {
         {"last": "encoder.layers.3", "middle": "encoder.layers.1"},
         epochs=30,
         learning_rate=3e-4,
+        method="layer_cam",
     ),
 }
 
 
 def arms_of(design: str, problem: str, number: int = 0) -> dict[str, Any]:
     """The guides that are compared, by the name of their arm; the slow one once."""
-    layers = DESIGNS[design].layers
+    layers, method = DESIGNS[design].layers, DESIGNS[design].method
     arms: dict[str, Any] = {
         "none": Unguided(),
         "swap": Swap(),
-        "outside": Outside(layers=layers["last"]),
+        "outside": Outside(layers=layers["last"], method=method),
         "masked_crops": MaskedCrops(),
     }
     if design == "ResNet 2D":
@@ -379,7 +382,7 @@ class Trial:
                 seen = attrscore.evaluate(
                     model,
                     audited,
-                    methods="hires_cam",
+                    methods=design.method,
                     layers=list(design.layers.values()),
                     scorers=["grad_camo", "swap"],
                     target=Predicted(scalar="margin"),

@@ -176,3 +176,29 @@ def test_descending_it_moves_attribution_onto_the_cell():
         loss.backward()
         optimizer.step()
     assert outside(model, batch, target=Label(scalar="margin")).item() < before - 0.1
+
+
+def test_a_sum_that_cancels_is_no_loss():
+    """Behind a normalisation of the channels alone, activation times gradient is rounding noise."""
+
+    class Normalised(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm, self.head = (
+                nn.Conv2d(2, 8, 3),
+                nn.LayerNorm(8, 0.0),
+                nn.Linear(8, 2),
+            )
+
+        def forward(self, x):
+            return self.head(self.norm(self.conv(x).movedim(1, -1)).mean((1, 2)))
+
+    torch.manual_seed(0)
+    model = Normalised()
+    _, cells = problem((16, 16))
+    model = model.double()
+    with pytest.raises(
+        UnsupportedError, match="Activation times gradient cancels at every position"
+    ):
+        outside(model, cells, layers="conv")
+    assert outside(model, cells, layers="conv", method="layer_cam").isfinite()
