@@ -9,7 +9,8 @@ import pytest
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 needs_images = pytest.mark.skipif(
-    not DATA.is_dir(), reason=f"the microscopy of {DATA.name} is not beside this checkout"
+    not DATA.is_dir(),
+    reason="real images stay out of the repository, for their licences: no shared/data beside it",
 )
 
 

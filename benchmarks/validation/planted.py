@@ -147,7 +147,8 @@ def _separation_checks(table: pd.DataFrame) -> list[Check]:
         checks.append(
             Check(
                 "planted confounders",
-                f"{plane}: {method} at {layer}, {HEADLINE} tells honest from {cheat}, cell by cell",
+                f"{plane}: {method} at {layer}, {HEADLINE} "
+                f"separates honest from {cheat}, cell by cell",
                 "AUROC at least 0.95 in every seed",
                 f"{low:.3f} to {group['auroc'].max():.3f} in {len(group)} seeds",
                 bool(low >= 0.95),

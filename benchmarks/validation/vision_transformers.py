@@ -194,7 +194,7 @@ def checks(scores: pd.DataFrame, table: pd.DataFrame) -> list[Check]:
         found.append(
             Check(
                 part,
-                f"{kind}: {method} at {layer} tells honest from background, cell by cell",
+                f"{kind}: {method} at {layer} separates honest from background, cell by cell",
                 "reported: the preset before" if first else f"AUROC at least {LEAST} in every pair",
                 f"{', '.join(f'{value:.3f}' for value in counts)}; of {len(each)} pairs "
                 f"{len(counts)} had learnt, accuracy {accuracy.loc[kind].min():.2f} or more",

@@ -107,7 +107,7 @@ def test_transformers_are_validated_in_small(tmp_path):
         assert name in table
     summary = (tmp_path / "validation" / "summary.md").read_text(encoding="utf-8")
     for name in ("attention_rollout at blocks.1", "hires_cam, libra at tokens"):
-        assert f"plain: {name} tells honest from background" in summary
+        assert f"plain: {name} separates honest from background" in summary
 
 
 def test_repair_is_tried_in_small_and_goes_on_where_it_was(tmp_path):
@@ -147,8 +147,8 @@ def test_the_validation_finds_in_small_what_was_planted(tmp_path):
     assert done.returncode in (0, 1), done.stdout + done.stderr
     lines = (tmp_path / "validation" / "summary.md").read_text(encoding="utf-8").splitlines()
     for claim in (
-        "tells honest from background, cell by cell",
-        "tells honest from neighbours, cell by cell",
+        "separates honest from background, cell by cell",
+        "separates honest from neighbours, cell by cell",
         "ranks models as the swap intervention does",
         "held-out cells on which brightness tells nothing find it",
         "2D, randomised weights: correlation with the cell's area |",
