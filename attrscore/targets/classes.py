@@ -215,6 +215,6 @@ def target_of(given: Any, /) -> Target:
     if not hasattr(found[0], "prepare"):
         raise ConfigError(
             f"{found[0]!r} is no target: it has no prepare(output, batch). A target of your own is "
-            "a registered function or such an object: attrscore plugins new target mine."
+            "an object that has: attrscore plugins new target mine."
         )
     return cast("Target", found[0])
