@@ -23,8 +23,9 @@ from attrscore.core.layers import Layers, listed, no_grid, runs_twice, select_la
 from attrscore.core.layouts import hidden_state, replace_hidden_state
 from attrscore.core.model import as_found, call, check_output, unwrap, wide
 from attrscore.core.passes import Pass
-from attrscore.core.registry import METHODS, TARGETS
+from attrscore.core.registry import METHODS
 from attrscore.errors import AttrscoreWarning, LayerError, UnsupportedError
+from attrscore.targets import target_of
 
 __all__ = ["Live", "LivePass", "outside", "watch"]
 
@@ -135,10 +136,8 @@ class Live:
                 "The logits are not in the autograd graph, so there is nothing to differentiate; "
                 "call the model outside of torch.no_grad() and torch.inference_mode()."
             )
-        chosen = TARGETS.build(target) if isinstance(target, str) else target
-        return LivePass(
-            self._model, logits, batch, cast("Target", chosen), self._found, dict(self._kept)
-        )
+        known = dict(self._kept)
+        return LivePass(self._model, logits, batch, target_of(target), self._found, known)
 
     def _begin(self, _model: nn.Module, args: tuple[Any, ...]) -> None:
         self._kept = {}
