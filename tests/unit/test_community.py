@@ -79,7 +79,7 @@ def test_workflows_name_targets_that_exist():
 
 
 def test_groups_of_dependencies_are_no_extras():
-    assert set(PROJECT["dependency-groups"]) == {"dev", "docs", "weights"}
+    assert set(PROJECT["dependency-groups"]) == {"dev", "docs", "sweeper", "weights"}
     assert not {"dev", "docs", "test"} & PROJECT["project"]["optional-dependencies"].keys()
     pinned = {
         line.partition("==")[0].lower().replace("_", "-")
