@@ -458,7 +458,7 @@ def share(settings: Mapping[str, Any], number: int, /) -> dict[str, Any]:
 
     workers = int(os.environ.get(WORKERS, "1"))
     settings = dict(settings)
-    most = max(1, _cores() // workers)
+    most = max(1, cores() // workers)
     if settings["threads"] is None and (workers > 1 or most < torch.get_num_threads()):
         settings["threads"] = min(torch.get_num_threads(), most)
     devices = torch.cuda.device_count() if workers > 1 and settings["device"] == "auto" else 0
@@ -467,7 +467,7 @@ def share(settings: Mapping[str, Any], number: int, /) -> dict[str, Any]:
     return settings
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use: of its affinity mask, and of its job of Slurm."""
     known = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # Linux

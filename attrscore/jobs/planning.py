@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 import torch
@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from attrscore import store
-from attrscore.core.contracts import Batch, Result
+from attrscore.core.contracts import Result
 from attrscore.core.heat import Heat
 from attrscore.core.model import call, device_of, unwrap
 from attrscore.core.passes import Pass
@@ -33,6 +33,8 @@ from attrscore.jobs.assembly import Parts, build, draws_of
 from attrscore.jobs.computing import joined_maps
 from attrscore.store.folders import JobFolder
 from attrscore.store.part import encode
+
+T = TypeVar("T")
 
 PART_WORK = 2e13
 """Floating-point operations that a part takes: a quarter of an hour on one core, seconds on a GPU.
@@ -227,8 +229,10 @@ def costs(parts: Parts, /, *, cells: int = 8) -> pd.DataFrame:
         scalar = parts.target(output, parts.target.prepare(output.detach(), batch))
         torch.autograd.grad(scalar.sum(), inputs)
 
-    floor()
-    seconds, memory = _taken(floor)
+    def explained(options: RunOptions) -> list[Result]:
+        return list(run(parts.model, [batch], options))
+
+    seconds, memory, _ = _taken(floor)
     rows = []
     for name, method in parts.methods.items():
         for layer in parts.chosen.layers_for(method):
@@ -236,35 +240,28 @@ def costs(parts: Parts, /, *, cells: int = 8) -> pd.DataFrame:
             alone = replace(
                 parts.options, methods={name: method}, layers=chosen, scorers={"mass": _mass}
             )
-            tried = list(run(parts.model, [batch], alone))
-            if all(result.columns["status"][0] != "unsupported" for result in tried):
-                took = _taken(functools.partial(_worked, parts.model, batch, alone))
-                rows.append([name, layer, took[0] / seconds, took[1] / memory])
+            took, most, found = _taken(functools.partial(explained, alone))
+            if all(result.columns["status"][0] != "unsupported" for result in found):
+                rows.append([name, layer, took / seconds, most / memory])
     return pd.DataFrame(rows, columns=["method", "layer", "seconds", "memory"])
-
-
-def _worked(model: nn.Module, batch: Batch, options: RunOptions) -> None:
-    for _ in run(model, [batch], options):
-        pass
 
 
 def _mass(heat: Heat, _run: Pass, /) -> Tensor:
     return heat.mass()
 
 
-def _taken(work: Callable[[], Any]) -> tuple[float, int]:
-    """Seconds of the processors, the fewer of two runs; the most bytes of tensors at once.
-
-    Work that was done before, as the first time also loads code.
-    """
+def _taken(work: Callable[[], T]) -> tuple[float, int, T]:
+    """Seconds of the processors, the fewer of two runs; the most bytes of tensors at once, counted
+    in a run before them, which also loads code; and what the work gave.
+    """  # noqa: D205  # a list of three things
+    with _Alive() as alive:
+        found = work()
     seconds = []
     for _ in range(2):
         began = time.process_time()
         work()
         seconds.append(time.process_time() - began)
-    with _Alive() as alive:
-        work()
-    return min(seconds), alive.most
+    return min(seconds), alive.most, found
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # of torch

@@ -204,7 +204,6 @@ def test_launchers_run_every_job_and_their_failures_reach_the_user(launcher, cap
 
 @pytest.mark.usefixtures("fresh_workers")
 def test_a_worker_that_dies_is_told_and_the_same_command_goes_on(capsys, tmp_path):
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "deadly.py").write_text(
         "import os, pathlib, signal\n"
         "def model():\n"

@@ -22,37 +22,35 @@ PLANTED = "leaderboard"
 EXPERIMENTS = ("leaderboard_hand_built", PLANTED, "leaderboard_faithfulness")
 """Those of conf/experiment, in this order."""
 
-_SMALL = ("seed=0", "planes={2D:[32,32],3D:[8,24,24]}", "pool=16")
-
-SIZES: Mapping[str, Mapping[str, Sequence[str]]] = {
-    "--quick": {
-        "leaderboard_hand_built": _SMALL,
-        PLANTED: (
-            *(*_SMALL, "dataset.cells=16", "train.dataset.cells=192"),
-            "reads=cell,background,neighbours,chance,random",
-        ),
-    },
-    "--full": dict.fromkeys(EXPERIMENTS, ("layers=[features.0,features.3,features.6]",)),
+QUICK: Mapping[str, Sequence[str]] = {
+    "leaderboard_hand_built": ("seed=0", "layers=[features.3]"),
+    PLANTED: (
+        *("seed=0", "layers=[features.3]", "dataset.cells=16", "train.dataset.cells=192"),
+        "reads=cell,background,neighbours,chance,random",
+    ),
 }
-"""What each experiment is run with, before what the user says."""
+"""The experiments of --quick, with less than they have; --full runs all as they are."""
 
 _WINDOWS = {"window": 8, "stride": 4, "size": 8}  # no larger than the cells
 
 MOST: Mapping[str, Mapping[str, int]] = {
-    "--quick": {"steps": 12, "samples": 40, "baselines": 4, **_WINDOWS},
-    "--full": {"steps": 24, "samples": 120, "baselines": 8, **_WINDOWS},
+    "--quick": {"steps": 8, "samples": 24, "baselines": 4, **_WINDOWS},
+    "--full": {"steps": 16, "samples": 60, "baselines": 4, **_WINDOWS},
 }
 """The most of these options that a method gets, whichever has them: passes have to be afforded."""
+
+MOST_JOBS = 8
+"""At once, on one machine: each holds torch and a few networks, some 700 MB."""
 
 
 def leaderboard(arguments: Sequence[str]) -> int:
     """Rank attribution methods against known truth: hand-built and planted networks, sanity, cost.
 
     --quick (the default) takes some minutes: one network a kind in 2D and in 3D, no faithfulness,
-    few passes a method. --full takes many more: larger crops, more networks, layers and measures.
+    few passes a method. --full takes many more: more networks, cells, layers, passes and measures.
     method=[...] chooses methods, else every registered one is run; layers=[...] their layers;
     results= the folder, in which networks and results are kept, so that another method costs itself
-    alone.
+    alone. Jobs run side by side, one a core (hydra/launcher=basic: one after the other).
     """
     example = "--quick 'method=[mine,hires_cam,grad_cam]'"
     help_asked("leaderboard", arguments, leaderboard.__doc__, example, "[--quick|--full] [--json] ")
@@ -120,7 +118,8 @@ def _overrides(name: str, size: str, methods: Sequence[str], others: Sequence[st
         if method in METHODS and _number(METHODS.options(method).get(option)) > most
     ]
     chosen = f"method=[{','.join(methods)}]"
-    return [f"+experiment={name}", chosen, *SIZES[size][name], *bounded, *_of(name, others)]
+    fewer = QUICK[name] if size == "--quick" else ()
+    return [f"+experiment={name}", chosen, *fewer, *bounded, *_of(name, others)]
 
 
 def _number(value: Any) -> float:
@@ -150,10 +149,15 @@ def _has(config: DictConfig, override: str) -> bool:
 
 def _run(size: str, methods: Sequence[str], others: Sequence[str]) -> int:
     quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    if not any(each.startswith("hydra/launcher=") for each in others):
+        quiet += [
+            "hydra/launcher=joblib",
+            f"hydra.launcher.n_jobs={min(sweeps.cores(), MOST_JOBS)}",
+        ]
     one = functools.partial(job, shown="progress")
     return worst(
         sweeps.run(["-m", *_overrides(name, size, methods, others), *quiet], one, record="kept")
-        for name in SIZES[size]
+        for name in (QUICK if size == "--quick" else EXPERIMENTS)
     )
 
 

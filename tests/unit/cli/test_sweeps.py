@@ -125,7 +125,7 @@ def test_how_many_processes_a_launcher_starts_here(launcher, jobs, at_once, work
 
 @pytest.mark.parametrize(("cores", "number", "threads"), [(8, 2, 4), (8, 3, 2), (2, 4, 1)])
 def test_cores_are_divided_and_a_lower_limit_is_kept(monkeypatch, cores, number, threads):
-    monkeypatch.setattr(sweeps, "_cores", lambda: cores)
+    monkeypatch.setattr(sweeps, "cores", lambda: cores)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
     monkeypatch.setenv(WORKERS, str(number))
     assert share(SETTINGS, 0)["threads"] == threads
