@@ -252,7 +252,7 @@ class Problem:
     mark: Literal["tag", "brighter"] | None = None
     """Of real nuclei."""
     bright: float = 0.0
-    """How much is added to the cells whose intensity speaks for one class, and taken from others."""
+    """How much is added to cells whose intensity speaks for one class, and taken from others."""
 
     def cells(
         self,
