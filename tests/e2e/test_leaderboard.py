@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -86,18 +89,30 @@ def test_noise_is_last_and_the_mask_of_what_is_read_first(board):
     assert abs(table.loc["noise", "background"] - 0.5) < 0.2
 
 
+TINY = ["seed=0", "plane=2D", "planes={2D:[16,16]}", "train.epochs=1", "dataset.cells=8"]
+TINY += ["train.dataset.cells=32"]
+
+
 def test_the_same_command_gives_the_same_table_whether_it_goes_on_or_begins_anew(tmp_path):
-    tiny = ["seed=0", "plane=2D", "planes={2D:[16,16]}", "train.epochs=1", "dataset.cells=8"]
-    tiny += ["train.dataset.cells=32", "method=[hires_cam,lrp,noise,silent]"]
+    chosen = "method=[hires_cam,lrp,noise,silent]"
     texts = []
     for name in ("first", "first", "again"):
-        assert main(["leaderboard", HERE, *tiny, f"results={tmp_path / name}"]) == 0
+        assert main(["leaderboard", HERE, *TINY, chosen, f"results={tmp_path / name}"]) == 0
         table = pd.read_csv(tmp_path / name / "leaderboard.csv", dtype=str)
         assert set(table["explains"]) == {"margin", "logit"}  # LRP explains one output
         assert table.set_index("method").loc["silent", "reason"] == "status no_positive_mass"
         assert float(table["seconds"].astype(float).min()) > 0
         texts.append(table.drop(columns=COSTS).to_csv(index=False))
     assert texts[0] == texts[1] == texts[2]
+
+
+def test_jobs_that_run_side_by_side_give_the_same_table(tmp_path):
+    command = [Path(sys.executable).with_name("attrscore"), "leaderboard", *TINY]
+    command += ["method=[saliency,smooth_grad]"]
+    for name, launcher in (("beside", []), ("after", [HERE])):
+        subprocess.run([*command, f"results={name}", *launcher], check=True, cwd=tmp_path)
+    beside, after = (pd.read_csv(tmp_path / n / "leaderboard.csv") for n in ("beside", "after"))
+    pd.testing.assert_frame_equal(beside.drop(columns=COSTS), after.drop(columns=COSTS))
 
 
 def test_the_table_is_handed_over_as_csv_parquet_and_latex(board):
