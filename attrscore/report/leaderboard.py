@@ -44,6 +44,8 @@ class Measure:
     says: str
     limits: tuple[float, float] = (-np.inf, np.inf)
     """Of its values, which no interval leaves."""
+    ranks: bool = True
+    """Whether it may rank entries: not where its unit is that of the explained scalar."""
 
 
 TESTS: Mapping[str, str] = {
@@ -91,7 +93,11 @@ MEASURES: Mapping[str, Measure] = {
     "insertion": Measure("faithfulness", "insertion", "higher", "score of the scorer insertion"),
     "deletion": Measure("faithfulness", "deletion", "lower", "score of the scorer deletion"),
     "road": Measure("faithfulness", "ROAD", "higher", "score of the scorer road"),
-    "infidelity": Measure("faithfulness", "infidelity", "lower", "score of the scorer infidelity"),
+    "infidelity": Measure(
+        "faithfulness", "infidelity", "lower",
+        "score of the scorer infidelity, in squared units of what is explained: it ranks nothing",
+        ranks=False,
+    ),
     "sensitivity_max": Measure(
         "faithfulness", "sensitivity", "lower", "score of the scorer sensitivity_max"
     ),
@@ -390,7 +396,10 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
     )
     defined = measures.groupby("entry")["value"].transform(lambda values: values.notna().any())
     usable = measures[defined]
-    ranking = ranked(usable, {name: each.better for name, each in MEASURES.items()})
+    ranking = ranked(
+        usable[usable["measure"].map(lambda name: MEASURES[name].ranks)],
+        {name: each.better for name, each in MEASURES.items()},
+    )
     found = estimates(usable, [*ENTRY, "measure"])
     table = pd.DataFrame([[*entry] for entry in ranking.ranks.index], columns=ENTRY)
     table["rank"] = ranking.ranks["rank"].to_numpy()

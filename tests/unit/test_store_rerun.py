@@ -213,6 +213,7 @@ def test_what_cannot_be_read_becomes_rows(monkeypatch):
     assert len(store.read_maps("results", "grad_cam", "features.3")[0]) == 6
 
 
+@pytest.mark.slow
 def test_a_job_that_stops_says_how(monkeypatch):
     for error, kind in (
         (KeyboardInterrupt(), "interrupted"),
@@ -239,6 +240,7 @@ def test_a_job_that_stops_says_how(monkeypatch):
 KEPT = {"kept": {"results": "first", "method": "grad_cam"}}
 
 
+@pytest.mark.slow
 def test_a_new_scorer_runs_on_kept_maps():
     run(keep="native", results="first", methods=("grad_cam",))
     Path("first").rename("moved")
@@ -254,6 +256,7 @@ def test_a_new_scorer_runs_on_kept_maps():
     assert run(method=kept, scorers=("share", "confident")).computed == 0
 
 
+@pytest.mark.slow
 def test_kept_maps_serve_other_heat_options():
     run(keep="native", results="first", methods=("grad_cam",))
     run(method=KEPT)
@@ -262,6 +265,7 @@ def test_kept_maps_serve_other_heat_options():
     assert set(scores["heat.sign"]) == {"positive", "absolute"}
 
 
+@pytest.mark.slow
 def test_kept_maps_of_another_model_or_method_are_refused():
     run(keep="native", results="first", methods=("grad_cam",))
     scores = run("model.seed=3", method=KEPT).scores

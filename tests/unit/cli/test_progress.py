@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from attrscore.cli import output
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_a_line_a_minute(monkeypatch, capsys):
     monkeypatch.setattr(output, "MINUTE", 0.2)
     with output.progress("cells") as advance:

@@ -69,6 +69,7 @@ def test_quarters_are_different_sensible_layers(name, options, expected, dimensi
         assert reached == pytest.approx([0.25, 0.5, 0.75, 1.0], abs=0.06)
 
 
+@pytest.mark.slow
 def test_selection_is_deterministic():
     model, crop = built("monai_efficientnet", 2)
     assert list(select_layers(model, QUARTERS, crop)) == list(select_layers(model, QUARTERS, crop))

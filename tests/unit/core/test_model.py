@@ -44,6 +44,7 @@ def test_a_compiled_network_after_warm_up():
     same(scored(compiled), expected)
 
 
+@pytest.mark.slow
 def test_a_network_compiled_in_place_after_warm_up():
     model = net()
     expected = scored(model)

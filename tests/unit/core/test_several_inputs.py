@@ -90,6 +90,7 @@ def test_a_keyword_only_image_is_told():
         evaluate(Keyword(), batch(), methods="saliency", progress="none")
 
 
+@pytest.mark.slow
 def test_further_inputs_from_a_file_reach_the_network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = dosed()

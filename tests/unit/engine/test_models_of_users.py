@@ -204,6 +204,7 @@ def test_old_style_normalised_weights_can_be_copied(norm):
     assert randomized(model, "all") is not model
 
 
+@pytest.mark.slow
 def test_tensors_of_inference_mode_and_subclasses_are_plain_inside():
     from monai.data import MetaTensor
 

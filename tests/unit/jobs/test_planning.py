@@ -63,6 +63,7 @@ def test_of_a_slow_model_two_crops_are_run(monkeypatch, settings):
     assert found.seconds == pytest.approx(96 * 0.4, rel=0.3)
 
 
+@pytest.mark.slow
 def test_what_a_pass_costs_besides_is_paid_once_a_batch(monkeypatch, settings):
     model = Slow(a_cell=0.001, a_pass=0.05).eval()
     found = planned(monkeypatch, settings(), model)

@@ -149,6 +149,7 @@ def test_a_damaged_job_json_is_named_and_written_anew(tmp_path):
         assert len(read_scores(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_reading_needs_no_torch():
     unwanted = "{'torch', 'hydra', 'matplotlib'}"
     code = f"import sys, attrscore.store; sys.exit(bool({unwanted} & {{*sys.modules}}))"
@@ -166,6 +167,7 @@ def test_a_file_of_schema_1_is_read():
     assert provenance_of(part)["schema"] == 1
 
 
+@pytest.mark.slow
 def test_a_newer_file_gets_one_sentence(tmp_path):
     path = fill(tmp_path, job()).folder / "000000002-000000004.h5"
     with h5py.File(path, "r+") as file:

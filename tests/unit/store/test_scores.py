@@ -216,6 +216,7 @@ def test_types_and_gaps_survive_the_merge(tmp_path):
     assert read_scores(tmp_path)["Metadata_a"].isna().tolist() == [False, False, False, True, False]
 
 
+@pytest.mark.slow
 def test_rows_that_a_part_was_to_have_and_lacks_are_gaps_of_the_merge(tmp_path):
     """Known only once the rows are read: whole numbers, flags and text cannot hold them."""
     more = {"grad_camo.count": 3, "grad_camo.flat": True, "grad_camo.word": "NA"}
@@ -233,6 +234,7 @@ def test_rows_that_a_part_was_to_have_and_lacks_are_gaps_of_the_merge(tmp_path):
         pd.testing.assert_frame_equal(read_scores(tmp_path / f"all{suffix}"), whole)
 
 
+@pytest.mark.slow
 def test_columns_of_whole_numbers_stay_so_where_another_job_lacks_them(tmp_path):
     one, other = (job(Condition(GRAD_CAM, "a", each)) for each in (GRAD_CAMO, OTHER))
     writer = Writer(tmp_path, one, labels=LABELS)

@@ -15,6 +15,7 @@ from attrscore.store import (
 )
 
 
+@pytest.mark.slow
 def test_status_counts_without_reading_parts(tmp_path, monkeypatch):
     sweep(tmp_path)
     done, open_one = (

@@ -127,6 +127,7 @@ def test_jobs_without_a_part_stop_neither_report_nor_collect(results, tmp_path, 
 # Leftovers
 
 
+@pytest.mark.slow
 def test_leftovers_of_exports_and_figures_go_by_the_same_rule(results, tmp_path):
     dead = 2**22 + 1  # no process can have it
     host, alive = committing._HOST, os.getppid()

@@ -63,6 +63,7 @@ def test_verify_names_each_kind_of_problem(tmp_path):
     assert report.leftovers_removed == 1
 
 
+@pytest.mark.slow
 def test_rows_that_are_missing_or_twice_are_found(tmp_path):
     writer = Writer(tmp_path, job(), labels=LABELS)
     writer.write(0, 2, table(job(), 0, 1))

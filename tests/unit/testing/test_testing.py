@@ -364,6 +364,7 @@ def test_wrong_questions_are_named():
         conformance("scorer", share, region="cell")
 
 
+@pytest.mark.slow
 def test_what_refuses_3d_alone_is_no_fault():
     def flat_only(heat, run, /):
         if len(heat.space) == 3:

@@ -166,6 +166,7 @@ def test_swap_and_outside_learn_from_the_cell_what_plain_training_learns_from_ar
     assert accuracy(trained["swap"].model, replace(CONFOUNDED, seed=31_102)) > 0.8
 
 
+@pytest.mark.slow
 def test_a_training_says_what_guided_it_and_what_that_added(trained):
     assert trained["swap"].guide == Swap()
     assert np.isnan(trained["swap"].history[-1].penalty)
@@ -176,6 +177,7 @@ def test_a_training_says_what_guided_it_and_what_that_added(trained):
     assert trained["masked_crops"].guide == MaskedCrops()
 
 
+@pytest.mark.slow
 def test_a_guide_of_ones_own_needs_no_base_class_and_one_seed_gives_one_model():
     class Dimmed:
         def alter(self, batch, generator):

@@ -164,6 +164,7 @@ def test_bioio_opens_what_a_microscope_writes(tmp_path, monkeypatch, most):
     assert np.array_equal(image.read(window, channels=[1])[0], array[1][window])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("plugin")
 def test_a_scene_of_several_is_chosen(tmp_path):
     arrays = scenes(tmp_path / "a.lif", 3)

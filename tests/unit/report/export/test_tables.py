@@ -294,6 +294,7 @@ def test_keys_that_cannot_be_used_are_told(run, tmp_path, on, error, message):
         join(wide, table, keys_of(on, wide, table))
 
 
+@pytest.mark.slow
 def test_profiles_that_cannot_be_used_are_told(run, tmp_path, capsys):
     with pytest.raises(DataError, match="There is no profile table"):
         read_profiles(tmp_path / "none.csv")

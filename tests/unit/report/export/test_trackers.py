@@ -100,6 +100,7 @@ def test_what_is_asked_wrongly_is_said_in_a_sentence(tracker, run, tmp_path, cap
     assert f'pip install "attrscore[{tracker}]"' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_store_that_is_none_is_said(run, tmp_path, capsys):
     pytest.importorskip("mlflow")
     (tmp_path / "mlflow.db").write_text("no database")

@@ -379,6 +379,7 @@ def test_overlays_give_a_row_a_cell_and_a_column_a_heat():
     assert any("for display only" in t.get_text() for t in figure.texts)
 
 
+@pytest.mark.slow
 def test_a_volume_becomes_its_projection_and_slices_through_the_cell():
     e = example(space=(20, 32, 32), channels=2)
     figure = drawn(overlays([e]))

@@ -72,6 +72,7 @@ def test_every_figure_says_what_it_shows_and_needs():
         assert each.needs, name
 
 
+@pytest.mark.slow
 def test_a_kind_that_is_not_there_or_has_nothing_to_show_says_so(table, found):
     with pytest.raises(ConfigError, match="Did you mean 'plates'"):
         plots.figure("plate", table, found)
