@@ -205,6 +205,7 @@ def heat_table(board: Leaderboard, /) -> Sheet:
     values = table[board.measures].set_axis(_named(board))
     signs = [-1 if MEASURES[name].better == "lower" else 1 for name in board.measures]
     places = (values * signs).rank(pct=True)
+    places.loc[:, [not MEASURES[name].ranks for name in board.measures]] = 0.5
     sheet = Sheet(inches=(2.6 + 0.75 * values.shape[1], 1.6 + 0.24 * len(values)))
     ax = sheet.subplots()
     sns.heatmap(

@@ -100,6 +100,31 @@ def monitor(
     early epochs a score under them is noise. The margin of the predicted class is explained. The
     donors of swaps are the other cells.
     """
+    rows = monitored_rows(model, cells, learnt, method=method, layers=layers)
+    means = {name: float(rows[name].mean()) for name in MONITORED}
+    return Monitored(**means, undefined=float(rows["score"].isna().mean()))
+
+
+MONITORED = {
+    "score": "grad_camo",
+    "chance": "grad_camo.chance",
+    "log_odds": "grad_camo.log_odds",
+    "swap_outside": "swap.outside",
+    "swap_inside": "swap.inside",
+}
+"""Number of :class:`Monitored` -> the column that it is the mean of."""
+
+
+def monitored_rows(
+    model: nn.Module,
+    cells: Batch,
+    /,
+    learnt: Iterable[Tensor] = (),
+    *,
+    method: str = "hires_cam",
+    layers: str | Sequence[str] = "last_conv",
+) -> pd.DataFrame:
+    """What :func:`monitor` averages: a row a cell and layer, NaN where undefined."""
     learnt = list(learnt)
     with torch.inference_mode(mode=False), torch.no_grad():
         copy = copied(model)
@@ -116,14 +141,7 @@ def monitor(
             pool=cells,
             progress="none",
         )
-    return Monitored(
-        score=float(rows["grad_camo"].mean()),
-        chance=float(rows["grad_camo.chance"].mean()),
-        log_odds=float(rows["grad_camo.log_odds"].mean()),
-        swap_outside=float(rows["swap.outside"].mean()),
-        swap_inside=float(rows["swap.inside"].mean()),
-        undefined=float(rows["grad_camo"].isna().mean()),
-    )
+    return pd.DataFrame({name: rows[column] for name, column in MONITORED.items()})
 
 
 def random_band(

@@ -16,19 +16,17 @@ from torchmetrics import Metric
 
 from attrscore.core.contracts import Batch
 from attrscore.datasets.batches import Items, as_batch
-from attrscore.training.fit import monitor, random_band
+from attrscore.training.fit import MONITORED, monitored_rows, random_band
 
 __all__ = ["LooksAtTheCell", "WhereItLooks"]
-
-NUMBERS = ("score", "chance", "log_odds", "swap_outside", "swap_inside")
 
 
 class LooksAtTheCell(Metric):
     """Grad-CAMO and swaps as a metric: ``update(model, batch)``, then ``compute()``.
 
-    A dictionary of means over all cells that define them: ``score``, ``chance``, ``log_odds``,
+    A dictionary of means, each over all cells that define it: ``score``, ``chance``, ``log_odds``,
     ``swap_outside``, ``swap_inside``, and ``undefined``, the share of cells without a score. States
-    are sums, so that processes are reduced exactly. Options as for
+    are sums and counts, so that processes are reduced exactly. Options as for
     :func:`attrscore.training.monitor`; it works under ``torch.inference_mode``.
 
     >>> from attrscore.testing.samples import cells, net
@@ -42,7 +40,7 @@ class LooksAtTheCell(Metric):
     is_differentiable = False
     higher_is_better = True
     cells: Tensor
-    defined: Tensor
+    score_cells: Tensor
 
     def __init__(
         self,
@@ -54,26 +52,22 @@ class LooksAtTheCell(Metric):
         """The further options are those of every Metric."""
         super().__init__(**options)
         self.method, self.layers = method, layers
-        for name in ("cells", "defined", *NUMBERS):
+        for name in ("cells", *MONITORED, *(f"{name}_cells" for name in MONITORED)):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, model: nn.Module, batch: Batch, learnt: Sequence[Tensor] = ()) -> None:
         """Add a batch, of several cells: each is the donor of another."""
-        found = monitor(model, batch, learnt, method=self.method, layers=self.layers)
-        defined = round(len(batch) * (1 - found.undefined))
-        self.cells += len(batch)
-        self.defined += defined
-        for name in NUMBERS:
-            value = getattr(found, name)
-            weight = len(batch) if name.startswith("swap") else defined
-            if weight and value == value:
-                setattr(self, name, getattr(self, name) + value * weight)
+        rows = monitored_rows(model, batch, learnt, method=self.method, layers=self.layers)
+        self.cells += len(rows)
+        for name in MONITORED:
+            known = rows[name].dropna()
+            setattr(self, name, getattr(self, name) + known.sum())
+            setattr(self, f"{name}_cells", getattr(self, f"{name}_cells") + len(known))
 
     def compute(self) -> dict[str, Tensor]:
         """The means over the cells so far."""
-        of = {name: self.cells if name.startswith("swap") else self.defined for name in NUMBERS}
-        means = {name: getattr(self, name) / of[name] for name in NUMBERS}
-        return {**means, "undefined": 1 - self.defined / self.cells}
+        means = {name: getattr(self, name) / getattr(self, f"{name}_cells") for name in MONITORED}
+        return {**means, "undefined": 1 - self.score_cells / self.cells}
 
 
 class WhereItLooks(lightning.Callback):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from attrscore.datasets import Phantom
 from attrscore.models.tiny import TinyCNN
 from attrscore.targets import Predicted
 from attrscore.training import monitor, train
+from attrscore.training.fit import monitored_rows
 
 lightning = pytest.importorskip("lightning", reason="attrscore[lightning]")
 
@@ -56,6 +58,23 @@ def test_a_metric_has_the_numbers_of_an_audit_and_its_states_reduce_over_process
     assert float(halves[0].compute()["score"]) == pytest.approx(float(found["score"]))
     whole.reset()
     assert float(whole.cells) == 0
+
+
+def test_means_are_over_the_cells_that_define_them_however_they_come(model):
+    batch = crops()
+    masks = batch.regions["cell"].clone()
+    masks[:5] = False  # neither a score nor a swap
+    regions = {"cell": masks, "neighbours": batch.regions["neighbours"]}
+    parts = [replace(batch, regions=regions).rows(0, 8), batch.rows(8, 24)]
+    metric = LooksAtTheCell()
+    for part in parts:
+        metric.update(model, part)
+    rows = pd.concat([monitored_rows(model, part) for part in parts])
+    assert rows["swap_outside"].isna().sum() == 5
+    found = metric.compute()
+    for name in rows:
+        assert float(found[name]) == pytest.approx(rows[name].mean(), abs=1e-12)
+    assert float(found["undefined"]) == pytest.approx(5 / 24)
 
 
 def test_it_leaves_model_and_random_state_alone_also_in_inference_mode(model):
