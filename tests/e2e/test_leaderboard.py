@@ -145,6 +145,12 @@ def test_quick_bounds_what_costs_passes_whichever_method_has_it():
     ]
 
 
+def test_a_flag_that_is_none_is_said_before_anything_runs(tmp_path, capsys):
+    assert main(["leaderboard", "--fulll", f"results={tmp_path / 'none'}"]) == 2
+    assert "leaderboard has no --fulll. Did you mean '--full'?" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_quick_does_not_ask_is_said(board, capsys):
     assert main(["report", str(board)]) == 0
     assert "Not asked: faithfulness" in capsys.readouterr().out

@@ -17,7 +17,9 @@ from attrscore.cli.commands.run import job
 from attrscore.cli.hydra_app import checked_settings, configuration, help_asked
 from attrscore.cli.outcomes import OK, worst
 from attrscore.core.registry import METHODS
+from attrscore.errors import ConfigError, did_you_mean
 
+FLAGS = ("--quick", "--full", "--json")
 PLANTED = "leaderboard"
 EXPERIMENTS = ("leaderboard_hand_built", PLANTED, "leaderboard_faithfulness")
 """Those of conf/experiment, in this order."""
@@ -59,7 +61,10 @@ def leaderboard(arguments: Sequence[str]) -> int:
     from attrscore.report import text
 
     size = "--full" if "--full" in arguments else "--quick"
-    given = [each for each in arguments if each not in ("--quick", "--full", "--json", "-m")]
+    given = [each for each in arguments if each not in (*FLAGS, "-m")]
+    for each in given:
+        if each.startswith("--") and not each.startswith("--config"):  # those are Hydra's
+            raise ConfigError(f"leaderboard has no {each}. {did_you_mean(each, FLAGS)}")
     chosen, others = _methods(given)
     results = next((a.partition("=")[2] for a in given if a.startswith("results=")), "")
     if not results:
