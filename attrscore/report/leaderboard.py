@@ -401,7 +401,8 @@ def _table(measures: pd.DataFrame, scores: pd.DataFrame, costs: pd.DataFrame) ->
         usable[usable["measure"].map(lambda name: MEASURES[name].ranks)],
         {name: each.better for name, each in MEASURES.items()},
     )
-    found = estimates(usable, [*ENTRY, "measure"])
+    # of values that pile up at an end of their range, studentised ends reach across all of it
+    found = estimates(usable, [*ENTRY, "measure"], interval="expanded")
     table = pd.DataFrame([[*entry] for entry in ranking.ranks.index], columns=ENTRY)
     table["rank"] = ranking.ranks["rank"].to_numpy()
     table["as_good_as_the_best"] = table["rank"] < table["rank"].min() + ranking.critical
