@@ -126,6 +126,18 @@ class Leaderboard:
         return [name for name in MEASURES if name in self.table]
 
     @property
+    def places(self) -> pd.DataFrame:
+        """How far up each ranked entry stands in each measure, to 1; 0.5 where none is ranked."""
+        ranked = self.table[self.table["rank"].notna()]
+        places = {
+            name: ranked[name].rank(ascending=MEASURES[name].better == "higher", pct=True)
+            if MEASURES[name].ranks
+            else pd.Series(0.5, ranked.index)
+            for name in self.measures
+        }
+        return pd.DataFrame(places, ranked.index)
+
+    @property
     def statement(self) -> str:
         """What may be said of the ranks."""
         ranking, table = self.ranking, self.table
@@ -201,19 +213,15 @@ def heat_table(board: Leaderboard, /) -> Sheet:
 
     from attrscore.report.figures._sheet import Sheet
 
-    table = board.table[board.table["rank"].notna()]
-    values = table[board.measures].set_axis(_named(board))
-    signs = [-1 if MEASURES[name].better == "lower" else 1 for name in board.measures]
-    places = (values * signs).rank(pct=True)
-    places.loc[:, [not MEASURES[name].ranks for name in board.measures]] = 0.5
+    names, table = _named(board), board.table[board.table["rank"].notna()]
+    values, places = table[board.measures].set_axis(names), board.places.set_axis(names)
     sheet = Sheet(inches=(2.6 + 0.75 * values.shape[1], 1.6 + 0.24 * len(values)))
     ax = sheet.subplots()
     sns.heatmap(
         places, ax=ax, vmin=0, vmax=1, cmap="cividis_r", annot=values, fmt=".2f", cbar=False,
         annot_kws={"fontsize": 7}, linewidths=0.5,
     )  # fmt: skip
-    ways = {"higher": "higher", "lower": "lower"}
-    heads = [f"{MEASURES[n].title} ({ways[MEASURES[n].better]})" for n in board.measures]
+    heads = [f"{MEASURES[n].title} ({MEASURES[n].better})" for n in board.measures]
     ax.set_xticks(np.arange(len(heads)) + 0.5, heads, rotation=40, ha="left", fontsize=8)
     ax.tick_params(axis="x", top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
     ax.tick_params(axis="y", rotation=0, labelsize=8, length=0)

@@ -145,10 +145,7 @@ def leaderboard_page(board: Leaderboard, /, *, results: str | Path, command: str
     shown = gallery([results], conditions)
     jobs = provenance.jobs_of([results])
     ranked = board.table[board.table["rank"].notna()]
-    better = {name: MEASURES[name].better for name in board.measures}
-    places = {
-        name: ranked[name].rank(ascending=way == "lower", pct=True) for name, way in better.items()
-    }
+    places = board.places
     entries = [
         {
             **{str(name): value for name, value in row.items()},
@@ -158,7 +155,7 @@ def leaderboard_page(board: Leaderboard, /, *, results: str | Path, command: str
                     "value": row[name],
                     "low": row[f"{name}.low"],
                     "high": row[f"{name}.high"],
-                    "strength": 1 - places[name][number],
+                    "strength": places.loc[number, name],
                 }
                 for name in board.measures
             ],
