@@ -153,15 +153,13 @@ def _has(config: DictConfig, override: str) -> bool:
 
 
 def _run(size: str, methods: Sequence[str], others: Sequence[str]) -> int:
-    quiet = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
+    hydra = ["hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none"]
     if not any(each.startswith("hydra/launcher=") for each in others):
-        quiet += [
-            "hydra/launcher=joblib",
-            f"hydra.launcher.n_jobs={min(sweeps.cores(), MOST_JOBS)}",
-        ]
+        at_once = min(sweeps.cores(), MOST_JOBS)
+        hydra += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={at_once}"]
     one = functools.partial(job, shown="progress")
     return worst(
-        sweeps.run(["-m", *_overrides(name, size, methods, others), *quiet], one, record="kept")
+        sweeps.run(["-m", *hydra, *_overrides(name, size, methods, others)], one, record="kept")
         for name in (QUICK if size == "--quick" else EXPERIMENTS)
     )
 
