@@ -101,10 +101,13 @@ def stderr() -> Console:
 
 
 @contextmanager
-def progress(unit: str) -> Iterator[Advance]:
-    """A bar on a terminal, elsewhere a line a minute; a total of 0 is not known."""
+def progress(unit: str, *, at_once: int = 1) -> Iterator[Advance]:
+    """A bar on a terminal, elsewhere a line a minute; a total of 0 is not known.
+
+    ``at_once``: processes that write here; bars of several would be drawn over each other.
+    """
     console = stderr()
-    if not console.is_terminal:
+    if at_once > 1 or not console.is_terminal:
         with _lines(unit) as advance:
             yield advance
         return
@@ -112,9 +115,9 @@ def progress(unit: str) -> Iterator[Advance]:
         *(BarColumn(), MofNCompleteColumn(), TextColumn(unit, markup=False), TimeRemainingColumn()),
         TextColumn("{task.fields[note]}", markup=False),
     )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(unit, total=None, note="")
-        yield lambda done, total, note="": bar.update(
+    with Progress(*columns, console=console, transient=True) as drawn:
+        task = drawn.add_task(unit, total=None, note="")
+        yield lambda done, total, note="": drawn.update(
             task, completed=done, total=total or None, note=shown(note)
         )
 

@@ -456,15 +456,20 @@ def share(settings: Mapping[str, Any], number: int, /) -> dict[str, Any]:
     """
     import torch  # here: what starts a sweep needs none
 
-    workers = int(os.environ.get(WORKERS, "1"))
+    beside = at_once()
     settings = dict(settings)
-    most = max(1, cores() // workers)
-    if settings["threads"] is None and (workers > 1 or most < torch.get_num_threads()):
+    most = max(1, cores() // beside)
+    if settings["threads"] is None and (beside > 1 or most < torch.get_num_threads()):
         settings["threads"] = min(torch.get_num_threads(), most)
-    devices = torch.cuda.device_count() if workers > 1 and settings["device"] == "auto" else 0
+    devices = torch.cuda.device_count() if beside > 1 and settings["device"] == "auto" else 0
     if devices > 1:
         settings["device"] = f"cuda:{number % devices}"
     return settings
+
+
+def at_once() -> int:
+    """How many jobs of the sweep run on this machine at once."""
+    return int(os.environ.get(WORKERS, "1"))
 
 
 def cores() -> int:

@@ -46,7 +46,7 @@ def job(cfg: DictConfig, *, shown: Literal["all", "progress"] = "all") -> Ended:
         settings = sweeps.share(settings, HydraConfig.get().job.num if sweep else 0)
         if shown == "progress":
             output.say("{dataset} {model}".format(**settings["label"]))
-        with output.progress("cells") as advance:
+        with output.progress("cells", at_once=sweeps.at_once()) as advance:
             outcome = run_job(
                 settings,
                 config=OmegaConf.to_yaml(cfg, resolve=False),

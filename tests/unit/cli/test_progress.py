@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 
 import pytest
@@ -32,6 +33,18 @@ def test_what_is_quick_says_nothing(capsys):
     with output.progress("cells") as advance:
         advance(1, 9)
     assert capsys.readouterr().err == ""
+
+
+def test_several_jobs_at_once_draw_no_bars_over_each_other(monkeypatch):
+    drawn = io.StringIO()
+    console = output.Console(file=drawn, force_terminal=True)
+    monkeypatch.setattr(output, "stderr", lambda: console)
+    with output.progress("cells", at_once=2) as advance:
+        advance(1, 9)
+    assert drawn.getvalue() == ""
+    with output.progress("cells") as advance:
+        advance(1, 9)
+    assert "1/9" in drawn.getvalue()
 
 
 def test_a_total_that_is_not_known_is_not_said(monkeypatch, capsys):
