@@ -89,7 +89,9 @@ def train_if_asked(settings: Mapping[str, Any], notify: Callable[[str], None]) -
         raise ConfigError("train.when=missing needs model.weights, the file to train into.")
     if not Path(weights).expanduser().exists():
         notify(f"{weights} is not there: training first.")
-        model = {**settings["model"], "weights": None}
+        # also where this job randomises them, and others then take them as they are
+        plain = {"weights": None, "randomize": "none", "randomize_to": None}
+        model = {**settings["model"], **plain}
         cells = {**settings["dataset"], "shard": None}  # all: other shards take the same weights
         options = {**settings["train"], "output": weights}
         fit({**settings, "model": model, "dataset": cells, "train": options}, notify=notify)

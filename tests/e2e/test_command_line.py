@@ -475,6 +475,14 @@ def test_what_cannot_be_explained_becomes_rows_and_the_rest_still_runs(capsys):
     assert "yes" in table
 
 
+def test_a_job_of_random_weights_trains_the_same_network_that_others_take():
+    train = ["train.when=missing", "train.epochs=1", "train.held_out=0.5"]
+    for name, randomize in (("plain", "none"), ("random", "all")):
+        options = [f"model.weights={name}.safetensors", f"model.randomize={randomize}"]
+        assert main([*SMALL, *train, *options, f"results={name}"]) == 0
+    assert Path("plain.safetensors").read_bytes() == Path("random.safetensors").read_bytes()
+
+
 def test_a_network_is_trained_first_where_its_weights_are_missing(capsys):
     cells = ["dataset.cells=48", "dataset.size=[32,32]", "figures=none", "train.epochs=1"]
     settings = [*cells, "model.weights=made/w.safetensors", "train.dataset={seed: 5, cells: 64}"]
