@@ -126,16 +126,16 @@ class Leaderboard:
         return [name for name in MEASURES if name in self.table]
 
     @property
-    def places(self) -> pd.DataFrame:
+    def standings(self) -> pd.DataFrame:
         """How far up each ranked entry stands in each measure, to 1; 0.5 where none is ranked."""
         ranked = self.table[self.table["rank"].notna()]
-        places = {
+        standings = {
             name: ranked[name].rank(ascending=MEASURES[name].better == "higher", pct=True)
             if MEASURES[name].ranks
             else pd.Series(0.5, ranked.index)
             for name in self.measures
         }
-        return pd.DataFrame(places, ranked.index)
+        return pd.DataFrame(standings, ranked.index)
 
     @property
     def statement(self) -> str:
@@ -214,11 +214,11 @@ def heat_table(board: Leaderboard, /) -> Sheet:
     from attrscore.report.figures._sheet import Sheet
 
     names, table = _named(board), board.table[board.table["rank"].notna()]
-    values, places = table[board.measures].set_axis(names), board.places.set_axis(names)
+    values, standings = table[board.measures].set_axis(names), board.standings.set_axis(names)
     sheet = Sheet(inches=(2.6 + 0.75 * values.shape[1], 1.6 + 0.24 * len(values)))
     ax = sheet.subplots()
     sns.heatmap(
-        places, ax=ax, vmin=0, vmax=1, cmap="cividis_r", annot=values, fmt=".2f", cbar=False,
+        standings, ax=ax, vmin=0, vmax=1, cmap="cividis_r", annot=values, fmt=".2f", cbar=False,
         annot_kws={"fontsize": 7}, linewidths=0.5,
     )  # fmt: skip
     heads = [f"{MEASURES[n].title} ({MEASURES[n].better})" for n in board.measures]

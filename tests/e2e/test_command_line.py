@@ -236,7 +236,7 @@ def test_a_job_returns_its_objective_to_a_sweeper_that_optimises(capsys):
 
 def test_optuna_searches_for_the_better_objective():
     extra = Path(sys.prefix) / "optuna"
-    if not extra.is_dir():
+    if not extra.is_dir():  # pytest by hand, in an environment that make did not set up
         pytest.skip("make test puts the extra optuna into .venv/optuna, which is not there")
     search = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
     search += ["hydra.sweeper.sampler.seed=1", "model.seed=choice(1,2,3)"]

@@ -42,7 +42,7 @@ MOST: Mapping[str, Mapping[str, int]] = {
 """The most of these options that a method gets, whichever has them: passes have to be afforded."""
 
 MOST_JOBS = 8
-"""At once, on one machine: each holds torch and a few networks, some 700 MB."""
+"""At once, on one machine, whatever its cores: each holds torch and networks of its own."""
 
 
 def leaderboard(arguments: Sequence[str]) -> int:

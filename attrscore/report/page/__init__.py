@@ -145,7 +145,7 @@ def leaderboard_page(board: Leaderboard, /, *, results: str | Path, command: str
     shown = gallery([results], conditions)
     jobs = provenance.jobs_of([results])
     ranked = board.table[board.table["rank"].notna()]
-    places = board.places
+    standings = board.standings
     entries = [
         {
             **{str(name): value for name, value in row.items()},
@@ -155,7 +155,7 @@ def leaderboard_page(board: Leaderboard, /, *, results: str | Path, command: str
                     "value": row[name],
                     "low": row[f"{name}.low"],
                     "high": row[f"{name}.high"],
-                    "strength": places.loc[number, name],
+                    "strength": standings.loc[number, name],
                 }
                 for name in board.measures
             ],
